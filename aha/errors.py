@@ -1,0 +1,35 @@
+"""How a command of this project fails: one plain sentence, exit code 2, no traceback unless --debug is given."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input or a missing thing. The message is one plain sentence: what is wrong, where (file, line or key), and the cure."""
+
+
+def run_command(main: Callable[[list[str]], None]) -> None:
+    """Run `main(argv)` as a command line program.
+
+    `--debug` (anywhere on the line) is taken out of argv; with it a UserError keeps its traceback.
+    Exit codes: 0 success, 2 UserError (argparse uses 2 as well), 130 Ctrl-C; other exceptions are bugs and keep their traceback (1).
+    """
+    argv = sys.argv[1:]
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    try:
+        main(argv)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our standard output went away (`... | head`)
+        sys.stderr.close()
+        sys.exit(141)
