@@ -1,0 +1,65 @@
+"""Settings of the base model, read from either published layout.
+
+The text side is transformers' Qwen2Config; what a video adds is a SigLIP configuration and how its patches are pooled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import Qwen2Config, SiglipVisionConfig
+
+# Attention heads of the published SigLIP towers: the one size that cannot be read off the tensors. Key: (hidden size, MLP size).
+SIGLIP_HEADS = {(768, 3072): 12, (1024, 4096): 16, (1152, 4304): 16}
+
+
+class LlavaNextConfig(Qwen2Config):
+    """Qwen2Config plus `vision_config` (SiglipVisionConfig as a dict) and `pool_stride`.
+
+    A frame has (image_size // patch_size) ** 2 patches (27 x 27 = 729), pooled bilinearly with `pool_stride` 4 to
+    ceil(27 / 4) ** 2 = 49 tokens. `image_token_index` is the id of the placeholder `<image>` in the text.
+    """
+
+    model_type = "llava_next_qwen2"
+
+    vision_config: dict | None = None
+    pool_stride: int = 4
+    image_token_index: int | None = None
+
+    @property
+    def vision(self) -> SiglipVisionConfig:
+        return SiglipVisionConfig(**{k: v for k, v in (self.vision_config or {}).items() if k != "model_type"})
+
+    @property
+    def patches_per_side(self) -> int:
+        vision = self.vision
+        return vision.image_size // vision.patch_size
+
+    @property
+    def tokens_per_side(self) -> int:
+        return -(-self.patches_per_side // self.pool_stride)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.tokens_per_side**2
+
+
+TEXT_KEYS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_act",
+    "max_position_embeddings", "initializer_range", "rms_norm_eps", "tie_word_embeddings", "use_sliding_window", "max_window_layers",
+    "attention_dropout", "bos_token_id", "eos_token_id",
+)  # fmt: skip
+
+
+def text_settings(raw: dict[str, Any]) -> dict[str, Any]:
+    """Qwen2 settings out of a config.json section of either layout (`raw`: the whole file, or its `text_config`)."""
+    settings = {key: raw[key] for key in TEXT_KEYS if raw.get(key) is not None}
+    if raw.get("rope_parameters"):
+        settings["rope_parameters"] = raw["rope_parameters"]
+    else:
+        rope = dict(raw.get("rope_scaling") or {})
+        rope_type = rope.pop("type", rope.pop("rope_type", "default"))
+        settings["rope_parameters"] = {**rope, "rope_type": rope_type, "rope_theta": float(raw.get("rope_theta", 1_000_000.0))}
+    if raw.get("use_sliding_window") and raw.get("sliding_window"):
+        settings["sliding_window"] = raw["sliding_window"]
+    return settings

@@ -1,0 +1,171 @@
+"""The base video-language model: SigLIP tower -> 2-layer GELU projector -> bilinear pooling -> Qwen2 decoder.
+
+Parameter names are those of the published LLaVA-NeXT checkpoints (`model.layers.*`, `model.mm_projector.{0,2}.*`,
+`model.vision_tower.vision_tower.vision_model.*`, `model.image_newline`, `lm_head.weight`), so that published weights and published
+LoRA adapters load without renaming.
+
+Shapes: N frames, P patches (729), K tokens of a frame (49), C tower width, H decoder width, B batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen2Model, SiglipVisionModel
+from transformers.cache_utils import Cache
+from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
+
+from llava_next.config import LlavaNextConfig
+
+
+def pick_attention(device: str | torch.device = "cpu", wanted: str | None = None) -> str:
+    """`wanted` if given; else flash_attention_2 where it is installed and the device is a GPU, else sdpa.
+
+    Raises ValueError where flash_attention_2 is asked for but cannot run.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    if wanted is None:
+        return "flash_attention_2" if on_gpu and is_flash_attn_2_available() else "sdpa"
+    if wanted == "flash_attention_2" and not (on_gpu and is_flash_attn_2_available()):
+        raise ValueError("attention flash_attention_2 needs a GPU and the package flash-attn; use sdpa instead.")
+    return wanted
+
+
+class SiglipTower(nn.Module):
+    """transformers' SigLIP vision model under the published name; features are the raw output of its last layer.
+
+    The published layout stores every layer but the last one of google/siglip-so400m-patch14-384 (`mm_vision_select_layer` -2) and
+    the post-layernorm, which is not applied.
+    """
+
+    def __init__(self, config: LlavaNextConfig) -> None:
+        super().__init__()
+        vision = config.vision
+        vision.vision_use_head = False
+        vision._attn_implementation = "eager" if config._attn_implementation == "eager" else "sdpa"
+        if config._attn_implementation == "flash_attention_2":
+            vision._attn_implementation = "flash_attention_2"
+        self.vision_tower = nn.ModuleDict({"vision_model": SiglipVisionModel(vision)})
+
+    def forward(self, pixel_values_NCHW: Tensor) -> Tensor:
+        vision_model = self.vision_tower["vision_model"]
+        hidden_NPC = vision_model.embeddings(pixel_values_NCHW)
+        return vision_model.encoder(inputs_embeds=hidden_NPC).last_hidden_state
+
+
+class LlavaNextModel(Qwen2Model):
+    """transformers' Qwen2 decoder with the vision tower and the projector beside it, named as in the published checkpoints."""
+
+    config_class = LlavaNextConfig
+
+    def __init__(self, config: LlavaNextConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = SiglipTower(config)
+        width, hidden = config.vision.hidden_size, config.hidden_size
+        self.mm_projector = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        # Part of the layout (single images in tiles); a video frame has no newline token. Kept so that a round trip loses nothing.
+        self.image_newline = nn.Parameter(torch.zeros(hidden), requires_grad=False)
+
+
+class LlavaNextForCausalLM(Qwen2PreTrainedModel):
+    """The whole base model. `visual_embed` and `joint_embed` make decoder inputs, `decode` runs the decoder, `lm_head` gives logits."""
+
+    config_class = LlavaNextConfig
+    config: LlavaNextConfig
+
+    def __init__(self, config: LlavaNextConfig) -> None:
+        super().__init__(config)
+        self.model = LlavaNextModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    # ---- vision ----
+
+    def pixel_values(self, frames_NCHW: Tensor) -> Tensor:
+        """uint8 RGB [N, 3, 384, 384] -> normalised pixels in the tower's dtype and device: (x / 255 - 0.5) / 0.5.
+
+        The bytes are moved first and converted there: 4 times less to copy, and the arithmetic runs on the GPU.
+        """
+        weight = self.model.mm_projector[0].weight
+        if frames_NCHW.dtype != torch.uint8:
+            raise ValueError(f"frames must be uint8 [N, 3, H, W] with values 0..255, got {frames_NCHW.dtype}")
+        frames_NCHW = frames_NCHW.to(weight.device, non_blocking=True)
+        return ((frames_NCHW.float() / 255 - 0.5) / 0.5).to(self.vision_dtype)
+
+    @property
+    def vision_dtype(self) -> torch.dtype:
+        return self.model.vision_tower.vision_tower["vision_model"].embeddings.patch_embedding.weight.dtype
+
+    def tower_features(self, frames_NCHW: Tensor, batch_size: int = 64) -> Tensor:
+        """uint8 frames -> frozen SigLIP features [N, 729, C]; no gradient, `batch_size` frames at a time."""
+        with torch.no_grad():
+            chunks = [self.model.vision_tower(self.pixel_values(chunk)) for chunk in frames_NCHW.split(batch_size)]
+        return torch.cat(chunks) if len(chunks) != 1 else chunks[0]
+
+    def project(self, features_NPC: Tensor) -> Tensor:
+        """Tower features [N, 729, C] -> frame tokens [N, 49, H]: projector on every patch, then bilinear pooling of the 27 x 27 grid."""
+        projector = self.model.mm_projector
+        hidden_NPH = projector(features_NPC.to(projector[0].weight.dtype))
+        side = self.config.patches_per_side
+        grid_NHss = hidden_NPH.view(hidden_NPH.shape[0], side, side, -1).permute(0, 3, 1, 2)
+        pooled_NHss = F.interpolate(grid_NHss, size=(self.config.tokens_per_side, self.config.tokens_per_side), mode="bilinear")
+        return pooled_NHss.flatten(2).transpose(1, 2)
+
+    def visual_embed(self, frames_NCHW: Tensor, batch_size: int = 64) -> Tensor:
+        """uint8 frames [N, 3, 384, 384] -> frame tokens [N, 49, H] (gradients reach the projector, never the tower)."""
+        chunks = [self.project(self.tower_features(chunk)) for chunk in frames_NCHW.split(batch_size)]
+        return torch.cat(chunks) if len(chunks) != 1 else chunks[0]
+
+    # ---- text and both ----
+
+    def embed_tokens(self, input_ids: Tensor) -> Tensor:
+        return self.model.embed_tokens(input_ids)
+
+    def joint_embed(self, input_ids_BT: Tensor, visual_embeds_NKH: Tensor | None) -> Tensor:
+        """Embed a token sequence whose `<image>` placeholders are replaced, in order, by the frame tokens.
+
+        Raises ValueError when the number of placeholders is not 49 x the number of frames.
+        """
+        image_BT = input_ids_BT == self.config.image_token_index
+        # The placeholder's id can lie outside the embedding table: look up id 0 there, it is overwritten below.
+        embeds_BTH = self.embed_tokens(input_ids_BT.masked_fill(image_BT, 0))
+        placeholders = int(image_BT.sum())
+        given = 0 if visual_embeds_NKH is None else visual_embeds_NKH.shape[0] * visual_embeds_NKH.shape[1]
+        if placeholders != given:
+            raise ValueError(f"the text has {placeholders} <image> placeholders but the frames give {given} tokens")
+        if visual_embeds_NKH is None:
+            return embeds_BTH
+        flat = visual_embeds_NKH.reshape(given, -1).to(embeds_BTH.dtype)
+        return embeds_BTH.masked_scatter(image_BT.unsqueeze(-1).expand_as(embeds_BTH), flat)
+
+    def decode(
+        self,
+        inputs_embeds_BTH: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids_BT: Tensor | None = None,
+        past_key_values: Cache | None = None,
+    ) -> Tensor:
+        """Decoder over embedded inputs -> hidden states [B, T, H] after the final norm; `past_key_values` is extended in place."""
+        return self.model(
+            inputs_embeds=inputs_embeds_BTH,
+            attention_mask=attention_mask,
+            position_ids=position_ids_BT,
+            past_key_values=past_key_values,
+            use_cache=past_key_values is not None,
+        ).last_hidden_state
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        frames: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+    ) -> Tensor:
+        """Token ids [B, T] with placeholders and uint8 frames -> language logits [B, T, V]."""
+        embeds_BTH = self.joint_embed(input_ids, None if frames is None else self.visual_embed(frames))
+        return self.lm_head(self.decode(embeds_BTH, attention_mask, position_ids, past_key_values))
