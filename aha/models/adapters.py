@@ -1,0 +1,319 @@
+"""LoRA adapters in the published PEFT layout: load, merge, save. And folders that hold a whole model.
+
+A published adapter folder has adapter_config.json and adapter_model.safetensors with keys `base_model.model.<parameter>`: LoRA
+matrices, and whole copies of the modules in `modules_to_save` (mm_projector, lm_head, the heads). LoRA is PEFT's; the saved modules are
+simply put in their places, so that no second copy of the vocabulary matrix is kept in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from llava_next.checkpoint import (
+    CheckpointError,
+    build_empty,
+    check_fit,
+    fill,
+    finish,
+    iter_tensors,
+    list_shards,
+    load_base,
+    open_shard,
+    place,
+    read_json,
+    resolve_folder,
+    write_shards,
+)
+from llava_next.model import pick_attention
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from aha.errors import UserError
+from aha.files import atomic_path, write_json, write_text
+from aha.models.config import AhaConfig
+from aha.models.model import HEADS, AhaModel
+
+PREFIX = "base_model.model."
+# MMDuet's LoRA (adapter_config.json of the published adapter): every linear layer of the decoder, rank 16, alpha 32.
+LORA_TARGETS = r"model\.layers.*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
+MODULES_TO_SAVE = ["mm_projector", "lm_head", *HEADS]
+
+
+def new_lora(r: int = 16, alpha: int = 32, dropout: float = 0.05) -> LoraConfig:
+    """LoRA settings with the published defaults, for a model that starts without an adapter."""
+    return LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, modules_to_save=MODULES_TO_SAVE, task_type="CAUSAL_LM"
+    )
+
+
+# ---- reading an adapter ----
+
+
+def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """LoRA settings and tensors, the latter under the model's own parameter names. Raises CheckpointError."""
+    settings = read_json(folder / "adapter_config.json")
+    if settings.get("peft_type") != "LORA":
+        raise CheckpointError(f"{folder / 'adapter_config.json'} is of type {settings.get('peft_type')}; only LORA adapters can be loaded.")
+    known = LoraConfig.__dataclass_fields__
+    lora = LoraConfig(**{key: value for key, value in settings.items() if key in known and value is not None})
+    lora.inference_mode = False
+    return lora, {parameter_name(name): tensor for name, tensor in adapter_tensors(folder).items()}
+
+
+def adapter_tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / "adapter_model.safetensors"
+    if path.is_file():
+        with open_shard(path) as shard:
+            return {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    pickled = folder / "adapter_model.bin"
+    if not pickled.is_file():
+        raise CheckpointError(f"{folder} has no adapter_model.safetensors; give the folder of a LoRA adapter.")
+    try:
+        return torch.load(pickled, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{pickled} does not hold plain tensors ({str(error).splitlines()[0]}); convert it to safetensors.") from error
+
+
+def parameter_name(key: str) -> str:
+    """`base_model.model.lm_head.modules_to_save.default.weight` -> `lm_head.weight`; `..q_proj.lora_A.weight` -> `..q_proj.lora_A.default.weight`."""
+    name = key.removeprefix(PREFIX).replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".")
+    for part in (".lora_A.", ".lora_B."):
+        if part in name and part + "default." not in name:
+            name = name.replace(part, part + "default.")
+    return name
+
+
+def adapter_key(name: str) -> str:
+    """The published key of one of our parameters (inverse of `parameter_name`)."""
+    return PREFIX + name.replace(".default.", ".")
+
+
+# ---- loading ----
+
+
+def initial_heads(config_extra: dict[str, Any], hidden: int, seed: int) -> dict[str, Tensor]:
+    """Values for heads that no adapter gives: N(0, 0.02) for informative and relevance, zero (log-variance 0) for uncertainty."""
+    generator = torch.Generator().manual_seed(seed)
+    heads = {
+        "informative_head.weight": torch.randn(2, hidden, generator=generator) * 0.02,
+        "relevance_head.weight": torch.randn(config_extra["relevance_outputs"], hidden, generator=generator) * 0.02,
+    }
+    if config_extra["uncertainty"]:
+        heads["uncertainty_head.weight"] = torch.zeros(1, hidden)
+    return heads
+
+
+def load_with_adapter(
+    model_class: type[AhaModel],
+    base: str | os.PathLike,
+    adapter: str | os.PathLike | None,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    attn_implementation: str | None,
+    merge: bool,
+    seed: int,
+) -> AhaModel:
+    """`AhaModel.from_base`."""
+    base_folder = resolve_folder(base)
+    if read_json(base_folder / "config.json").get("model_type") == AhaConfig.model_type:
+        model = load_saved(model_class, base_folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
+        if adapter is None:
+            return model
+        raise CheckpointError(f"{base_folder} is a whole Aha model already; give the LLaVA-OneVision base, or leave the adapter {adapter} out.")
+    lora, tensors, extra = None, {}, {"relevance_outputs": 1, "uncertainty": True}
+    folder = None
+    if adapter is not None:
+        folder = resolve_folder(adapter)
+        lora, tensors = read_adapter(folder)
+        check_heads(tensors, folder)
+        extra = {"relevance_outputs": tensors["relevance_head.weight"].shape[0], "uncertainty": "uncertainty_head.weight" in tensors}
+        heads = {f"{head}.weight": tensors.pop(f"{head}.weight") for head in HEADS if f"{head}.weight" in tensors}
+    else:
+        hidden = read_json(base_folder / "config.json")
+        heads = initial_heads(extra, (hidden.get("text_config") or hidden)["hidden_size"], seed)
+    model = load_base(
+        base_folder, model_class=model_class, config_class=AhaConfig, dtype=dtype, device=device, attn_implementation=attn_implementation,
+        new_parameters=heads, **extra,
+    )  # fmt: skip
+    check_fit({n: (p.shape[0], model.config.hidden_size) for n, p in heads.items()}, {n: tuple(p.shape) for n, p in heads.items()}, str(folder or base_folder))
+    for head in HEADS:  # float32 whatever the rest is: see AhaModel.heads
+        if (module := getattr(model, head)) is not None:
+            module.weight.data = heads[f"{head}.weight"].to(device=device, dtype=torch.float32)
+    if lora is not None:
+        apply_adapter(model, lora, tensors, str(folder))
+        if merge:
+            merge_adapter(model)
+    set_image_token(model, [folder, base_folder])
+    return model.eval()
+
+
+def check_heads(tensors: dict[str, Tensor], folder: Path) -> None:
+    missing = [head for head in ("informative_head", "relevance_head") if f"{head}.weight" not in tensors]
+    if missing:
+        raise CheckpointError(f"adapter {folder} has no {' and no '.join(missing)}; it is neither an MMDuet nor an Aha adapter.")
+    for head, sizes in {"informative_head": (2,), "relevance_head": (1, 2), "uncertainty_head": (1,)}.items():
+        weight = tensors.get(f"{head}.weight")
+        if weight is not None and (weight.ndim != 2 or weight.shape[0] not in sizes):
+            raise CheckpointError(f"adapter {folder}: {head}.weight is {list(weight.shape)}; its first size must be {' or '.join(map(str, sizes))}.")
+
+
+def set_image_token(model: AhaModel, folders: list[Path | None]) -> None:
+    """The id of `<image>` is the tokenizer's (config.json of the base names the one of another tokenizer size now and then)."""
+    from aha.conversation import load_tokenizer
+
+    for folder in folders:
+        if folder is not None and (folder / "tokenizer_config.json").is_file():
+            model.config.image_token_index = load_tokenizer(folder).convert_tokens_to_ids("<image>")
+            return
+    if model.config.image_token_index is None:
+        raise CheckpointError(f"neither {' nor '.join(str(f) for f in folders if f)} holds a tokenizer or an image_token_index; copy the tokenizer files there.")
+
+
+def apply_adapter(model: AhaModel, lora: LoraConfig, tensors: dict[str, Tensor], where: str) -> None:
+    """Add LoRA layers to `model` and put every adapter tensor in its place; a tensor without a place (or the reverse) is an error.
+
+    LoRA matrices keep float32 on a float32 base and take the base's dtype otherwise.
+    """
+    add_lora(model, lora)
+    expected = {n: tuple(p.shape) for n, p in model.named_parameters() if ".lora_" in n}
+    whole = {n: tuple(p.shape) for n, p in model.named_parameters() if n in tensors and ".lora_" not in n}
+    check_fit({**expected, **whole}, {n: tuple(t.shape) for n, t in tensors.items()}, f"adapter {where}")
+    for name, tensor in tensors.items():
+        old = model.get_parameter(name)
+        place(model, name, tensor.to(device=old.device, dtype=old.dtype))
+
+
+def add_lora(model: AhaModel, lora: LoraConfig) -> None:
+    """Put LoRA layers into `model` (B = 0: no change at the start). `modules_to_save` stay the plain modules that they are."""
+    inject_adapter_in_model(replace(lora, modules_to_save=None), model)
+    model.peft_config = {"default": lora}
+
+
+def merge_adapter(model: AhaModel) -> AhaModel:
+    """Fold LoRA into the weights, in place: W + (alpha / r) B A, computed in float32 by PEFT's layer and rounded once."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    for name, layer in layers:
+        for side in (layer.lora_A, layer.lora_B):
+            side.float()
+        layer.merge(safe_merge=True)
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, layer.get_base_layer())
+    model._hf_peft_config_loaded = False
+    if layers:
+        del model.peft_config
+    return model.requires_grad_(False)
+
+
+def lora_layers(model: nn.Module) -> bool:
+    return any(isinstance(module, LoraLayer) for module in model.modules())
+
+
+def trainable(model: AhaModel, modules: list[str]) -> list[str]:
+    """Freeze everything but LoRA and the modules named (`mm_projector`, `lm_head`, heads); return the trainable parameters' names.
+
+    Raises UserError where a module of the list is not in the model.
+    """
+    model.requires_grad_(False)
+    names = [n for n, _ in model.named_parameters()]
+    for module in modules:
+        if not any(module in n.split(".") for n in names):
+            raise UserError(f"module {module} to be trained is not in the model; leave it out of --modules_to_save.")
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name or any(module in name.split(".") for module in modules):
+            parameter.requires_grad_(True)
+    return [n for n, p in model.named_parameters() if p.requires_grad]
+
+
+# ---- saving ----
+
+
+def adapter_state(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapter's tensors under their published keys: LoRA, and every module of `modules_to_save` that the model has.
+
+    `state`: the full parameters where the model's own are sharded (ZeRO-3); default: the model's.
+    """
+    modules = set(model.peft_config["default"].modules_to_save or MODULES_TO_SAVE) | set(HEADS)
+    state = dict(model.named_parameters()) if state is None else state
+    return {
+        adapter_key(name): tensor.detach().cpu().contiguous()
+        for name, tensor in state.items()
+        if ".lora_" in name or modules & set(name.split("."))
+    }
+
+
+def save_adapter(model: AhaModel, folder: str | os.PathLike, *, base: str, state: dict[str, Tensor] | None = None, tokenizer=None) -> None:
+    """Write the adapter in the published PEFT layout; `base` is the base checkpoint that it belongs to."""
+    folder = Path(folder)
+    lora: LoraConfig = model.peft_config["default"]
+    settings = lora.to_dict()
+    settings.update(base_model_name_or_path=base, inference_mode=True, modules_to_save=sorted(set(lora.modules_to_save or MODULES_TO_SAVE) | set(HEADS)))
+    tensors = adapter_state(model, state)
+    with atomic_path(folder / "adapter_model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    if isinstance(settings.get("target_modules"), set):
+        settings["target_modules"] = sorted(settings["target_modules"])
+    write_json(folder / "adapter_config.json", {k: getattr(v, "value", v) for k, v in settings.items()})
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+CARD = """---
+library_name: aha-video
+pipeline_tag: video-text-to-text
+license: apache-2.0
+---
+# Aha! model
+
+LLaVA-OneVision / Qwen2 with informative, relevance{uncertainty} heads ({parameters:.2f} B parameters).
+
+```python
+from aha.models import AhaModel
+
+model = AhaModel.from_pretrained("this-folder-or-hub-id")
+```
+"""
+
+
+def save_whole(model: AhaModel, folder: Path, *, tokenizer, card: str | None, max_shard_bytes: int) -> None:
+    """`AhaModel.save_pretrained`."""
+    if lora_layers(model):
+        raise ValueError("the model still has LoRA layers; call aha.models.adapters.merge_adapter(model) first, or save_adapter for the adapter alone.")
+    write_shards(dict(model.named_parameters()), folder, max_shard_bytes)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    parameters = sum(p.numel() for p in model.parameters()) / 1e9
+    write_text(folder / "README.md", card or CARD.format(parameters=parameters, uncertainty=" and uncertainty" if model.config.uncertainty else ""))
+    write_text(folder / "config.json", model.config.to_json_string(use_diff=False))
+
+
+def load_saved(
+    model_class: type[AhaModel], path_or_hub_id: str | os.PathLike, *, dtype: torch.dtype, device: str | torch.device, attn_implementation: str | None
+) -> AhaModel:
+    """`AhaModel.from_pretrained`."""
+    folder = resolve_folder(path_or_hub_id)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        if not base:
+            raise CheckpointError(f"{folder / 'adapter_config.json'} names no base model; use AhaModel.from_base(base, adapter).")
+        return load_with_adapter(
+            model_class, base, folder, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=True, seed=0
+        )
+    raw = read_json(folder / "config.json")
+    if raw.get("model_type") != AhaConfig.model_type:
+        raise CheckpointError(f"{folder} is a {raw.get('model_type')} checkpoint, not one that save_pretrained wrote; use AhaModel.from_base(base, adapter).")
+    config = AhaConfig.from_dict(raw)
+    model = build_empty(model_class, config, pick_attention(device, attn_implementation))
+    fill(model, list_shards(folder), lambda name: name, dtype=dtype, device=device, where=str(folder))
+    if dtype != torch.float32:
+        stored = {name: tensor for name, tensor in iter_tensors(list_shards(folder)) if name.split(".")[0] in HEADS}
+        for name, tensor in stored.items():
+            model.get_parameter(name).data = tensor.to(device=device, dtype=torch.float32)
+    return finish(model, device)
