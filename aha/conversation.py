@@ -55,6 +55,11 @@ def load_tokenizer(path: str | os.PathLike) -> Any:
     return tokenizer
 
 
+def _valid(text: str) -> str:
+    """`text` with "?" for lone surrogates (half an emoji in a badly cut file): they have no UTF-8 form and would stop the tokenizer."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 @dataclass(frozen=True)
 class Turn:
     """One turn. `stream` turns have `num_frames` and no content, the others content and no frames.
@@ -83,8 +88,7 @@ class Turn:
             labels = getattr(self, name)
             if labels is not None and len(labels) != self.num_frames:
                 raise ValueError(f"a stream turn of {self.num_frames} frames has {len(labels)} {name} labels")
-        # A lone surrogate (half an emoji in a badly cut annotation file) has no UTF-8 form and would stop the tokenizer.
-        object.__setattr__(self, "content", self.content.encode("utf-8", "replace").decode("utf-8"))
+        object.__setattr__(self, "content", _valid(self.content))
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class DuetFormat:
     def _encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
         if not text:
             return [], []
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        encoded = self.tokenizer(_valid(text), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
         return encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
 
     def _header(self, role: str) -> list[int]:
@@ -141,7 +145,6 @@ class DuetFormat:
 
     def query(self, text: str) -> list[int]:
         """`\\n<|im_start|>user\\n{text}<|im_end|>`"""
-        text = text.encode("utf-8", "replace").decode("utf-8")
         return [*self.newline_ids, self.im_start_id, *self.encode(f"user\n{text}"), self.im_end_id]
 
     def render(self, turns: Sequence[Turn]) -> Rendered:
