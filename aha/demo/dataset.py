@@ -1,0 +1,304 @@
+"""A TVSum-format data set of generated videos, in the official folder layout.
+
+    python -m aha.demo.dataset --output outputs/demo/tvsum
+
+writes `ydata-tvsum50-v1_1/data/ydata-tvsum50-{anno,info}.tsv` and `ydata-tvsum50-v1_1/video/<id>.mp4`: 40 videos of 30 to 44 seconds in
+4 categories, each with a title in plain words and 20 simulated annotators who rate 2-second shots from 1 to 5. What is important
+depends on the title: a scene with a red star and a blue ring matters under "All the red things", not under "Looking for a triangle".
+Two videos of the same fold share a third of their scenes under different titles; nothing is shared between folds, so held-out scenes
+and backgrounds are new.
+Everything follows from the seed. Files that are there already are kept: a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from aha.demo.scenes import COLOURS, PATTERNS, SHAPES, Scene, Thing, draw_background, draw_frame, random_scene, random_thing
+from aha.errors import UserError, run_command
+from aha.eval.folds import folds
+from aha.files import atomic_path, read_json, write_json, write_text
+
+ANNOTATORS = 20
+SHOT_SECONDS = 2
+CATEGORIES = ("CO", "SH", "PA", "OB")  # colours, shapes, patterns, one particular object
+VIDEOS_PER_CATEGORY = 10
+FRAME_RATES = (Fraction(10), Fraction(12), Fraction(25, 2), Fraction(15))
+FRAME_SIZES = ((384, 288), (384, 384), (288, 384))
+PLURALS = {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
+TITLES = {
+    "CO": (
+        "All the {colour} things in one video",
+        "Everything {colour}: a collection",
+        "My favourite colour is {colour}",
+        "How to find {colour} objects",
+        "The {colour} compilation",
+    ),
+    "SH": (
+        "Looking for {shapes} on a long walk",
+        "Every {shape} we saw this week",
+        "{Shapes}, {shapes} and more {shapes}",
+        "How to spot a {shape}",
+        "The best {shapes} of the year",
+    ),
+    "PA": (
+        "{Pattern} things at home",
+        "Why {pattern} objects look so good",
+        "A show of everything {pattern}",
+        "{Pattern} is in fashion",
+        "The {pattern} ones only",
+    ),
+    "OB": (
+        "How the {colour} {shape} moves around",
+        "Where is the {colour} {shape}?",
+        "A day in the life of a {colour} {shape}",
+        "The {colour} {shape} is back",
+        "Chasing {colour} {shapes}",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a title asks for; None = any."""
+
+    colour: str | None = None
+    shape: str | None = None
+    pattern: str | None = None
+
+    def match(self, thing: Thing) -> float:
+        """Share of the asked-for words that a thing has."""
+        wanted = [(self.colour, thing.colour), (self.shape, thing.shape), (self.pattern, thing.pattern)]
+        hits = [asked == has for asked, has in wanted if asked is not None]
+        return sum(hits) / len(hits)
+
+    def words(self) -> dict[str, str]:
+        """The target's words as keyword arguments."""
+        return {k: v for k, v in (("colour", self.colour), ("shape", self.shape), ("pattern", self.pattern)) if v is not None}
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """One video before it is drawn."""
+
+    video_id: str
+    category: str
+    title: str
+    target: Target
+    width: int
+    height: int
+    fps: Fraction
+    scenes: tuple[tuple[Scene, int], ...]  # scene, seconds (even)
+
+    @property
+    def seconds(self) -> int:
+        return sum(seconds for _, seconds in self.scenes)
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.seconds * self.fps)
+
+
+def importance(target: Target, scene: Scene) -> float:
+    """True importance of a scene under a title, 0..1: the best match among its things, a larger thing counting a little more.
+
+    Half a match (the colour without the shape) is worth a third of a whole one.
+    """
+    best = 0.0
+    for thing in scene.things:
+        share = target.match(thing)
+        size = (thing.radius - 0.15) / 0.12
+        best = max(best, (1.0 if share == 1 else 0.33 if share > 0 else 0.0) * (0.75 + 0.25 * size))
+    return 0.05 + 0.95 * best
+
+
+def fill_title(template: str, target: Target) -> str:
+    """A title with the target's words put in."""
+    words = target.words()
+    if "shape" in words:
+        words["shapes"] = PLURALS[words["shape"]]
+    return template.format(**words, **{key.capitalize(): word.capitalize() for key, word in words.items()})
+
+
+def random_target(category: str, index: int, random: np.random.Generator) -> Target:
+    """What the index-th title of a category asks for; the words of a category take turns, so that all of them occur."""
+    colour, shape, pattern = list(COLOURS)[index % len(COLOURS)], SHAPES[index % len(SHAPES)], PATTERNS[index % len(PATTERNS)]
+    if category == "CO":
+        return Target(colour=colour)
+    if category == "SH":
+        return Target(shape=shape)
+    if category == "PA":
+        return Target(pattern=pattern)
+    return Target(colour=colour, shape=str(random.choice(SHAPES)))
+
+
+def different_thing(target: Target, random: np.random.Generator) -> Thing:
+    """A thing that the title does not ask for; for a title of two words it often has one of them."""
+    while True:
+        words = {key: word for key, word in target.words().items() if len(target.words()) > 1 and random.uniform() < 0.35}
+        thing = random_thing(random, **words)
+        if target.match(thing) < 1:
+            return thing
+
+
+def random_title_scene(target: Target, other: Target, random: np.random.Generator) -> Scene:
+    """A scene for a video whose title asks for `target`: 45% show it; 40% show what the partner video's title (`other`) asks for."""
+    things = []
+    if random.uniform() < 0.45:
+        things.append(random_thing(random, **target.words()))
+    partner = random_thing(random, **other.words())
+    if random.uniform() < 0.40 and target.match(partner) < 1:
+        things.append(partner)
+    while len(things) < 1 + (random.uniform() < 0.6):
+        things.append(different_thing(target, random))
+    order = random.permutation(len(things))
+    return random_scene(random, [things[i] for i in order])
+
+
+def plan_dataset(seed: int) -> list[VideoPlan]:
+    """Plan all videos of the data set, in id order."""
+    ids = [f"demo_{category}_{index:02d}" for category in CATEGORIES for index in range(VIDEOS_PER_CATEGORY)]
+    categories = {i: i.split("_")[1] for i in ids}
+    random = np.random.default_rng([seed, 1])
+    offsets = {category: int(random.integers(100)) for category in CATEGORIES}
+    targets = {i: random_target(c, offsets[c] + int(i[-2:]), random) for i, c in categories.items()}
+    plans: dict[str, VideoPlan] = {}
+    for members in folds(categories):
+        partners = [members[j] for j in random.permutation(len(members))]
+        for a, b in zip(partners[0::2], partners[1::2]):
+            plans[a] = plan_video(a, targets[a], targets[b], (), seed)
+            plans[b] = plan_video(b, targets[b], targets[a], plans[a].scenes, seed)
+        if len(members) % 2:
+            plans[partners[-1]] = plan_video(partners[-1], targets[partners[-1]], targets[partners[0]], (), seed)
+    return [plans[i] for i in ids]
+
+
+def plan_video(video_id: str, target: Target, other: Target, shared: tuple[tuple[Scene, int], ...], seed: int) -> VideoPlan:
+    """Plan one video; every third scene is taken from `shared` (the partner's scenes) while there are any."""
+    category, index = video_id.split("_")[1], int(video_id[-2:])
+    random = np.random.default_rng([seed, 2, CATEGORIES.index(category), index])
+    shared = tuple(shared[i] for i in random.permutation(len(shared)))
+    seconds = int(random.integers(15, 23)) * 2
+    scenes: list[tuple[Scene, int]] = []
+    left = seconds
+    while left > 0:
+        length = min(int(random.choice([2, 4, 6], p=[0.4, 0.4, 0.2])), left)
+        borrow = len(scenes) % 3 == 2 and len(scenes) // 3 < len(shared)
+        scene = shared[len(scenes) // 3][0] if borrow else random_title_scene(target, other, random)
+        scenes.append((scene, length))
+        left -= length
+    width, height = FRAME_SIZES[int(random.integers(len(FRAME_SIZES)))]
+    return VideoPlan(
+        video_id=video_id,
+        category=category,
+        title=fill_title(str(random.choice(TITLES[category])), target),
+        target=target,
+        width=width,
+        height=height,
+        fps=FRAME_RATES[int(random.integers(len(FRAME_RATES)))],
+        scenes=tuple(scenes),
+    )
+
+
+def shot_of_frames(num_frames: int, fps: Fraction) -> np.ndarray:
+    """Index of the 2-second shot of each frame [num_frames]; as in TVSum, shot k starts at frame floor(2k fps) + 1 (shot 0 at frame 0)."""
+    starts = [0]
+    while (start := int(SHOT_SECONDS * len(starts) * fps) + 1) < num_frames:
+        starts.append(start)
+    return np.searchsorted(np.array(starts), np.arange(num_frames), side="right") - 1
+
+
+def scene_of_shots(plan: VideoPlan) -> list[int]:
+    """Index of the scene that each 2-second shot shows."""
+    return [index for index, (_, seconds) in enumerate(plan.scenes) for _ in range(seconds // SHOT_SECONDS)]
+
+
+def annotate(plan: VideoPlan, seed: int) -> np.ndarray:
+    """Ratings 1..5 of the simulated annotators, int [ANNOTATORS, num_frames].
+
+    Every annotator has a bias, an attention to the title, a taste of their own for each scene and a slip from shot to shot. The figures
+    are set so that two annotators agree about as much as in TVSum (mean Kendall tau-b of pairs 0.15 to 0.30).
+    """
+    random = np.random.default_rng([seed, 3, CATEGORIES.index(plan.category), int(plan.video_id[-2:])])
+    scenes = scene_of_shots(plan)
+    truth_S = np.array([importance(plan.target, scene) for scene, _ in plan.scenes])[scenes]
+    bias_A1 = random.normal(0, 0.10, (ANNOTATORS, 1))
+    attention_A1 = random.uniform(0.15, 0.75, (ANNOTATORS, 1))
+    taste_AS = random.normal(0, 0.17, (ANNOTATORS, len(plan.scenes)))[:, scenes]
+    slip_AS = random.normal(0, 0.21, (ANNOTATORS, len(scenes)))
+    wanted_AS = 0.25 + bias_A1 + attention_A1 * truth_S[None] + taste_AS + slip_AS
+    ratings_AS = np.clip(np.floor(1 + 5 * wanted_AS), 1, 5).astype(int)
+    return ratings_AS[:, shot_of_frames(plan.num_frames, plan.fps)]
+
+
+def write_video(plan: VideoPlan, path: Path) -> None:
+    """Draw a video and write it as H.264, atomically."""
+    shots, scenes = shot_of_frames(plan.num_frames, plan.fps), scene_of_shots(plan)
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=plan.fps, options={"preset": "veryfast", "crf": "26", "g": "48", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = plan.width, plan.height, "yuv420p"
+        current, background, first = -1, None, 0
+        for index in range(plan.num_frames):
+            if scenes[shots[index]] != current:
+                current, first = scenes[shots[index]], index
+                background = draw_background(plan.scenes[current][0].background_seed, plan.width, plan.height)
+            picture = draw_frame(plan.scenes[current][0], float((index - first) / plan.fps), plan.width, plan.height, background)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def make_dataset(folder: str | os.PathLike, seed: int = 0, processes: int = 2) -> Path:
+    """Write what is missing of the data set under `folder` and return `folder`/ydata-tvsum50-v1_1.
+
+    Raises UserError where the folder holds a data set of another seed.
+    """
+    root = Path(folder) / "ydata-tvsum50-v1_1"
+    marker = root / "demo.json"
+    plans = plan_dataset(seed)
+    settings = {"made_by": "aha.demo.dataset", "version": 1, "seed": seed}
+    if marker.exists() and read_json(marker, "demo data set marker") != settings:
+        raise UserError(f"{root} holds a demo data set made with other settings; delete the folder or choose another --output.")
+    write_json(marker, settings)
+    missing = [plan for plan in plans if not (root / "video" / f"{plan.video_id}.mp4").exists()]
+    if missing:
+        with ProcessPoolExecutor(min(processes, len(missing)), mp_context=multiprocessing.get_context("spawn")) as pool:
+            jobs = [pool.submit(write_video, plan, root / "video" / f"{plan.video_id}.mp4") for plan in missing]
+            for job in tqdm(jobs, desc="drawing videos", unit="video"):
+                job.result()
+    write_tables(plans, root / "data", seed)
+    return root
+
+
+def write_tables(plans: list[VideoPlan], folder: Path, seed: int) -> None:
+    """Write `ydata-tvsum50-info.tsv` and `ydata-tvsum50-anno.tsv`."""
+    info = ["category\tvideo_id\ttitle\turl\tlength"]
+    rows = []
+    for plan in plans:
+        length = f"{plan.seconds // 60}:{plan.seconds % 60:02d}"
+        info.append(f"{plan.category}\t{plan.video_id}\t{plan.title}\tgenerated\t{length}")
+        rows += [f"{plan.video_id}\t{plan.category}\t{','.join(map(str, row))}" for row in annotate(plan, seed)]
+    write_text(folder / "ydata-tvsum50-info.tsv", "\n".join(info) + "\n")
+    write_text(folder / "ydata-tvsum50-anno.tsv", "\n".join(rows) + "\n")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("python -m aha.demo.dataset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", default="outputs/demo/tvsum", help="folder to write to (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of videos, titles and annotators (default %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="videos drawn at the same time (default %(default)s)")
+    args = parser.parse_args(argv)
+    print(make_dataset(args.output, args.seed, args.processes))
+
+
+if __name__ == "__main__":
+    run_command(main)
