@@ -1,0 +1,39 @@
+"""Is this interpreter an environment that can run the project? `python scripts/check_environment.py`
+
+Exit code 0 if it is a virtual or conda environment with every package of pyproject.toml (and pytest, hypothesis, ruff) at or above its
+lower bound; else 1 and a line for each thing that is missing. Standard library only: it runs before anything is installed.
+"""
+
+import importlib.metadata
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+
+
+def main() -> int:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    problems = []
+    if sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ:
+        problems.append("no virtual or conda environment is active")
+    for requirement in wanted:
+        name, _, lowest = requirement.partition(">=")
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            problems.append(f"{name} is missing")
+            continue
+        if numbers(found) < numbers(lowest):
+            problems.append(f"{name} {found} is older than {lowest}")
+    print("\n".join(problems))
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
