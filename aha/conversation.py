@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,7 +43,9 @@ def load_tokenizer(path: str | os.PathLike) -> Any:
     from transformers import AddedToken, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(os.fspath(path))
+        with warnings.catch_warnings():  # it reads the base's config.json too, whose settings of 2024 it calls deprecated
+            warnings.simplefilter("ignore", FutureWarning)
+            tokenizer = AutoTokenizer.from_pretrained(os.fspath(path))
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         cure = "it must hold tokenizer.json, or vocab.json and merges.txt"

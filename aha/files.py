@@ -59,4 +59,5 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what} {path} cannot be read ({error}); check the file.") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{what} {path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); repair or rewrite it.") from error
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{what} {path} is not valid JSON ({place}: {error.msg}); repair or rewrite it.") from error

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -51,11 +51,13 @@ def resolve_folder(path_or_hub_id: str | os.PathLike) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=WEIGHT_FILES))
     except (HFValidationError, RepositoryNotFoundError) as error:
-        raise CheckpointError(f"{name} is neither a folder here nor a model on the hub; check the spelling (and HF_TOKEN for gated ones).") from error
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a model on the hub; check the spelling (and HF_TOKEN for gated ones)."
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CheckpointError(
-            f"{name} is not in the local hub cache and cannot be downloaded ({type(error).__name__}); download it on a machine with network "
-            f"and give the folder instead."
+            f"{name} is not in the local hub cache and cannot be downloaded ({type(error).__name__}); download it on a machine with "
+            f"network and give the folder instead."
         ) from error
 
 
@@ -94,9 +96,12 @@ def open_shard(path: Path, device: str = "cpu"):
         with path.open("rb") as file:
             start = file.read(9)
         size = path.stat().st_size
-        if start[8:] != b"{" or struct.unpack("<Q", start[:8])[0] > size:  # 8 bytes of header length, then the JSON header
-            if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-                raise CheckpointError(f"{path} is a pickle (torch.save) file, which may run code when opened, not safetensors; convert it first.")
+        # 8 bytes of header length, then the JSON header
+        if start[8:] != b"{" and (start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"):
+            raise CheckpointError(
+                f"{path} is a pickle (torch.save) file, which may run code when opened, not safetensors; convert it first."
+            )
+        if start[8:] != b"{" or struct.unpack("<Q", start[:8])[0] > size:
             raise CheckpointError(f"{path} is no complete safetensors file ({size} bytes); download it again.")
         return safe_open(path, framework="pt", device=device)
     except SafetensorError as error:
@@ -176,7 +181,9 @@ def infer_vision(shapes: dict[str, tuple[int, ...]], given: dict[str, Any], wher
     side = round(positions**0.5)
     image = given.get("image_size") or {729: 384, 256: 256 if patch == 16 else 224}.get(positions, side * patch)
     if (image // patch) ** 2 != positions:
-        raise CheckpointError(f"{where}: {positions} position embeddings do not fit images of {image} with patches of {patch}; check vision_config.")
+        raise CheckpointError(
+            f"{where}: {positions} position embeddings do not fit images of {image} with patches of {patch}; check vision_config."
+        )
     defaults = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "attention_dropout": 0.0}
     kept = {key: given[key] for key in defaults if given.get(key) is not None}
     return SiglipVisionConfig(
@@ -185,14 +192,18 @@ def infer_vision(shapes: dict[str, tuple[int, ...]], given: dict[str, Any], wher
     ).to_dict()  # fmt: skip
 
 
-def read_config(folder: Path, shapes: dict[str, tuple[int, ...]], config_class: type[LlavaNextConfig] = LlavaNextConfig, **extra: Any) -> LlavaNextConfig:
+def read_config(
+    folder: Path, shapes: dict[str, tuple[int, ...]], config_class: type[LlavaNextConfig] = LlavaNextConfig, **extra: Any
+) -> LlavaNextConfig:
     """Settings of a base checkpoint folder in either layout; `shapes` are its tensors under their LLaVA-NeXT names."""
     raw = read_json(folder / "config.json")
     text = text_settings(raw.get("text_config") or raw)
     if raw.get("tie_word_embeddings") is not None:
         text["tie_word_embeddings"] = raw["tie_word_embeddings"]
     if "hidden_size" not in text or "num_hidden_layers" not in text:
-        raise CheckpointError(f"{folder / 'config.json'} does not describe a Qwen2 decoder (no hidden_size); it is not a LLaVA-OneVision-Qwen2 checkpoint.")
+        raise CheckpointError(
+            f"{folder / 'config.json'} does not describe a Qwen2 decoder (no hidden_size); it is not a LLaVA-OneVision-Qwen2 checkpoint."
+        )
     embedding = shapes.get("model.embed_tokens.weight")
     if embedding is not None:
         text["vocab_size"] = embedding[0]
@@ -224,6 +235,7 @@ def place(model: torch.nn.Module, name: str, tensor: Tensor) -> None:
 
 def check_fit(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], where: str) -> None:
     """Raise CheckpointError naming missing, left-over or misshapen tensors (first few of each)."""
+
     def some(names: list[str]) -> str:
         return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
@@ -232,11 +244,15 @@ def check_fit(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, 
         problems.append(f"lacks {some(missing)}")
     if left_over := sorted(found.keys() - expected.keys()):
         problems.append(f"has {some(left_over)}, which the model does not have")
-    misshapen = [f"{n} is {list(found[n])}, not {list(expected[n])}" for n in sorted(expected.keys() & found.keys()) if found[n] != expected[n]]
+    misshapen = [
+        f"{n} is {list(found[n])}, not {list(expected[n])}" for n in sorted(expected.keys() & found.keys()) if found[n] != expected[n]
+    ]
     if misshapen:
         problems.append(f"has the wrong shape: {some(misshapen)}")
     if problems:
-        raise CheckpointError(f"{where} does not fit this model: it {'; it '.join(problems)}. Check that base and adapter are of the same size and family.")
+        raise CheckpointError(
+            f"{where} does not fit this model: it {'; it '.join(problems)}. Check that base and adapter are of the same size and family."
+        )
 
 
 def fill(
@@ -320,13 +336,18 @@ def write_shards(tensors: dict[str, Tensor], folder: Path, max_shard_bytes: int 
         groups[-1][name] = tensor
         size += tensor.nbytes
     folder.mkdir(parents=True, exist_ok=True)
-    names = ["model.safetensors"] if len(groups) == 1 else [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+    names = (
+        ["model.safetensors"] if len(groups) == 1 else [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+    )
     for filename, group in zip(names, groups):
         temporary = folder / f".{filename}.tmp"
         save_file({n: t.detach().contiguous().cpu() for n, t in group.items()}, temporary, metadata={"format": "pt"})
         os.replace(temporary, folder / filename)
     if len(groups) > 1:
-        index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": {n: f for f, g in zip(names, groups) for n in g}}
+        index = {
+            "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
+            "weight_map": {n: f for f, g in zip(names, groups) for n in g},
+        }
         temporary = folder / ".index.tmp"
         temporary.write_text(json.dumps(index, indent=1), encoding="utf-8")
         os.replace(temporary, folder / "model.safetensors.index.json")

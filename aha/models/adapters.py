@@ -25,8 +25,11 @@ from llava_next.checkpoint import (
     load_base,
     open_shard,
     place,
+    published_name,
+    read_config,
     read_json,
     resolve_folder,
+    tensor_shapes,
     write_shards,
 )
 from llava_next.model import pick_attention
@@ -71,18 +74,20 @@ def adapter_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / "adapter_model.safetensors"
     if path.is_file():
         with open_shard(path) as shard:
-            return {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (safe_open is no mapping)
+            return {name: shard.get_tensor(name).clone() for name in shard.keys()}  # noqa: SIM118 (cloned: not backed by the mapped file)
     pickled = folder / "adapter_model.bin"
     if not pickled.is_file():
         raise CheckpointError(f"{folder} has no adapter_model.safetensors; give the folder of a LoRA adapter.")
     try:
         return torch.load(pickled, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{pickled} does not hold plain tensors ({str(error).splitlines()[0]}); convert it to safetensors.") from error
+        raise CheckpointError(
+            f"{pickled} does not hold plain tensors ({str(error).splitlines()[0]}); convert it to safetensors."
+        ) from error
 
 
 def parameter_name(key: str) -> str:
-    """`base_model.model.lm_head.modules_to_save.default.weight` -> `lm_head.weight`; `..q_proj.lora_A.weight` -> `..q_proj.lora_A.default.weight`."""
+    """`base_model.model.lm_head.modules_to_save.default.weight` -> `lm_head.weight`; `..lora_A.weight` -> `..lora_A.default.weight`."""
     name = key.removeprefix(PREFIX).replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".")
     for part in (".lora_A.", ".lora_B."):
         if part in name and part + "default." not in name:
@@ -127,7 +132,9 @@ def load_with_adapter(
         model = load_saved(model_class, base_folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
         if adapter is None:
             return model
-        raise CheckpointError(f"{base_folder} is a whole Aha model already; give the LLaVA-OneVision base, or leave the adapter {adapter} out.")
+        raise CheckpointError(
+            f"{base_folder} is a whole Aha model already; give the LLaVA-OneVision base, or leave the adapter {adapter} out."
+        )
     lora, tensors, extra = None, {}, {"relevance_outputs": 1, "uncertainty": True}
     folder = None
     if adapter is not None:
@@ -137,13 +144,17 @@ def load_with_adapter(
         extra = {"relevance_outputs": tensors["relevance_head.weight"].shape[0], "uncertainty": "uncertainty_head.weight" in tensors}
         heads = {f"{head}.weight": tensors.pop(f"{head}.weight") for head in HEADS if f"{head}.weight" in tensors}
     else:
-        hidden = read_json(base_folder / "config.json")
-        heads = initial_heads(extra, (hidden.get("text_config") or hidden)["hidden_size"], seed)
+        shapes = {published_name(name): shape for name, shape in tensor_shapes(list_shards(base_folder)).items()}
+        heads = initial_heads(extra, read_config(base_folder, shapes).hidden_size, seed)
     model = load_base(
         base_folder, model_class=model_class, config_class=AhaConfig, dtype=dtype, device=device, attn_implementation=attn_implementation,
         new_parameters=heads, **extra,
     )  # fmt: skip
-    check_fit({n: (p.shape[0], model.config.hidden_size) for n, p in heads.items()}, {n: tuple(p.shape) for n, p in heads.items()}, str(folder or base_folder))
+    check_fit(
+        {n: (p.shape[0], model.config.hidden_size) for n, p in heads.items()},
+        {n: tuple(p.shape) for n, p in heads.items()},
+        str(folder or base_folder),
+    )
     for head in HEADS:  # float32 whatever the rest is: see AhaModel.heads
         if (module := getattr(model, head)) is not None:
             module.weight.data = heads[f"{head}.weight"].to(device=device, dtype=torch.float32)
@@ -162,7 +173,9 @@ def check_heads(tensors: dict[str, Tensor], folder: Path) -> None:
     for head, sizes in {"informative_head": (2,), "relevance_head": (1, 2), "uncertainty_head": (1,)}.items():
         weight = tensors.get(f"{head}.weight")
         if weight is not None and (weight.ndim != 2 or weight.shape[0] not in sizes):
-            raise CheckpointError(f"adapter {folder}: {head}.weight is {list(weight.shape)}; its first size must be {' or '.join(map(str, sizes))}.")
+            raise CheckpointError(
+                f"adapter {folder}: {head}.weight is {list(weight.shape)}; its first size must be {' or '.join(map(str, sizes))}."
+            )
 
 
 def set_image_token(model: AhaModel, folders: list[Path | None]) -> None:
@@ -174,7 +187,10 @@ def set_image_token(model: AhaModel, folders: list[Path | None]) -> None:
             model.config.image_token_index = load_tokenizer(folder).convert_tokens_to_ids("<image>")
             return
     if model.config.image_token_index is None:
-        raise CheckpointError(f"neither {' nor '.join(str(f) for f in folders if f)} holds a tokenizer or an image_token_index; copy the tokenizer files there.")
+        raise CheckpointError(
+            f"neither {' nor '.join(str(f) for f in folders if f)} holds a tokenizer or an image_token_index; "
+            "copy the tokenizer files there."
+        )
 
 
 def apply_adapter(model: AhaModel, lora: LoraConfig, tensors: dict[str, Tensor], where: str) -> None:
@@ -254,7 +270,9 @@ def save_adapter(model: AhaModel, folder: str | os.PathLike, *, base: str, state
     folder = Path(folder)
     lora: LoraConfig = model.peft_config["default"]
     settings = lora.to_dict()
-    settings.update(base_model_name_or_path=base, inference_mode=True, modules_to_save=sorted(set(lora.modules_to_save or MODULES_TO_SAVE) | set(HEADS)))
+    settings.update(
+        base_model_name_or_path=base, inference_mode=True, modules_to_save=sorted(set(lora.modules_to_save or MODULES_TO_SAVE) | set(HEADS))
+    )
     tensors = adapter_state(model, state)
     with atomic_path(folder / "adapter_model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
@@ -285,17 +303,26 @@ model = AhaModel.from_pretrained("this-folder-or-hub-id")
 def save_whole(model: AhaModel, folder: Path, *, tokenizer, card: str | None, max_shard_bytes: int) -> None:
     """`AhaModel.save_pretrained`."""
     if lora_layers(model):
-        raise ValueError("the model still has LoRA layers; call aha.models.adapters.merge_adapter(model) first, or save_adapter for the adapter alone.")
+        raise ValueError(
+            "the model still has LoRA layers; call aha.models.adapters.merge_adapter(model) first, or save_adapter for the adapter alone."
+        )
     write_shards(dict(model.named_parameters()), folder, max_shard_bytes)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     parameters = sum(p.numel() for p in model.parameters()) / 1e9
-    write_text(folder / "README.md", card or CARD.format(parameters=parameters, uncertainty=" and uncertainty" if model.config.uncertainty else ""))
+    write_text(
+        folder / "README.md", card or CARD.format(parameters=parameters, uncertainty=" and uncertainty" if model.config.uncertainty else "")
+    )
     write_text(folder / "config.json", model.config.to_json_string(use_diff=False))
 
 
 def load_saved(
-    model_class: type[AhaModel], path_or_hub_id: str | os.PathLike, *, dtype: torch.dtype, device: str | torch.device, attn_implementation: str | None
+    model_class: type[AhaModel],
+    path_or_hub_id: str | os.PathLike,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    attn_implementation: str | None,
 ) -> AhaModel:
     """`AhaModel.from_pretrained`."""
     folder = resolve_folder(path_or_hub_id)
@@ -308,7 +335,9 @@ def load_saved(
         )
     raw = read_json(folder / "config.json")
     if raw.get("model_type") != AhaConfig.model_type:
-        raise CheckpointError(f"{folder} is a {raw.get('model_type')} checkpoint, not one that save_pretrained wrote; use AhaModel.from_base(base, adapter).")
+        raise CheckpointError(
+            f"{folder} is a {raw.get('model_type')} checkpoint, not one that save_pretrained wrote; use AhaModel.from_base(base, adapter)."
+        )
     config = AhaConfig.from_dict(raw)
     model = build_empty(model_class, config, pick_attention(device, attn_implementation))
     fill(model, list_shards(folder), lambda name: name, dtype=dtype, device=device, where=str(folder))

@@ -186,7 +186,7 @@ class AhaModel(LlavaNextForCausalLM):
         device: str | torch.device = "cpu",
         attn_implementation: str | None = None,
     ) -> AhaModel:
-        """A folder (or hub id) that `save_pretrained` wrote; or an adapter folder, whose base is the one that it names. Raises UserError."""
+        """A folder or hub id that `save_pretrained` wrote; or an adapter folder, whose base is the one it names. Raises UserError."""
         from aha.models.adapters import load_saved
 
         try:
@@ -194,7 +194,9 @@ class AhaModel(LlavaNextForCausalLM):
         except (CheckpointError, ValueError) as error:
             raise UserError(str(error)) from error
 
-    def save_pretrained(self, folder: str | os.PathLike, *, tokenizer=None, card: str | None = None, max_shard_bytes: int = 5 * 1024**3) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, tokenizer=None, card: str | None = None, max_shard_bytes: int = 5 * 1024**3
+    ) -> None:
         """Write config.json, safetensors and README.md (model card), and the tokenizer if given. LoRA must be merged first."""
         from aha.models.adapters import save_whole
 
