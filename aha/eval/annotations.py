@@ -1,8 +1,7 @@
 """Reads TVSum annotations in every published form: `ydata-tvsum50-anno.tsv` (also gzipped) with `-info.tsv`, and `ydata-tvsum50.mat`.
 
 Source: Song et al., "TVSum: Summarizing web videos using titles", CVPR 2015. 20 people rate every 2-second shot from 1 to 5; the files
-hold one score
-per frame. Shapes: A = 20 annotators, n = frames of the video.
+hold one score per frame. Shapes: A = 20 annotators, n = frames of the video.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ def read_tvsum(annotations_path: str | Path, info_path: str | Path | None = None
     Categories: those of the info TSV; without one the ten of TVSum.
 
     Raises UserError for a file that is missing, truncated or of another form, a row with a wrong count, a score that is no whole number
-    from 1 to 5,
-    other than 20 rows for a video, a video listed twice, an unknown category, and an unknown length.
+    from 1 to 5, other than 20 rows for a video, a video listed twice, an unknown category, and an unknown length.
     """
     path = Path(annotations_path)
     if path.is_dir():

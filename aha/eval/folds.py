@@ -13,9 +13,9 @@ def folds(categories: Mapping[str, str], n_folds: int = 5, seed: int = 0) -> lis
     """Split video ids into `n_folds` disjoint lists of held-out videos.
 
     categories: video id -> category. Every category is dealt out over the folds one video at a time, so that the folds' shares of a
-    category differ
-    by at most one video; each category starts where the last one stopped, so that the folds' sizes differ by at most one too.
-    The order within a category is that of sha256("seed:id"): the same on every machine, Python version and insertion order of `categories`.
+    category differ by at most one video; each category starts where the last one stopped, so that the folds' sizes differ by at most one
+    too. The order within a category is that of sha256("seed:id"): the same on every machine, Python version and insertion order of
+    `categories`.
 
     Returns n_folds lists of ids, each sorted. Raises UserError if there are fewer videos than folds.
     """

@@ -102,7 +102,7 @@ class JsonStream:
                 return
             self.take(",")
 
-    def keys(self) -> Iterator[str]:
+    def members(self) -> Iterator[str]:
         """The keys of the object that comes next; the caller takes each key's value before asking for the next key."""
         self.take("{")
         if self.peek() == "}":

@@ -86,10 +86,10 @@ class PredictionStream:
         """{"videos": {...}}, {id: ...}, or the first line of JSON Lines, in one pass."""
         entry: dict[str, Any] = {}
         nested = False
-        for key in stream.keys():
+        for key in stream.members():
             if key == "videos" and stream.peek() == "{":
                 nested = True
-                for video_id in stream.keys():
+                for video_id in stream.members():
                     yield self._short(video_id, stream.value())
                 continue
             value = stream.value()

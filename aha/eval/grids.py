@@ -1,0 +1,92 @@
+"""Where predictions lie in a video and how they are mapped to the grids on which the protocols score.
+
+n = frames of the video, N = scored frames (samples), S = whole seconds, C = 2-second clips.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aha.errors import UserError
+from aha.eval.annotations import TVSumVideo
+from aha.eval.predictions import Prediction
+
+ROUNDING = 1e-6  # seconds; times written as decimals may fall this much short of the frame they mean
+
+
+def frames_at(times: np.ndarray, fps: float) -> np.ndarray:
+    """Frame shown at each time (seconds): the smallest f with f / fps >= time."""
+    return np.ceil((np.asarray(times) - ROUNDING) * fps).astype(np.int64)
+
+
+def second_frames(n_frames: int, fps: float) -> np.ndarray:
+    """[S] frames at seconds 0, 1, 2, ... that lie in the video: the grid of a model that watches one frame a second."""
+    frames = frames_at(np.arange(int(n_frames / fps) + 2), fps)
+    return frames[frames < n_frames]
+
+
+def hold(frames: np.ndarray, scores: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Score at each frame of `at`: that of the last sample with frame <= it (before the first sample: the first)."""
+    return scores[np.maximum(np.searchsorted(frames, at, side="right") - 1, 0)]
+
+
+def score_seconds(frames: np.ndarray, scores: np.ndarray, seconds: np.ndarray, fps: float) -> np.ndarray:
+    """Score at each second. A sample one frame late counts as the sample of its second.
+
+    At 24, 25 and 30 fps samplers that add 1/fps in floating point are one frame late for most samples; holding would then pair every label
+    with the score of the second before.
+    """
+    at = frames_at(seconds, fps)
+    held = np.maximum(np.searchsorted(frames, at, side="right") - 1, 0)
+    following = np.minimum(held + 1, len(frames) - 1)
+    one_late = (frames[held] != at) & (frames[following] == at + 1) & (fps >= 4)
+    return scores[np.where(one_late, following, held)]
+
+
+def clip_count(length_s: float) -> int:
+    """Whole 2-second clips of a video; a shorter video is one clip."""
+    return max(1, int(length_s / 2))
+
+
+def clip_scores(frames: np.ndarray, scores: np.ndarray, length_s: float, fps: float) -> np.ndarray:
+    """[C] mean of the scores at seconds 2c and 2c+1 (UMT, CVPR 2022)."""
+    seconds = np.arange(2 * clip_count(length_s))
+    return score_seconds(frames, scores, seconds, fps).reshape(-1, 2).mean(axis=1)
+
+
+def clip_label_frames(n_frames: int, length_s: float, fps: float) -> np.ndarray:
+    """[C] frame whose annotation labels a clip: floor(2c*fps + fps), the middle of the clip."""
+    return np.minimum(np.floor(2 * np.arange(clip_count(length_s)) * fps + fps).astype(np.int64), n_frames - 1)
+
+
+def place(prediction: Prediction, video: TVSumVideo) -> tuple[np.ndarray, np.ndarray]:
+    """(frames [N] int64, scores [N]) of a prediction on its video.
+
+    A prediction without frames or times is placed by the number of its scores: every frame, one a second, every 15th frame, or 2-second
+    clips.
+    Raises UserError, naming video and index, for frames beyond the video's end and for a number of scores that fits no grid.
+    """
+    where = f"prediction for video {video.video_id}"
+    count = len(prediction.scores)
+    if prediction.frames is not None:
+        frames = prediction.frames
+    elif prediction.times is not None:
+        frames = frames_at(prediction.times, video.fps)
+    else:
+        clips = frames_at(np.arange(0, 2 * clip_count(video.length_s), 2), video.fps)
+        grids = [np.arange(video.n_frames), second_frames(video.n_frames, video.fps), np.arange(0, video.n_frames, 15), clips]
+        if prediction.clip_seconds is not None:
+            grids = [clips]
+        frames = next((grid for grid in grids if len(grid) == count), None)
+        if frames is None:
+            expected = " or ".join(str(len(grid)) for grid in grids)
+            raise UserError(f"{where}: {count} scores where {expected} are expected; give the frame numbers, or score the video again.")
+    if frames[-1] >= video.n_frames:
+        index = int(np.argmax(frames >= video.n_frames))
+        raise UserError(
+            f"{where}: frame number {index} is {frames[index]}, beyond the video's end (it has {video.n_frames} frames); "
+            f"the scores were made from another file or frame rate."
+        )
+    if frames[0] < 0 or (np.diff(frames) <= 0).any():
+        raise UserError(f"{where}: its times fall twice on one frame or before the start; score the video at its own frame rate or less.")
+    return frames, prediction.scores

@@ -1,0 +1,36 @@
+"""Console tables of the evaluation commands, at most 120 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+WIDTH = 120
+LABEL = 24
+
+
+def shown(value: float | None, percent: bool = False) -> str:
+    """A number of a table cell; an undefined one is a dash."""
+    return "-" if value is None else f"{value:.2f}" if percent else f"{value:.4f}"
+
+
+def interval(bounds: Sequence[float] | None, percent: bool = False) -> str:
+    if bounds is None:
+        return "-"
+    digits = 1 if percent else 3
+    return f"{bounds[0]:.{digits}f}..{bounds[1]:.{digits}f}"
+
+
+def block(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A title line, a line of column names, and rows of (label, cells), right-aligned."""
+    longest = max((len(cell) for cells in [columns, *(row[1] for row in rows)] for cell in cells), default=0)
+    label = max([LABEL, *(len(row[0]) + 3 for row in rows)])
+    width = max(12, min(longest + 2, (WIDTH - label) // max(1, len(columns))))
+    lines = [title, " " * label + "".join(name.rjust(width) for name in columns)]
+    lines += [("  " + name).ljust(label) + "".join(cell.rjust(width) for cell in cells) for name, cells in rows]
+    return "\n".join(lines)
+
+
+def named_list(names: Sequence[str], limit: int = 8) -> str:
+    """A list of ids for a message: the first ones and how many more."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,384 @@
+"""TVSum numbers of a prediction file under every published protocol, beside random scores, people and the mean annotation.
+
+    python -m aha.eval.tvsum --predictions outputs/tvsum/predictions.json --output metrics.json --report outputs/tvsum/report
+    python -m aha.eval.tvsum                                  # the baseline rows alone
+    python -m aha.eval.tvsum --compare A.json B.json          # side by side, with paired differences
+
+Needs the annotations only (no video, GPU or torch). Definitions of the protocols: aha/eval/tvsum_protocols.py and aha/eval/metrics/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aha.errors import UserError, run_command
+from aha.eval import results, table
+from aha.eval.annotations import DEFAULT_FOLDER, TVSumVideo, find_tvsum, read_tvsum
+from aha.eval.baselines import HUMAN, HUMAN_MEAN, RANDOM, UPPER, Row, baselines_of
+from aha.eval.folds import folds
+from aha.eval.grids import place
+from aha.eval.predictions import read_predictions
+from aha.eval.shots import read_shots
+from aha.eval.tvsum_facts import VAL10
+from aha.eval.tvsum_protocols import PROTOCOLS, Truth, score_video
+from aha.files import read_json, write_json
+
+RUNS = 20
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold)."""
+
+    alpha: float = 0.0
+    beta: float = 1.0
+    epsilon: float = 0.0
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The videos to be scored on, and how."""
+
+    annotations: Path
+    known: Mapping[str, TVSumVideo]  # all annotated videos
+    truths: dict[str, Truth]  # the selected ones
+    protocols: list[str]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One prediction file scored on a benchmark."""
+
+    path: Path
+    per_video: dict[str, dict[str, dict[str, float]]]
+    samples: dict[str, tuple[np.ndarray, np.ndarray]]  # video id -> frames, scores
+    skipped: dict[str, str]
+    constant: list[str]
+    trained_on: list[str]
+
+
+def evaluate(
+    predictions: str | Path | None = None,
+    annotations: str | Path | None = None,
+    info: str | Path | None = None,
+    shots: str | Path | None = None,
+    protocols: Sequence[str] | None = None,
+    video_ids: Sequence[str] | None = None,
+    fold: int | None = None,
+    limit: int | None = None,
+    strict: bool = False,
+    trained_on: str | Path | None = None,
+    random_runs: int = RUNS,
+    weights: Weights = Weights(),
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Score a prediction file; returns the metrics file's content (design: protocols, baselines, confidence_intervals, videos, settings).
+
+    Baselines are over the same videos as the predictions. Without `predictions`: the baselines of all selected videos.
+    Arguments as on the command line (`python -m aha.eval.tvsum --help`). Raises UserError for bad input.
+    """
+    benchmark = load_benchmark(annotations, info, shots, protocols, video_ids, fold, limit)
+    scored = score_file(predictions, benchmark, weights, trained_on, strict) if predictions is not None else None
+    return metrics_of(benchmark, scored, random_runs, weights, progress)
+
+
+def load_benchmark(
+    annotations: str | Path | None,
+    info: str | Path | None = None,
+    shots: str | Path | None = None,
+    protocols: Sequence[str] | None = None,
+    video_ids: Sequence[str] | None = None,
+    fold: int | None = None,
+    limit: int | None = None,
+) -> Benchmark:
+    """Read annotations (and shots) and select videos: by id, by held-out fold (5 folds, seed 0), the first `limit`."""
+    path = Path(annotations) if annotations is not None else find_tvsum(DEFAULT_FOLDER)
+    known = read_tvsum(path, info)
+    chosen = list(known)
+    if video_ids:
+        unknown = [i for i in video_ids if i not in known]
+        if unknown:
+            raise UserError(f"--video_ids: {table.named_list(unknown)} not in {path}; the ids are those of the annotation file.")
+        chosen = [i for i in chosen if i in set(video_ids)]
+    if fold is not None:
+        held_out = folds({i: video.category for i, video in known.items()})
+        if not 0 <= fold < len(held_out):
+            raise UserError(f"--fold {fold}: folds are numbered 0 to {len(held_out) - 1}.")
+        chosen = [i for i in chosen if i in set(held_out[fold])]
+    if limit is not None:
+        if limit < 1:
+            raise UserError(f"--limit {limit}: at least 1 video is needed.")
+        chosen = chosen[:limit]
+    if not chosen:
+        raise UserError("no video is left by --video_ids, --fold and --limit together; loosen one of them.")
+    names = list(protocols) if protocols else [name for name in PROTOCOLS if name != "f1_shots" or shots is not None]
+    if "f1_shots" in names and shots is None:
+        raise UserError("--protocols f1_shots needs a shot list; give --shots.")
+    shot_lists = read_shots(shots, known, chosen) if shots is not None else {}
+    truths = {i: Truth(known[i], shot_lists.get(i)) for i in chosen}
+    return Benchmark(path, known, truths, names)
+
+
+def score_file(
+    predictions: str | Path, benchmark: Benchmark, weights: Weights = Weights(), trained_on: str | Path | None = None, strict: bool = False
+) -> Scored:
+    """Score every selected video that the file predicts. `trained_on`: JSON list of video ids that the model was trained on."""
+    path = Path(predictions)
+    predicted = read_predictions(path, weights.alpha, weights.beta, weights.epsilon, weights.threshold)
+    if not any(i in benchmark.known for i in predicted):
+        order = {f"video_{number}": i for number, i in enumerate(benchmark.known, 1)}  # names of the community's feature files
+        if all(i in order for i in predicted):
+            predicted = {order[i]: prediction for i, prediction in predicted.items()}
+    unknown = [i for i in predicted if i not in benchmark.known]
+    if unknown:
+        raise UserError(f"{path}: video {table.named_list(unknown)} not in {benchmark.annotations}; check that both are of one data set.")
+    listed = _trained_on_list(trained_on) if trained_on is not None else set()
+    scored = Scored(path, {}, {}, {}, [], [])
+    for video_id, truth in benchmark.truths.items():
+        prediction = predicted.get(video_id)
+        if prediction is None:
+            scored.skipped[video_id] = "no prediction"
+            continue
+        try:
+            frames, scores = place(prediction, truth.video)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        scored.samples[video_id] = frames, scores
+        scored.per_video[video_id] = score_video(truth, frames, scores, benchmark.protocols)
+        if (scores == scores[0]).all():
+            scored.constant.append(video_id)
+        if prediction.trained_on or video_id in listed:
+            scored.trained_on.append(video_id)
+    if not scored.per_video:
+        raise UserError(
+            f"{path} has no prediction for any of the {len(benchmark.truths)} selected videos; check --video_ids, --fold, --limit."
+        )
+    if scored.trained_on:
+        print(
+            f"WARNING: {path}: the model was TRAINED ON {len(scored.trained_on)} of the {len(scored.per_video)} scored videos; "
+            f"these numbers are no held-out result.",
+            file=sys.stderr,
+        )
+    if strict:
+        _refuse_defects(scored)
+    return scored
+
+
+def _refuse_defects(scored: Scored) -> None:
+    undefined = [i for i, protocols in scored.per_video.items() if any(np.isnan(v) for m in protocols.values() for v in m.values())]
+    for what, ids in (
+        ("no prediction for", list(scored.skipped)),
+        ("constant scores for", scored.constant),
+        ("a metric without a value for", undefined),
+        ("trained-on", scored.trained_on),
+    ):
+        if ids:
+            raise UserError(
+                f"{scored.path}: {what} {len(ids)} videos ({table.named_list(ids)}), and --strict allows none; leave out --strict."
+            )
+
+
+def _trained_on_list(path: str | Path) -> set[str]:
+    ids = read_json(path, "list of trained-on videos")
+    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+        raise UserError(f"{path} is no JSON list of video ids; use the trained_on_videos.json that the trainer wrote beside the weights.")
+    return set(ids)
+
+
+# ---------------------------------------------------------------- metrics file
+
+
+def subsets_of(known: Mapping[str, TVSumVideo]) -> results.Subsets:
+    """hd_top5 is reported on all videos and on the ten "val" videos (those of them that are there)."""
+    official = {i for i in VAL10.values() if i in known}
+
+    def subsets(protocol: str, ids: list[str]) -> dict[str, list[str]]:
+        if protocol != "hd_top5":
+            return {"": ids}
+        val10 = [i for i in ids if i in official]
+        return {"all50": ids, **({"val10": val10} if val10 else {})}
+
+    return subsets
+
+
+def baselines_tree(benchmark: Benchmark, ids: list[str], runs: int, progress: bool) -> dict[str, Any]:
+    """The "baselines" part: row -> protocol -> metric -> {"mean", "videos"} and, for random scores, {"sd", "runs"} over the runs' means."""
+    found = baselines_of({i: benchmark.truths[i] for i in ids}, benchmark.protocols, runs, progress)
+    subsets = subsets_of(benchmark.known)
+    tree: dict[str, Any] = {}
+    for protocol in benchmark.protocols:
+        rows: dict[str, Row] = found[ids[0]][protocol]
+        for row, metrics in rows.items():
+            for metric in metrics:
+                for subset, members in subsets(protocol, ids).items():
+                    values = np.array([found[i][protocol][row][metric] for i in members], dtype=float)  # [V, runs]
+                    defined = values[~np.isnan(values).any(axis=1)]
+                    means = defined.mean(axis=0) if len(defined) else np.array([np.nan])
+                    entry: dict[str, Any] = {"mean": results.number(means.mean()), "videos": len(defined)}
+                    if row == RANDOM:
+                        entry |= {"sd": results.number(means.std(ddof=1)) if len(means) > 1 else None, "runs": runs}
+                    results.place(tree.setdefault(row, {}), protocol, metric, subset, entry)
+    return tree
+
+
+def metrics_of(benchmark: Benchmark, scored: Scored | None, runs: int, weights: Weights, progress: bool = False) -> dict[str, Any]:
+    """Everything that the metrics file holds."""
+    per_video = scored.per_video if scored else {}
+    categories = {i: video.category for i, video in benchmark.known.items()}
+    subsets = subsets_of(benchmark.known)
+    return {
+        "protocols": results.protocols_tree(per_video, categories, subsets),
+        "baselines": baselines_tree(benchmark, list(per_video or benchmark.truths), runs, progress),
+        "confidence_intervals": results.intervals_tree(per_video, subsets),
+        "videos": {
+            "scored": len(per_video),
+            "skipped": scored.skipped if scored else {},
+            "constant": scored.constant if scored else [],
+            "trained_on": scored.trained_on if scored else [],
+        },
+        "settings": {
+            "benchmark": "tvsum",
+            "predictions": str(scored.path) if scored else None,
+            "annotations": str(benchmark.annotations),
+            "protocols": benchmark.protocols,
+            "weights": {"alpha": weights.alpha, "beta": weights.beta, "epsilon": weights.epsilon, "threshold": weights.threshold},
+            "random_runs": runs,
+            "selected_videos": len(benchmark.truths),
+        },
+    }
+
+
+# ---------------------------------------------------------------- console
+
+
+def render(metrics: dict[str, Any]) -> str:
+    """The console table of a metrics file."""
+    videos, settings = metrics["videos"], metrics["settings"]
+    trained = " (TRAINED ON)" if videos["trained_on"] else ""
+    lines = []
+    if settings["predictions"]:
+        lines.append(f"TVSum, {settings['predictions']}")
+        lines.append(
+            f"videos: {videos['scored']} scored, {len(videos['skipped'])} skipped, {len(videos['constant'])} constant, "
+            f"{len(videos['trained_on'])} trained on; 20 people each; 95% intervals: bootstrap over videos"
+        )
+    else:
+        lines.append(f"TVSum, baselines of {settings['selected_videos']} videos, 20 people each")
+    for protocol in settings["protocols"]:
+        description, names = PROTOCOLS[protocol]
+        columns = _columns(metrics, protocol, names)
+        rows = []
+        if settings["predictions"]:
+            leaves = [results.leaf(metrics["protocols"], protocol, *column) for column in columns]
+            rows.append((f"this prediction{trained}", [table.shown(entry["mean"]) for entry in leaves]))
+            bounds = [results.leaf(metrics["confidence_intervals"], protocol, *column) for column in columns]
+            rows.append(("  95% interval", [table.interval(pair) for pair in bounds]))
+            if any(entry["videos"] < videos["scored"] and subset != "val10" for entry, (_, subset) in zip(leaves, columns)):
+                rows.append(("  mean over", [f"{entry['videos']} of {len(entry['per_video'])}" for entry in leaves]))
+        labels = {
+            RANDOM: f"random, {settings['random_runs']} runs (sd)",
+            HUMAN: "one human, each other",
+            HUMAN_MEAN: "one human, mean of 19",
+            UPPER: "mean annotation",
+        }
+        for row, label in labels.items():
+            entries = [results.leaf(metrics["baselines"].get(row, {}), protocol, *column) for column in columns]
+            if any(entry is not None for entry in entries):
+                rows.append((label, [_baseline_cell(entry) for entry in entries]))
+        lines += ["", table.block(f"{protocol}: {description}", [" ".join(filter(None, column)) for column in columns], rows)]
+    lines += _categories(metrics) + _notes(videos)
+    return "\n".join(lines)
+
+
+def _columns(metrics: dict[str, Any], protocol: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    """(metric, subset) columns of a protocol's block."""
+    random_row = metrics["baselines"][RANDOM][protocol]
+    if protocol == "hd_top5":
+        return [(name, subset) for name in names for subset in random_row[name]]
+    return [(name, "") for name in names]
+
+
+def _baseline_cell(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    spread = f"({entry['sd']:.4f})" if entry.get("sd") is not None else ""
+    return f"{table.shown(entry['mean'])}{spread}"
+
+
+CATEGORY_COLUMNS = [
+    ("corr_full", "kendall", ""), ("corr_full", "spearman", ""), ("aha_1fps_mean", "map50", ""), ("f1_official60", "f1", ""),
+    ("f1_shots", "f1", ""), ("hd_top5", "top5_map", "all50"),
+]  # fmt: skip
+
+
+def _categories(metrics: dict[str, Any]) -> list[str]:
+    columns = [column for column in CATEGORY_COLUMNS if results.leaf(metrics["protocols"], *column) is not None]
+    if not columns:
+        return []
+    entries = [results.leaf(metrics["protocols"], *column) for column in columns]
+    rows = [(category, [table.shown(entry["per_category"][category]) for entry in entries]) for category in entries[0]["per_category"]]
+    names = [f"{protocol.removeprefix('corr_').removesuffix('_1fps_mean')} {metric}" for protocol, metric, _ in columns]
+    return ["", table.block("per category", names, rows)]
+
+
+def _notes(videos: dict[str, Any]) -> list[str]:
+    lines = []
+    reasons: dict[str, list[str]] = {}
+    for video_id, reason in videos["skipped"].items():
+        reasons.setdefault(reason, []).append(video_id)
+    lines += [f"skipped, {reason}: {table.named_list(ids)}" for reason, ids in reasons.items()]
+    if videos["constant"]:
+        lines.append(f"constant prediction (no correlation, left out of its mean): {table.named_list(videos['constant'])}")
+    if videos["trained_on"]:
+        lines.append(f"TRAINED ON (no held-out result): {table.named_list(videos['trained_on'])}")
+    return ["", *lines] if lines else []
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m aha.eval.tvsum", description=__doc__.split("\n\n")[0])
+    p.add_argument("--predictions", metavar="FILE", help="prediction file (JSON or JSON Lines); without it the baseline rows are printed")
+    p.add_argument("--annotations", metavar="FILE", help="ydata-tvsum50-anno.tsv[.gz] or .mat, or their folder (default: datasets/tvsum)")
+    p.add_argument("--info", metavar="TSV", help="ydata-tvsum50-info.tsv (default: the one beside the annotations)")
+    p.add_argument(
+        "--shots", metavar="FILE", help="shot list for f1_shots: JSON {id: [[first, last], ...]} in frames, inclusive, or the pool5 .h5"
+    )
+    p.add_argument(
+        "--protocols", nargs="+", metavar="NAME", choices=list(PROTOCOLS), help=f"only these (default: all): {', '.join(PROTOCOLS)}"
+    )
+    p.add_argument("--video_ids", nargs="+", metavar="ID", help="only these videos")
+    p.add_argument("--fold", type=int, metavar="K", help="only the held-out videos of fold K (0 to 4)")
+    p.add_argument("--limit", type=int, metavar="N", help="only the first N videos")
+    p.add_argument("--strict", action="store_true", help="a missing, constant, undefined or trained-on video is an error")
+    p.add_argument("--trained_on", metavar="JSON", help="list of video ids the model was trained on (trained_on_videos.json)")
+    p.add_argument("--alpha", type=float, default=0.0, help="weight of the informative score (default 0)")
+    p.add_argument("--beta", type=float, default=1.0, help="weight of the relevance score (default 1)")
+    p.add_argument("--epsilon", type=float, default=0.0, help="weight of the uncertainty above --threshold, subtracted (default 0)")
+    p.add_argument("--threshold", type=float, default=0.0, help="uncertainty (variance) from which on it counts (default 0)")
+    p.add_argument("--random_runs", type=int, default=RUNS, metavar="N", help=f"runs of the random row (default {RUNS})")
+    p.add_argument("--output", metavar="JSON", help="write all numbers to this file")
+    return p
+
+
+def main(argv: list[str]) -> None:
+    args = parser().parse_args(argv)
+    if args.random_runs < 1:
+        raise UserError(f"--random_runs {args.random_runs}: at least 1 run is needed.")
+    weights = Weights(args.alpha, args.beta, args.epsilon, args.threshold)
+    benchmark = load_benchmark(args.annotations, args.info, args.shots, args.protocols, args.video_ids, args.fold, args.limit)
+    scored = score_file(args.predictions, benchmark, weights, args.trained_on, args.strict) if args.predictions else None
+    metrics = metrics_of(benchmark, scored, args.random_runs, weights, progress=True)
+    print(render(metrics))
+    if args.output:
+        write_json(args.output, metrics)
+
+
+if __name__ == "__main__":
+    run_command(main)
