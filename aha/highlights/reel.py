@@ -1,0 +1,323 @@
+"""The highlight reel: chosen stretches of a video cut frame-accurately into one MP4 (H.264 + AAC), with their sound.
+
+    write_reel("talk.mp4", [Clip(12.0, 20.0, "1. the tyre comes off")], "reel.mp4")
+
+Every frame whose time lies in [start, end) is taken and keeps its distance in time to the others (variable frame rates stay variable); the sound is
+cut at the same two moments, to the sample, and padded with silence where the video has none, so that the two cannot drift apart over
+many cuts. Rotated pictures are turned upright, non-square pixels made square, and pictures that change their size in mid-video are fitted into
+the first one's. Nothing but the frame and the sound at hand is held in memory.
+
+H height, W width, C channels, N samples. Time 0 is the first frame of the video.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.reformatter import Colorspace
+from PIL import Image, ImageDraw, ImageFont
+
+from aha.data.video_backends import VideoIndex, decode_pyav, video_index
+from aha.errors import UserError
+from aha.files import atomic_path
+
+CLOCK = Fraction(1, 90000)  # time base of the reel: every usual frame rate is a whole number of ticks
+FADE_SECONDS = 0.005  # the sound of a cut would click
+JITTER_SECONDS = 0.02  # time stamps of sound are rounded (Matroska: 1 ms); a larger step is a real gap
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Seconds [start, end) of the video; `title` is burned in where given."""
+
+    start: float
+    end: float
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class ReelInfo:
+    """What was written. cuts: (start in the reel, start in the video, end in the video) of each clip in seconds, at whole frames."""
+
+    path: str
+    duration: float
+    frames: int
+    width: int
+    height: int
+    has_sound: bool
+    cuts: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A clip at whole frames: frames [first, last), ticks of the video's time base since its first frame."""
+
+    first: int
+    last: int
+    start: Fraction  # seconds, exact
+    end: Fraction
+    at: Fraction  # start in the reel
+    title: str | None
+
+
+def write_reel(
+    video: str | os.PathLike, clips: Sequence[Clip], output: str | os.PathLike, *, max_side: int = 1920, crf: int = 20, threads: int = 2
+) -> ReelInfo:
+    """Cut `clips` out of `video`, in time order, into the MP4 file `output`; overlapping clips are joined.
+
+    max_side: larger pictures are scaled down to this many pixels. crf: x264's quality, lower is better (18 looks lossless).
+    The file is written whole or not at all. Raises UserError: no clip, a clip outside the video, a frame that cannot be decoded, disk full.
+    """
+    index = video_index(video)
+    cuts = _cuts(index, clips)
+    wanted = [frame for cut in cuts for frame in range(cut.first, cut.last)]
+    total = cuts[-1].at + cuts[-1].end - cuts[-1].start
+    with atomic_path(output) as temporary:
+        try:
+            with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as reel:
+                sound = _sound_of(index.path)
+                writer = _PictureWriter(reel, index, max_side, crf, threads, total)
+                audio = _SoundWriter(reel, index, *sound) if sound else None
+                cut_of = (cut for cut in cuts for _ in range(cut.first, cut.last))
+                playing, source = None, None
+                for (frame_index, image_HWC, pixel_aspect), cut in zip(decode_pyav(index, wanted, threads), cut_of):
+                    if cut is not playing:
+                        if audio and playing:
+                            audio.pull(source, playing.at + playing.end - playing.start)
+                        playing, source = cut, audio.cut(cut) if audio else None
+                    time = cut.at + (index.pts[frame_index] - index.first_pts) * index.time_base - cut.start
+                    writer.write(image_HWC, pixel_aspect, time, cut, frame_index == cut.first)
+                    if audio:
+                        audio.pull(source, time)
+                if audio and playing:
+                    audio.pull(source, total)
+                    audio.close()
+                writer.close()
+        except av.error.FFmpegError as error:
+            raise UserError(f"the reel {output} cannot be written ({error.strerror}); free the disk or choose another output folder.") from error
+    return ReelInfo(
+        str(output), float(total), len(wanted), writer.width, writer.height, audio is not None,
+        tuple((float(cut.at), float(cut.start), float(cut.end)) for cut in cuts),
+    )  # fmt: skip
+
+
+def _cuts(index: VideoIndex, clips: Sequence[Clip]) -> list[_Cut]:
+    """Clips in time order, joined where they overlap, moved to the frames that lie in them."""
+    if not clips:
+        raise UserError(f"no moment of {index.path} was chosen, so there is no reel to write; raise the budget or lower the threshold.")
+    ticks = [pts - index.first_pts for pts in index.pts]
+    joined: list[list[int | str | None]] = []
+    for clip in sorted(clips, key=lambda clip: (clip.start, clip.end)):
+        if not 0 <= clip.start < clip.end or clip.start >= float(index.duration):
+            raise UserError(f"the stretch {clip.start:g} to {clip.end:g} s does not lie in {index.path} ({float(index.duration):.3f} s long).")
+        # Times are floats of exact fractions: half a microsecond decides for the frame that was meant.
+        first, last = (bisect.bisect_left(ticks, (t - 5e-7) / float(index.time_base)) for t in (clip.start, clip.end))
+        last = max(last, first + 1) if first < len(ticks) else last
+        if first >= len(ticks):
+            first, last = len(ticks) - 1, len(ticks)  # within the last frame's time on screen
+        if joined and first < joined[-1][1]:
+            joined[-1][1] = max(joined[-1][1], last)
+        else:
+            joined.append([first, last, clip.title])
+    cuts, at = [], Fraction(0)
+    for first, last, title in joined:
+        start = ticks[first] * index.time_base
+        end = ticks[last] * index.time_base if last < len(ticks) else index.duration
+        cuts.append(_Cut(first, last, start, end, at, title))
+        at += end - start
+    return cuts
+
+
+class _PictureWriter:
+    """Upright RGB pictures -> H.264."""
+
+    def __init__(self, reel: av.container.OutputContainer, index: VideoIndex, max_side: int, crf: int, threads: int, total: Fraction):
+        self.reel, self.max_side, self.total = reel, max_side, total
+        rate = index.fps.limit_denominator(1001)
+        self.stream = reel.add_stream("libx264", rate=rate if 0 < rate <= 240 else 25, options={"crf": str(crf), "preset": "veryfast"})
+        self.stream.pix_fmt = "yuv420p"
+        self.stream.time_base = CLOCK
+        self.codec = self.stream.codec_context
+        self.codec.time_base = CLOCK
+        self.codec.thread_count = threads
+        self.codec.colorspace, self.codec.color_primaries, self.codec.color_trc = 1, 1, 1  # BT.709
+        self.codec.color_range = 1  # 16..235
+        self.width = self.height = 0
+        self._last_ticks = -1
+        self._held: list[av.Packet] = []
+
+    def write(self, image_HWC: np.ndarray, pixel_aspect: float, time: Fraction, cut: _Cut, is_first: bool) -> None:
+        height, width = image_HWC.shape[:2]
+        shown_width = max(1, round(width * pixel_aspect))
+        if not self.width:
+            scale = min(1.0, self.max_side / max(shown_width, height))
+            self.width, self.height = (max(16, 2 * round(side * scale / 2)) for side in (shown_width, height))
+            self.stream.width, self.stream.height = self.width, self.height
+        image_HWC = fit(image_HWC, shown_width, self.width, self.height)
+        if cut.title:
+            image_HWC = burn_title(image_HWC, cut.title)
+        frame = av.VideoFrame.from_ndarray(image_HWC, format="rgb24").reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+        ticks = max(round(time / CLOCK), self._last_ticks + 1)
+        frame.pts, frame.time_base, self._last_ticks = ticks, CLOCK, ticks
+        if is_first:
+            frame.pict_type = av.video.frame.PictureType.I  # every moment can be jumped to
+        self._mux(self.stream.encode(frame))
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        """A packet's duration is not known before the next: only that of the last one shown must be set, for the reel to end in time."""
+        for packet in packets:
+            if packet.pts == self._last_ticks:
+                packet.duration = max(1, round(self.total / CLOCK) - self._last_ticks)
+            self.reel.mux(packet)
+
+    def close(self) -> None:
+        self._mux(self.stream.encode(None))
+
+
+def fit(image_HWC: np.ndarray, shown_width: int, width: int, height: int) -> np.ndarray:
+    """A picture that is `shown_width` wide on screen, scaled into width x height with its aspect kept, centred on black."""
+    if image_HWC.shape[:2] == (height, width) and shown_width == width:
+        return image_HWC
+    shown_height = image_HWC.shape[0]
+    scale = min(width / shown_width, height / shown_height)
+    new_width, new_height = min(width, max(1, round(shown_width * scale))), min(height, max(1, round(shown_height * scale)))
+    if abs(new_width - width) <= 2 and abs(new_height - height) <= 2:
+        new_width, new_height = width, height  # odd sizes: stretch by a pixel, no black line
+    canvas = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    resized = Image.fromarray(image_HWC).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    canvas[top : top + new_height, left : left + new_width] = np.asarray(resized)
+    return canvas
+
+
+def burn_title(image_HWC: np.ndarray, title: str) -> np.ndarray:
+    """A copy of the picture with one line of text on a dark band at the bottom; a line that is too long is cut with an ellipsis."""
+    height, width = image_HWC.shape[:2]
+    size = max(10, height // 18)
+    font = ImageFont.load_default(size)
+    text, room = title, width - size
+    while len(text) > 1 and font.getlength(text) > room:
+        text = text[: max(1, min(len(text) - 2, int(len(text) * room / font.getlength(text))))].rstrip("…") + "…"
+    band = 2 * size
+    copy = image_HWC.copy()
+    copy[-band:] = copy[-band:] // 3
+    picture = Image.fromarray(copy)
+    ImageDraw.Draw(picture).text((size // 2, height - band // 2), text, font=font, fill=(255, 255, 255), anchor="lm")
+    return np.asarray(picture)
+
+
+def _sound_of(path: str) -> tuple[int, str] | None:
+    """(sampling rate, layout) for the reel's sound; None where the video has none that can be decoded."""
+    with av.open(path, options={"protocol_whitelist": "file"}) as container:
+        for stream in container.streams.audio:
+            codec = stream.codec_context
+            if codec is None or not codec.sample_rate:
+                continue
+            rate = codec.sample_rate if codec.sample_rate in AAC_RATES else 48000
+            return rate, "mono" if codec.channels == 1 else "stereo"
+    return None
+
+
+class _SoundWriter:
+    """The sound of the clips -> AAC. `pull` writes on until a moment of the reel, so that picture and sound lie side by side in the file."""
+
+    def __init__(self, reel: av.container.OutputContainer, index: VideoIndex, rate: int, layout: str):
+        self.reel, self.path, self.rate, self.layout = reel, index.path, rate, layout
+        self.origin = index.first_pts * index.time_base  # time 0 on the clock of the file
+        self.stream = reel.add_stream("aac", rate=rate, layout=layout)
+        self.stream.bit_rate = 96000 if layout == "mono" else 160000
+        self.written = 0
+
+    def cut(self, cut: _Cut) -> Iterator[np.ndarray]:
+        """Sound of one clip, [C, N] float32 pieces: exactly as many samples as the pictures last."""
+        channels = 1 if self.layout == "mono" else 2
+        end_sample = round((cut.at + cut.end - cut.start) * self.rate)  # of the reel: rounding does not add up over cuts
+        length = end_sample - round(cut.at * self.rate)
+        fade = min(round(FADE_SECONDS * self.rate), length // 2)
+        ramp = np.linspace(0, 1, fade, dtype=np.float32)
+        done = 0
+        for position, piece in self._decoded(cut.start, cut.end):
+            if position > done:  # nothing there: silence
+                gap = min(position, length) - done
+                yield from _silence(channels, gap)
+                done += gap
+            piece = piece[:, max(0, done - position) : max(0, length - position)].copy()
+            if not piece.shape[1]:
+                continue
+            where = np.arange(done, done + piece.shape[1])
+            if fade:
+                inside = where < fade
+                piece[:, inside] *= ramp[where[inside]]
+                inside = where >= length - fade
+                piece[:, inside] *= ramp[length - 1 - where[inside]]
+            yield piece
+            done += piece.shape[1]
+        yield from _silence(channels, length - done)
+
+    def _decoded(self, start: Fraction, end: Fraction) -> Iterator[tuple[int, np.ndarray]]:
+        """(sample position relative to the start of the clip, [C, N]) of the decoded sound from a little before `start` to `end`."""
+        resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=self.rate)
+        expected: int | None = None
+        with av.open(self.path, options={"protocol_whitelist": "file"}) as container:
+            stream = next(s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate)
+            # A decoder needs a moment to settle (AAC: one packet; Opus: 80 ms).
+            target = max(0, (self.origin + start - Fraction(1, 2)) / stream.time_base)
+            if start > 1:
+                container.seek(int(target), stream=stream)
+            packets = container.demux(stream)
+            while True:
+                try:
+                    frames = next(packets).decode()
+                except StopIteration:
+                    break
+                except av.error.InvalidDataError:
+                    continue  # a damaged packet: its place stays silent
+                for frame in frames:
+                    position = expected or 0  # sound without time stamps goes on where it is
+                    if frame.pts is not None:
+                        time = frame.pts * frame.time_base - self.origin - start
+                        if time >= end - start:
+                            return
+                        stamped = round(time * self.rate)
+                        if expected is None or abs(stamped - expected) > self.rate * JITTER_SECONDS:
+                            position = stamped
+                    frame.pts = None  # the resampler would take a jump in time for an error
+                    for part in resampler.resample(frame):
+                        samples_CN = part.to_ndarray()
+                        yield from _from_zero(position, samples_CN)
+                        position += samples_CN.shape[1]
+                    expected = position
+
+    def pull(self, source: Iterator[np.ndarray], until: Fraction) -> None:
+        target = round(until * self.rate)
+        while self.written < target:
+            piece_CN = next(source, None)
+            if piece_CN is None:
+                return
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece_CN), format="fltp", layout=self.layout)
+            frame.sample_rate, frame.pts, frame.time_base = self.rate, self.written, Fraction(1, self.rate)
+            self.written += piece_CN.shape[1]
+            self.reel.mux(self.stream.encode(frame))
+
+    def close(self) -> None:
+        self.reel.mux(self.stream.encode(None))
+
+
+def _from_zero(position: int, samples_CN: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Drop what lies before the clip."""
+    if position + samples_CN.shape[1] > 0:
+        yield max(0, position), samples_CN[:, max(0, -position) :]
+
+
+def _silence(channels: int, count: int) -> Iterator[np.ndarray]:
+    """`count` samples of nothing, in pieces: a video whose sound ends early may miss hours."""
+    while count > 0:
+        yield np.zeros((channels, min(count, 48000)), np.float32)
+        count -= 48000
