@@ -17,7 +17,7 @@ def collate(samples: Sequence[dict[str, Any]], pad_id: int) -> dict[str, Any]:
     """Batch the dicts that `aha.data.mixture.Mixture` gives.
 
     Returns input_ids_BT, attention_mask_BT (1 = token, 0 = padding), labels_BT, informative_labels_BT (int64) and relevance_labels_BT
-    (float32), with IGNORE_INDEX where there is no label; frames [N,3,384,384] uint8, in the order of the `<image>` tokens of the whole batch
+    (float32), with IGNORE_INDEX where there is no label; frames [N,3,384,384] uint8, in the order of the `<image>` tokens of the batch
     (sample after sample); and lists with one entry per sample: sample_ids, num_frames, video_paths, frame_fps, frame_times (seconds),
     frame_indices (in the original video).
     """

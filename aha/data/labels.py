@@ -70,8 +70,8 @@ def _answered_stream(num_frames: int, answer_frames: int) -> Turn:
 def dense_caption_turns(narrations: Sequence[dict], duration: float, fps: float, request: str) -> list[Turn]:
     """A user's request, then frames and captions in turn; the conversation ends with the last caption.
 
-    narrations: [{"time", "timespan": [start, end], "text", "learn"?}], seconds. `time`: when the caption is said. Of two captions due at
-    the same frame the later one counts; a caption that repeats the one before is left out, and so is one due at frame 0, before anything was
+    narrations: [{"time", "timespan": [start, end], "text", "learn"?}], seconds; `time` is when the caption is said. Of two due at the
+    same frame the later one counts; a caption that repeats the one before is left out, and so is one due at frame 0, before anything was
     seen. Returns [] where nothing is left.
     """
     turns = [Turn("user", request)]

@@ -1,0 +1,143 @@
+"""What a data set is made of: samples. One sample = one video file, an annotation, and the conversation that is made of the two.
+
+Shapes: F frames of a sample, n frames of its video file.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from aha.conversation import IGNORE_INDEX, Turn
+from aha.data.degrade import degrade
+from aha.data.labels import (
+    CAPTION_REQUESTS,
+    GROUNDING_REQUESTS,
+    dense_caption_turns,
+    grounding_turns,
+    question_answer_turns,
+    relevance_turns,
+    waiting_range,
+)
+from aha.data.video import VideoFrames
+
+
+@dataclass(frozen=True)
+class Sample:
+    """sample_id: unique in a mixture, e.g. "tvsum/AwmHb44_ouw"; video_id: the benchmark's name of the video; duration in seconds."""
+
+    sample_id: str
+    video_id: str
+    video_path: str
+    duration: float
+
+    def conversation(self, fps: float, rng: random.Random) -> tuple[int, list[Turn]]:
+        """(k of the first frame, labelled turns without the system turn). The frames are k, k+1, ... at k / fps seconds."""
+        raise NotImplementedError
+
+    def finish(self, turns: list[Turn], frames: VideoFrames, rng: random.Random) -> tuple[list[Turn], np.ndarray]:
+        """Turns and frames [F,3,H,W] once the frames are read and their exact places in the video known."""
+        del rng
+        return turns, frames.frames_TCHW
+
+
+@dataclass(frozen=True)
+class CaptionSample(Sample):
+    narrations: Sequence[dict] = ()
+
+    def conversation(self, fps, rng):
+        return 0, dense_caption_turns(self.narrations, self.duration, fps, rng.choice(CAPTION_REQUESTS))
+
+
+@dataclass(frozen=True)
+class QuestionSample(Sample):
+    annotation: Mapping[str, Any] = field(default_factory=dict)
+
+    def conversation(self, fps, rng):
+        fewest, most = waiting_range(self.annotation, self.duration, fps)
+        return question_answer_turns(self.annotation, self.duration, fps, rng.randint(fewest, most))
+
+
+@dataclass(frozen=True)
+class GroundingSample(Sample):
+    query: str = ""
+    spans: Sequence[Sequence[float]] = ()
+
+    def conversation(self, fps, rng):
+        request = rng.choice(GROUNDING_REQUESTS).replace("%s", self.query)
+        return 0, grounding_turns(self.spans, self.duration, fps, request)
+
+
+@dataclass(frozen=True)
+class RelevanceSample(Sample):
+    """Importance scores in [0, 1], one per second (score_fps 1) or one per frame of the annotated video (score_fps = its frame rate).
+
+    by_frame: score i belongs to frame i of this very file, so the frame's index decides and not its time.
+    degradations: (start, end, kind) intervals in seconds in which the picture is made worse (HIHD).
+    """
+
+    request: str = ""
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    score_fps: float = 1.0
+    by_frame: bool = False
+    degradations: Sequence[tuple[float, float, str]] = ()
+
+    def conversation(self, fps, rng):
+        del rng
+        times = np.arange(max(math.floor(self.duration * fps + 1e-6), 1)) / fps
+        return 0, relevance_turns(self._at(np.floor(times * self.score_fps + 1e-6)), self.request)
+
+    def finish(self, turns, frames, rng):
+        places = frames.frame_indices if self.by_frame else np.floor(np.array(frames.times) * self.score_fps + 1e-6)
+        relevance = tuple(self._at(np.asarray(places)).tolist())
+        turns = [replace(turn, relevance=relevance) if turn.role == "stream" else turn for turn in turns]
+        return turns, degrade(frames.frames_TCHW, frames.times, self.degradations, rng)
+
+    def _at(self, places: np.ndarray) -> np.ndarray:
+        """Scores at integer places; none past the last one."""
+        places = places.astype(np.int64)
+        scores = self.scores[np.minimum(places, len(self.scores) - 1)].astype(np.float64)
+        return np.where(places < len(self.scores), scores, IGNORE_INDEX)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something of a data set that is left out, and why."""
+
+    dataset: str
+    item: str
+    reason: str
+
+
+class VideoFolder:
+    """The indexed videos of a folder (`aha.data.video_index`), found by path below the folder, file name or stem."""
+
+    def __init__(self, index: Mapping[str, Mapping[str, Any]]):
+        self.index = index
+        self._by_name: dict[str, list[str]] = {}
+        self._by_stem: dict[str, list[str]] = {}
+        for path in sorted(index):
+            self._by_name.setdefault(PurePosixPath(path).name, []).append(path)
+            self._by_stem.setdefault(PurePosixPath(path).stem, []).append(path)
+
+    def find(self, name: str) -> tuple[Mapping[str, Any] | None, str]:
+        """(facts of the video, "") or (None, why there is none). Facts: path, duration (s), fps, frame_count."""
+        key = name if name in self.index else None
+        if key is None:
+            file_name = PurePosixPath(name)
+            found = self._by_name.get(file_name.name) or self._by_stem.get(name) or self._by_stem.get(file_name.stem) or []
+            if len(found) > 1:
+                return None, f"several files have this name ({', '.join(found[:3])})"
+            key = found[0] if found else None
+        if key is None:
+            return None, "no such video file"
+        facts = self.index[key]
+        if not facts["valid"]:
+            return None, facts.get("error") or "the video file cannot be read"
+        return facts, ""

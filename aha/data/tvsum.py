@@ -1,0 +1,70 @@
+"""TVSum -> samples: query = the video's title, label of a frame = the mean of the 20 people's ratings of it, (mean - 1) / 4, in [0, 1].
+
+People rated 2-second shots from 1 to 5; the published files repeat a shot's rating for each of its frames (Song et al., CVPR 2015).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aha.data.samples import Problem, RelevanceSample, Sample, VideoFolder
+from aha.eval.annotations import TVSumVideo, read_tvsum
+from aha.eval.folds import folds
+
+SPLITS = ("train", "val", "test", "all")
+
+
+def split_ids(videos: dict[str, TVSumVideo], split: str, fold: int | None, n_folds: int = 5, validation: bool = False) -> list[str]:
+    """Video ids of a split, in the annotations' order.
+
+    "test": the held-out videos of `fold`; "train": the others; "all", or no fold: every video. With `validation`, "val" is the next fold's
+    held-out videos, and "train" goes without them, so that the best checkpoint can be chosen without looking at test videos.
+    """
+    if fold is None or split == "all":
+        return list(videos)
+    held_out = folds({video_id: video.category for video_id, video in videos.items()}, n_folds)
+    test = set(held_out[fold])
+    val = set(held_out[(fold + 1) % n_folds]) if validation else set()
+    chosen = {"test": test, "val": val, "train": set(videos) - test - val}[split]
+    return [video_id for video_id in videos if video_id in chosen]
+
+
+def importance(video: TVSumVideo) -> np.ndarray:
+    """[n_frames] float32 in [0, 1]: (mean of the 20 ratings - 1) / 4."""
+    return ((video.user_scores.mean(axis=0) - 1) / 4).astype(np.float32)
+
+
+def tvsum_samples(
+    name: str, videos: dict[str, TVSumVideo], folder: VideoFolder, ids: list[str]
+) -> tuple[list[Sample], list[Problem]]:
+    """One sample per video of `ids`. Left out: unreadable videos, and files that are not the annotated video (length off by more than 2%).
+
+    A file with another number of frames than the annotations (a re-encoded copy) gets its labels by time instead of by frame index.
+    """
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    for video_id in ids:
+        video = videos[video_id]
+        facts, reason = folder.find(f"{video_id}.mp4")
+        if facts is not None and abs(facts["duration"] - video.length_s) > max(2.0, 0.02 * video.length_s):
+            reason = f"the file lasts {facts['duration']:.1f} s, the annotated video {video.length_s:.1f} s"
+            facts = None
+        if facts is None:
+            problems.append(Problem(name, video_id, reason))
+            continue
+        samples.append(
+            RelevanceSample(
+                f"{name}/{video_id}", video_id, facts["path"], facts["duration"], request=video.title, scores=importance(video),
+                score_fps=video.n_frames / facts["duration"], by_frame=facts["frame_count"] == video.n_frames,
+            )  # fmt: skip
+        )
+    return samples, problems
+
+
+def load(entry: dict, folder: VideoFolder, split: str, fold: int | None, validation: bool) -> tuple[list[Sample], list[Problem]]:
+    """Samples of a mixture entry {"annotations": TSV, .mat or folder, "info"?: TSV}. Raises UserError for bad annotation files."""
+    videos = read_tvsum(entry["annotations"], entry.get("info"))
+    return tvsum_samples(entry["name"], videos, folder, split_ids(videos, split, fold, validation=validation))
+
+
+__all__ = ["SPLITS", "importance", "load", "split_ids", "tvsum_samples"]
