@@ -1,8 +1,7 @@
 """The rows a result is read against: random scores, one human against the others, the mean annotation as predictor.
 
-They depend on the annotations only, so they are kept in a cache folder (AHA_CACHE, else XDG_CACHE_HOME/aha, else ~/.cache/aha), one entry
-for each video and protocol, keyed by the content of the annotations: another data set, shot list or number of runs never meets a stale
-entry.
+They depend on the annotations only, so they are kept in a cache (aha/eval/cache.py), one entry for each video and protocol, keyed by the
+content of the annotations: another data set, shot list or number of runs never meets a stale entry.
 
 A = 20 annotators, n = frames, N = samples at 1 fps, C = 2-second clips, R = random runs. A row of a video is {metric: [values]}: R values
 for random scores, one otherwise.
@@ -10,20 +9,15 @@ for random scores, one otherwise.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import os
 import sys
-from pathlib import Path
 
 import numpy as np
 
-from aha.errors import UserError
+from aha.eval import cache
 from aha.eval.metrics import keyshots
 from aha.eval.metrics.rank import RankCorrelation, pairwise_rank_correlation, rank_correlation
 from aha.eval.tvsum_protocols import Truth, aha_metrics, clip_metrics, mean_defined, references_of, summaries_of
-from aha.files import write_text
 
 RANDOM, HUMAN, HUMAN_MEAN, UPPER = (
     "random", "human_vs_each_other_human", "human_vs_mean_of_the_19_others", "mean_annotation_as_predictor",
@@ -119,12 +113,6 @@ def _average(runs: list[dict[str, float]]) -> Row:
 # ---------------------------------------------------------------- cache
 
 
-def cache_folder() -> Path:
-    if "AHA_CACHE" in os.environ:
-        return Path(os.environ["AHA_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aha"
-
-
 def _key(truth: Truth, protocol: str, runs: int) -> str:
     video = truth.video
     digest = hashlib.sha256(f"{VERSION}:{protocol}:{runs}:{video.video_id}:{video.length_s!r}:{video.user_scores.shape}".encode())
@@ -134,20 +122,11 @@ def _key(truth: Truth, protocol: str, runs: int) -> str:
     return digest.hexdigest()
 
 
-def _load(path: Path) -> dict[str, dict[str, Row]]:
-    """Entries of a cache file; a missing or damaged one is as good as empty."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return entries if isinstance(entries, dict) else {}
-
-
 def baselines_of(truths: dict[str, Truth], protocols: list[str], runs: int, progress: bool = False) -> dict[str, dict[str, dict[str, Row]]]:
     """Baselines of several videos: video id -> protocol -> row -> metric -> values; from the cache where they are there."""
     wanted = {(i, protocol): _key(truth, protocol, runs) for i, truth in truths.items() for protocol in protocols}
-    path = cache_folder() / "tvsum_baselines" / (hashlib.sha256("".join(sorted(truths)).encode()).hexdigest()[:16] + ".json")
-    entries = _load(path)
+    name = f"tvsum_baselines/{hashlib.sha256(''.join(sorted(truths)).encode()).hexdigest()[:16]}.json"
+    entries = cache.load(name)
     missing = [pair for pair, key in wanted.items() if key not in entries]
     if missing:
         from tqdm import tqdm
@@ -155,6 +134,5 @@ def baselines_of(truths: dict[str, Truth], protocols: list[str], runs: int, prog
         bar = tqdm(missing, desc="baselines (kept for next time)", unit="row", disable=not (progress and sys.stderr.isatty()), leave=False)
         for video_id, protocol in bar:
             entries[wanted[video_id, protocol]] = video_baselines(truths[video_id], protocol, runs)
-        with contextlib.suppress(UserError):  # a cache that cannot be written costs time, nothing else
-            write_text(path, json.dumps(entries))
+        cache.store(name, entries)
     return {i: {protocol: entries[wanted[i, protocol]] for protocol in protocols} for i in truths}

@@ -39,17 +39,30 @@ class Prediction:
     trained_on: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold)."""
+
+    alpha: float = 0.0
+    beta: float = 1.0
+    epsilon: float = 0.0
+    threshold: float = 0.0
+
+
+RELEVANCE_ONLY = Weights()
+
+
 class PredictionStream:
     """Iterates over the predictions of a file in constant memory; after the iteration `trained_on` holds the file's top-level flag.
 
-    Frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold); heads of weight 0 need not be there.
+    Frame scores are fused with `weights`; heads of weight 0 need not be there.
     Raises UserError naming the file, video and index for scores that are NaN, infinite or no number, counts that differ, frames that are
     not ascending, a video listed twice, and a file that is of no known layout, empty or cut off.
     """
 
-    def __init__(self, path: str | Path, alpha: float = 0.0, beta: float = 1.0, epsilon: float = 0.0, threshold: float = 0.0):
+    def __init__(self, path: str | Path, weights: Weights = RELEVANCE_ONLY):
         self.path = Path(path)
-        self.alpha, self.beta, self.epsilon, self.threshold = alpha, beta, epsilon, threshold
+        self.weights = weights
         self.trained_on = False
 
     def __iter__(self) -> Iterator[Prediction]:
@@ -139,13 +152,14 @@ class PredictionStream:
         return Prediction(video_id, scores, times=times, trained_on=trained_on)
 
     def _fuse(self, heads: list[dict[str, Any]], where: str) -> np.ndarray:
+        w = self.weights
         fused = np.zeros(len(heads))
         with np.errstate(over="ignore", invalid="ignore"):
-            for weight, name in ((self.alpha, "informative_score"), (self.beta, "relevance_score"), (-self.epsilon, "uncertainty_score")):
+            for weight, name in ((w.alpha, "informative_score"), (w.beta, "relevance_score"), (-w.epsilon, "uncertainty_score")):
                 if weight == 0:
                     continue
                 head = self._numbers([head.get(name) for head in heads], where, name)
-                fused += weight * (np.maximum(0.0, head - self.threshold) if name == "uncertainty_score" else head)
+                fused += weight * (np.maximum(0.0, head - w.threshold) if name == "uncertainty_score" else head)
         if not np.isfinite(fused).all():
             raise UserError(
                 f"{where}: score {int(np.argmin(np.isfinite(fused)))} is not finite after weighting the heads; check the weights."
@@ -191,7 +205,7 @@ def read_predictions(
     path: str | Path, alpha: float = 0.0, beta: float = 1.0, epsilon: float = 0.0, threshold: float = 0.0
 ) -> dict[str, Prediction]:
     """All predictions of a file by video id; see PredictionStream for layouts, score formula and errors."""
-    stream = PredictionStream(path, alpha, beta, epsilon, threshold)
+    stream = PredictionStream(path, Weights(alpha, beta, epsilon, threshold))
     videos = {prediction.video_id: prediction for prediction in stream}
     if stream.trained_on:
         videos = {i: Prediction(p.video_id, p.scores, p.frames, p.times, p.clip_seconds, True) for i, p in videos.items()}

@@ -10,7 +10,10 @@ LABEL = 24
 
 def shown(value: float | None, percent: bool = False) -> str:
     """A number of a table cell; an undefined one is a dash."""
-    return "-" if value is None else f"{value:.2f}" if percent else f"{value:.4f}"
+    if value is None:
+        return "-"
+    digits = 2 if percent else 4
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus before a zero
 
 
 def interval(bounds: Sequence[float] | None, percent: bool = False) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,18 @@ import numpy as np
 from aha.errors import UserError, run_command
 from aha.eval import results, table
 from aha.eval.annotations import DEFAULT_FOLDER, TVSumVideo, find_tvsum, read_tvsum
-from aha.eval.baselines import HUMAN, HUMAN_MEAN, RANDOM, UPPER, Row, baselines_of
+from aha.eval.baselines import HUMAN, HUMAN_MEAN, RANDOM, UPPER, baselines_of
+from aha.eval.compare import compare, short_names
+from aha.eval.compare import render as render_comparison
 from aha.eval.folds import folds
 from aha.eval.grids import place
-from aha.eval.predictions import read_predictions
+from aha.eval.predictions import RELEVANCE_ONLY, Weights, read_predictions
 from aha.eval.shots import read_shots
 from aha.eval.tvsum_facts import VAL10
 from aha.eval.tvsum_protocols import PROTOCOLS, Truth, score_video
 from aha.files import read_json, write_json
 
 RUNS = 20
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold)."""
-
-    alpha: float = 0.0
-    beta: float = 1.0
-    epsilon: float = 0.0
-    threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +56,9 @@ class Scored:
     constant: list[str]
     trained_on: list[str]
 
+    def columns(self, benchmark: Benchmark) -> list[results.Column]:
+        return results.columns_of(self.per_video, subsets_of(benchmark.known))
+
 
 def evaluate(
     predictions: str | Path | None = None,
@@ -77,7 +72,7 @@ def evaluate(
     strict: bool = False,
     trained_on: str | Path | None = None,
     random_runs: int = RUNS,
-    weights: Weights = Weights(),
+    weights: Weights = RELEVANCE_ONLY,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Score a prediction file; returns the metrics file's content (design: protocols, baselines, confidence_intervals, videos, settings).
@@ -128,7 +123,11 @@ def load_benchmark(
 
 
 def score_file(
-    predictions: str | Path, benchmark: Benchmark, weights: Weights = Weights(), trained_on: str | Path | None = None, strict: bool = False
+    predictions: str | Path,
+    benchmark: Benchmark,
+    weights: Weights = RELEVANCE_ONLY,
+    trained_on: str | Path | None = None,
+    strict: bool = False,
 ) -> Scored:
     """Score every selected video that the file predicts. `trained_on`: JSON list of video ids that the model was trained on."""
     path = Path(predictions)
@@ -215,31 +214,34 @@ def baselines_tree(benchmark: Benchmark, ids: list[str], runs: int, progress: bo
     subsets = subsets_of(benchmark.known)
     tree: dict[str, Any] = {}
     for protocol in benchmark.protocols:
-        rows: dict[str, Row] = found[ids[0]][protocol]
-        for row, metrics in rows.items():
+        for row, metrics in found[ids[0]][protocol].items():
             for metric in metrics:
                 for subset, members in subsets(protocol, ids).items():
                     values = np.array([found[i][protocol][row][metric] for i in members], dtype=float)  # [V, runs]
-                    defined = values[~np.isnan(values).any(axis=1)]
-                    means = defined.mean(axis=0) if len(defined) else np.array([np.nan])
-                    entry: dict[str, Any] = {"mean": results.number(means.mean()), "videos": len(defined)}
-                    if row == RANDOM:
-                        entry |= {"sd": results.number(means.std(ddof=1)) if len(means) > 1 else None, "runs": runs}
-                    results.place(tree.setdefault(row, {}), protocol, metric, subset, entry)
+                    column = results.Column(protocol, metric, subset, members, values)
+                    results.place(tree.setdefault(row, {}), column, run_summary(values, row == RANDOM))
     return tree
+
+
+def run_summary(values: np.ndarray, is_random: bool) -> dict[str, Any]:
+    """Baseline entry of values [V, runs]: mean over the defined videos; for random scores also the deviation of the runs' means."""
+    defined = values[~np.isnan(values).any(axis=1)]
+    means = defined.mean(axis=0) if len(defined) else np.array([np.nan])
+    entry: dict[str, Any] = {"mean": results.number(means.mean()), "videos": len(defined)}
+    if is_random:
+        entry |= {"sd": results.number(means.std(ddof=1)) if len(means) > 1 else None, "runs": values.shape[1]}
+    return entry
 
 
 def metrics_of(benchmark: Benchmark, scored: Scored | None, runs: int, weights: Weights, progress: bool = False) -> dict[str, Any]:
     """Everything that the metrics file holds."""
-    per_video = scored.per_video if scored else {}
-    categories = {i: video.category for i, video in benchmark.known.items()}
-    subsets = subsets_of(benchmark.known)
+    columns = scored.columns(benchmark) if scored else []
     return {
-        "protocols": results.protocols_tree(per_video, categories, subsets),
-        "baselines": baselines_tree(benchmark, list(per_video or benchmark.truths), runs, progress),
-        "confidence_intervals": results.intervals_tree(per_video, subsets),
+        "protocols": results.protocols_tree(columns, {i: video.category for i, video in benchmark.known.items()}),
+        "baselines": baselines_tree(benchmark, list(scored.per_video if scored else benchmark.truths), runs, progress),
+        "confidence_intervals": results.intervals_tree(columns),
         "videos": {
-            "scored": len(per_video),
+            "scored": len(scored.per_video) if scored else 0,
             "skipped": scored.skipped if scored else {},
             "constant": scored.constant if scored else [],
             "trained_on": scored.trained_on if scored else [],
@@ -249,7 +251,7 @@ def metrics_of(benchmark: Benchmark, scored: Scored | None, runs: int, weights: 
             "predictions": str(scored.path) if scored else None,
             "annotations": str(benchmark.annotations),
             "protocols": benchmark.protocols,
-            "weights": {"alpha": weights.alpha, "beta": weights.beta, "epsilon": weights.epsilon, "threshold": weights.threshold},
+            "weights": asdict(weights),
             "random_runs": runs,
             "selected_videos": len(benchmark.truths),
         },
@@ -293,7 +295,7 @@ def render(metrics: dict[str, Any]) -> str:
             entries = [results.leaf(metrics["baselines"].get(row, {}), protocol, *column) for column in columns]
             if any(entry is not None for entry in entries):
                 rows.append((label, [_baseline_cell(entry) for entry in entries]))
-        lines += ["", table.block(f"{protocol}: {description}", [" ".join(filter(None, column)) for column in columns], rows)]
+        lines += ["", table.block(f"{protocol}: {description}", [_heading(metrics, protocol, column) for column in columns], rows)]
     lines += _categories(metrics) + _notes(videos)
     return "\n".join(lines)
 
@@ -302,8 +304,16 @@ def _columns(metrics: dict[str, Any], protocol: str, names: Sequence[str]) -> li
     """(metric, subset) columns of a protocol's block."""
     random_row = metrics["baselines"][RANDOM][protocol]
     if protocol == "hd_top5":
-        return [(name, subset) for name in names for subset in random_row[name]]
+        return [(name, subset) for name in names for subset in random_row[name]]  # all50, val10
     return [(name, "") for name in names]
+
+
+def _heading(metrics: dict[str, Any], protocol: str, column: tuple[str, str]) -> str:
+    metric, subset = column
+    if not subset:
+        return metric
+    videos = results.leaf(metrics["baselines"][RANDOM], protocol, *column)["videos"]
+    return f"{metric} {'all' if subset == 'all50' else 'val'} {videos}"
 
 
 def _baseline_cell(entry: dict[str, Any] | None) -> str:
@@ -344,7 +354,11 @@ def _notes(videos: dict[str, Any]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m aha.eval.tvsum", description=__doc__.split("\n\n")[0])
-    p.add_argument("--predictions", metavar="FILE", help="prediction file (JSON or JSON Lines); without it the baseline rows are printed")
+    files = p.add_mutually_exclusive_group()
+    files.add_argument(
+        "--predictions", metavar="FILE", help="prediction file (JSON or JSON Lines); without it the baseline rows are printed"
+    )
+    files.add_argument("--compare", nargs="+", metavar="FILE", help="several prediction files side by side, with differences to the first")
     p.add_argument("--annotations", metavar="FILE", help="ydata-tvsum50-anno.tsv[.gz] or .mat, or their folder (default: datasets/tvsum)")
     p.add_argument("--info", metavar="TSV", help="ydata-tvsum50-info.tsv (default: the one beside the annotations)")
     p.add_argument(
@@ -358,26 +372,56 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--limit", type=int, metavar="N", help="only the first N videos")
     p.add_argument("--strict", action="store_true", help="a missing, constant, undefined or trained-on video is an error")
     p.add_argument("--trained_on", metavar="JSON", help="list of video ids the model was trained on (trained_on_videos.json)")
-    p.add_argument("--alpha", type=float, default=0.0, help="weight of the informative score (default 0)")
-    p.add_argument("--beta", type=float, default=1.0, help="weight of the relevance score (default 1)")
-    p.add_argument("--epsilon", type=float, default=0.0, help="weight of the uncertainty above --threshold, subtracted (default 0)")
-    p.add_argument("--threshold", type=float, default=0.0, help="uncertainty (variance) from which on it counts (default 0)")
+    add_weight_arguments(p)
     p.add_argument("--random_runs", type=int, default=RUNS, metavar="N", help=f"runs of the random row (default {RUNS})")
     p.add_argument("--output", metavar="JSON", help="write all numbers to this file")
+    p.add_argument("--report", metavar="DIR", help="write metrics.json, report.html and its figures (PNG) into this folder")
     return p
+
+
+def add_weight_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--alpha", type=float, default=0.0, help="weight of the informative score, a probability (default 0)")
+    p.add_argument("--beta", type=float, default=1.0, help="weight of the relevance score, 0 to 1 (default 1)")
+    p.add_argument("--epsilon", type=float, default=0.0, help="weight of the uncertainty above the threshold, subtracted (default 0)")
+    p.add_argument("--uncertainty_threshold", type=float, default=0.0, help="variance below which uncertainty costs nothing (default 0)")
+
+
+def check_arguments(args: argparse.Namespace) -> Weights:
+    """What argparse does not check; returns the fusion weights."""
+    if args.random_runs < 1:
+        raise UserError(f"--random_runs {args.random_runs}: at least 1 run is needed.")
+    if args.report and not args.predictions:
+        raise UserError("--report needs --predictions: it shows one prediction file; give --output for the numbers alone.")
+    if args.compare and len(args.compare) < 2:
+        raise UserError("--compare needs at least two prediction files; give --predictions for one.")
+    weights = Weights(args.alpha, args.beta, args.epsilon, args.uncertainty_threshold)
+    if not all(np.isfinite([weights.alpha, weights.beta, weights.epsilon, weights.threshold])):
+        raise UserError("--alpha, --beta, --epsilon and --uncertainty_threshold must be finite numbers.")
+    return weights
 
 
 def main(argv: list[str]) -> None:
     args = parser().parse_args(argv)
-    if args.random_runs < 1:
-        raise UserError(f"--random_runs {args.random_runs}: at least 1 run is needed.")
-    weights = Weights(args.alpha, args.beta, args.epsilon, args.threshold)
+    weights = check_arguments(args)
     benchmark = load_benchmark(args.annotations, args.info, args.shots, args.protocols, args.video_ids, args.fold, args.limit)
-    scored = score_file(args.predictions, benchmark, weights, args.trained_on, args.strict) if args.predictions else None
-    metrics = metrics_of(benchmark, scored, args.random_runs, weights, progress=True)
+    if args.compare:
+        scored = [score_file(path, benchmark, weights, args.trained_on, args.strict) for path in args.compare]
+        all_metrics = [metrics_of(benchmark, one, args.random_runs, weights, progress=True) for one in scored]
+        names = short_names(args.compare)
+        compared = compare(names, [one.columns(benchmark) for one in scored])
+        print(render_comparison(names, all_metrics, compared["differences"], {name: PROTOCOLS[name] for name in benchmark.protocols}))
+        if args.output:
+            write_json(args.output, {"predictions": dict(zip(names, all_metrics)), "differences_to_first": compared["differences"]})
+        return
+    one = score_file(args.predictions, benchmark, weights, args.trained_on, args.strict) if args.predictions else None
+    metrics = metrics_of(benchmark, one, args.random_runs, weights, progress=True)
     print(render(metrics))
     if args.output:
         write_json(args.output, metrics)
+    if args.report:
+        from aha.eval.report import write_tvsum_report  # matplotlib: only here
+
+        print(f"\nreport: {write_tvsum_report(args.report, metrics, benchmark, one)}")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,21 @@ class RankCorrelation(NamedTuple):
     kendall_tau_a: np.ndarray
 
 
+def _levels(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Values as whole numbers 0 .. L-1 in the same order, and L. Whole numbers of a small range (annotations) need no sorting."""
+    if values.dtype.kind in "iu" and int(values.max()) - int(values.min()) < 256:
+        low = int(values.min())
+        return values - low, int(values.max()) - low + 1
+    distinct, level = np.unique(values, return_inverse=True)
+    return level.reshape(values.shape), len(distinct)
+
+
 def contingency(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """x [n], y [..., n] -> counts [..., K, L] int64 over the sorted distinct values of x and of the whole of y."""
-    _, x_level = np.unique(x, return_inverse=True)
-    y_values, y_level = np.unique(y, return_inverse=True)
+    """x [n], y [..., n] -> counts [..., K, L] int64 over the values of x and of the whole of y, ascending (some may be empty)."""
+    x_level, n_x = _levels(x)
+    y_level, n_y = _levels(y)
     rows = y_level.reshape(-1, y.shape[-1])
-    n_x, n_y = int(x_level.max()) + 1, len(y_values)
-    cells = (np.arange(len(rows))[:, None] * n_x + x_level.ravel()) * n_y + rows
+    cells = (np.arange(len(rows))[:, None] * n_x + x_level) * n_y + rows
     return np.bincount(cells.ravel(), minlength=len(rows) * n_x * n_y).reshape(*y.shape[:-1], n_x, n_y)
 
 
@@ -66,13 +74,14 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> RankCorrelation:
     if len(x) < 2 or (np.diff(x[ranking]) == 0).any():
         return correlation_of_table(contingency(x, y))
     n = len(x)
-    values, level = np.unique(y, return_inverse=True)
-    in_order = level.reshape(y.shape)[..., ranking].astype(np.int16)
-    count = np.stack([(in_order == value).sum(-1) for value in range(len(values))], axis=-1)  # [..., L]
+    level, n_levels = _levels(y)
+    in_order = level[..., ranking].astype(np.int16)
+    count = np.stack([np.count_nonzero(in_order == value, axis=-1) for value in range(n_levels)], axis=-1)  # [..., L]
     concordant = np.zeros(y.shape[:-1], dtype=np.int64)
-    for value in range(1, len(values)):
+    for value in range(1, n_levels):
         met = np.cumsum(in_order < value, axis=-1, dtype=np.int32)
-        concordant += np.where(in_order == value, met, 0).sum(-1, dtype=np.int64)
+        met *= in_order == value
+        concordant += met.sum(-1, dtype=np.int64)
     pairs = n * (n - 1) // 2
     untied = pairs - (count * (count - 1) // 2).sum(-1)
     y_rank = 2 * np.cumsum(count, axis=-1) - count - n
@@ -96,17 +105,34 @@ def pairwise_rank_correlation(levels: np.ndarray) -> RankCorrelation:
 
 
 def kendall_tau_b(x: np.ndarray, y: np.ndarray) -> float:
-    """Kendall's tau-b of two vectors of any values (scipy). NaN if either is constant or n < 2."""
-    from scipy import stats  # slow to import; only Mr.HiSum needs it
+    """Kendall's tau-b of two vectors of any values. NaN if either is constant or n < 2. All pairs at once up to n = 2,000, then scipy."""
+    n = len(x)
+    if n < 2:
+        return float("nan")
+    if n > 2000:
+        from scipy import stats  # slow to import, and rarely needed
 
-    return float(stats.kendalltau(x, y, method="asymptotic").statistic) if len(x) > 1 else float("nan")
+        return float(stats.kendalltau(x, y, method="asymptotic").statistic)
+    x_sign, y_sign = _pair_signs(x), _pair_signs(y)
+    # Every pair is counted twice in all three sums, which are whole numbers below 2**24.
+    untied = float(np.vdot(x_sign, x_sign)) * float(np.vdot(y_sign, y_sign))
+    return float(np.clip(np.vdot(x_sign, y_sign) / np.sqrt(untied), -1, 1)) if untied > 0 else float("nan")
+
+
+def _pair_signs(values: np.ndarray) -> np.ndarray:
+    """[n] -> [n, n] float32 sign of each difference."""
+    greater = values[:, None] > values
+    return greater.astype(np.float32) - greater.T
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rho on average ranks of two vectors of any values (scipy). NaN if either is constant or n < 2."""
-    from scipy import stats
-
-    x_rank, y_rank = stats.rankdata(x), stats.rankdata(y)
-    x_rank, y_rank = x_rank - x_rank.mean(), y_rank - y_rank.mean()
+    """Spearman's rho on average ranks of two vectors of any values. NaN if either is constant or n < 2."""
+    x_rank, y_rank = _centred_ranks(x), _centred_ranks(y)
     scale = float(np.sqrt((x_rank @ x_rank) * (y_rank @ y_rank)))
     return float(x_rank @ y_rank) / scale if scale > 0 else float("nan")
+
+
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    """Twice the average rank, minus its mean: whole numbers, [n] float64."""
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") - float(len(values))).astype(np.float64)
