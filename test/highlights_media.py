@@ -1,7 +1,7 @@
 """Small videos made for the tests: any codec, with or without sound, rotated, variable frame rate; and what a reel says of its contents.
 
-Frame k of a made video shows the number k as 16 black or white blocks, and a beep sounds where the picture has a white border, so that cuts and
-synchronisation can be measured from the decoded reel.
+Frame k of a made video shows the number k as 16 black or white blocks, and a beep sounds where the picture has a white border, so that
+cuts and synchronisation can be measured from the decoded reel.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def is_flash(image: np.ndarray) -> bool:
 
 
 def make_video(
-    path: Path, *, seconds: float = 12, fps: int | Fraction = 24, size: tuple[int, int] = (192, 144), codec: str = "libx264", sound: bool = True,
-    variable: bool = False, rotation: int = 0, container: str | None = None, flash_every: float = 1.0, gop: int = 48, pixel_aspect: Fraction | None = None,
+    path: Path, *, seconds: float = 12, fps: int | Fraction = 24, size: tuple[int, int] = (192, 144), codec: str = "libx264",
+    sound: bool = True, variable: bool = False, rotation: int = 0, container: str | None = None, flash_every: float = 1.0, gop: int = 48,
+    pixel_aspect: Fraction | None = None,
 ) -> list[float]:
     """Write a numbered video; returns the time of each frame. A flash and a 1 kHz beep of 0.1 s begin at each multiple of `flash_every`."""
     times, clock, k = [], Fraction(0), 0
@@ -54,7 +55,8 @@ def make_video(
         clock += step * (1 + (k * 7919 % 5) if variable else 1)
         k += 1
     with av.open(str(path), "w", format=container) as out:
-        stream = out.add_stream(codec, rate=fps, options={"g": str(gop), **({"preset": "8"} if codec == "libsvtav1" else {}), **({"x265-params": "log-level=none"} if codec == "libx265" else {})})
+        extra = {"libsvtav1": {"preset": "8"}, "libx265": {"x265-params": "log-level=none"}}.get(codec, {})
+        stream = out.add_stream(codec, rate=fps, options={"g": str(gop), **extra})
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         if codec != "mpeg4":

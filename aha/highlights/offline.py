@@ -14,12 +14,12 @@ from aha.highlights.timeline import ScoreTrack, Segment
 EXACT_FRAMES = 2000  # up to here the number of segments is chosen by comparing all of them; beyond, by one penalty
 
 
-def kernel_boundaries(features_FD: np.ndarray, min_frames: int = 2, penalty: float = 1.0) -> list[int]:
+def kernel_boundaries(features_FD: np.ndarray, min_frames: int = 2, penalty: float = 2.0) -> list[int]:
     """Kernel temporal segmentation (Potapov et al., ECCV 2014) with the linear kernel: first frame of each segment but the first.
 
-    Minimises within-segment scatter / F + penalty * m/(2F) * s * (log(F/m) + 1) over the boundaries and their number m, as the authors' code does;
-    s = the scatter per frame that is noise (half the median squared step from frame to frame; theirs is 1). Beyond 2,000 frames the number comes from
-    PELT with the same cost per boundary. [F, D] -> ascending list.
+    Minimises within-segment scatter / F + penalty * m/F * s * (log(F/m) + 1) over the boundaries and their number m, as the authors' code
+    does; s = the scatter per frame that is noise (half the median squared step from frame to frame; theirs is fixed). Beyond 2,000 frames
+    the number comes from PELT with the same cost per boundary. [F, D] -> ascending list.
     """
     import ruptures  # here: segment types and summaries need none
 
@@ -51,7 +51,7 @@ def kernel_boundaries(features_FD: np.ndarray, min_frames: int = 2, penalty: flo
     return [int(b) for b in search.segmentations_dict[best][:-1]] if best else []
 
 
-def segment_kernel(track: ScoreTrack, min_frames: int = 2, penalty: float = 1.0) -> list[Segment]:
+def segment_kernel(track: ScoreTrack, min_frames: int = 2, penalty: float = 2.0) -> list[Segment]:
     """Kernel temporal segmentation of the picture features (of the scores where the track has none)."""
     if track.features_FD is not None:
         values_FD = np.asarray(track.features_FD, dtype=np.float64)

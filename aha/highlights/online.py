@@ -81,7 +81,9 @@ class OnlineSegmenter:
         """A boundary is due and held back because the model is unsure."""
         return self._due is not None
 
-    def push(self, informative: float, relevance: float, uncertainty: float | None = None, feature_D: np.ndarray | None = None) -> Boundary | None:
+    def push(
+        self, informative: float, relevance: float, uncertainty: float | None = None, feature_D: np.ndarray | None = None
+    ) -> Boundary | None:
         """Take one frame. Returns the boundary that it decides, or None."""
         settings = self.settings
         self.frame += 1

@@ -2,10 +2,10 @@
 
     write_reel("talk.mp4", [Clip(12.0, 20.0, "1. the tyre comes off")], "reel.mp4")
 
-Every frame whose time lies in [start, end) is taken and keeps its distance in time to the others (variable frame rates stay variable); the sound is
-cut at the same two moments, to the sample, and padded with silence where the video has none, so that the two cannot drift apart over
-many cuts. Rotated pictures are turned upright, non-square pixels made square, and pictures that change their size in mid-video are fitted into
-the first one's. Nothing but the frame and the sound at hand is held in memory.
+Every frame whose time lies in [start, end) is taken and keeps its distance in time to the others (variable frame rates stay variable);
+the sound is cut at the same two moments, to the sample, and padded with silence where the video has none, so that the two cannot drift
+apart over many cuts. Rotated pictures are turned upright, non-square pixels made square, and pictures that change their size in mid-video
+are fitted into the first one's. Nothing but the frame and the sound at hand is held in memory.
 
 H height, W width, C channels, N samples. Time 0 is the first frame of the video.
 """
@@ -101,7 +101,8 @@ def write_reel(
                     audio.close()
                 writer.close()
         except av.error.FFmpegError as error:
-            raise UserError(f"the reel {output} cannot be written ({error.strerror}); free the disk or choose another output folder.") from error
+            cure = "free the disk or choose another output folder"
+            raise UserError(f"the reel {output} cannot be written ({error.strerror}); {cure}.") from error
     return ReelInfo(
         str(output), float(total), len(wanted), writer.width, writer.height, audio is not None,
         tuple((float(cut.at), float(cut.start), float(cut.end)) for cut in cuts),
@@ -116,7 +117,8 @@ def _cuts(index: VideoIndex, clips: Sequence[Clip]) -> list[_Cut]:
     joined: list[list[int | str | None]] = []
     for clip in sorted(clips, key=lambda clip: (clip.start, clip.end)):
         if not 0 <= clip.start < clip.end or clip.start >= float(index.duration):
-            raise UserError(f"the stretch {clip.start:g} to {clip.end:g} s does not lie in {index.path} ({float(index.duration):.3f} s long).")
+            seconds = float(index.duration)
+            raise UserError(f"the stretch {clip.start:g} to {clip.end:g} s does not lie in {index.path} ({seconds:.3f} s long).")
         # Times are floats of exact fractions: half a microsecond decides for the frame that was meant.
         first, last = (bisect.bisect_left(ticks, (t - 5e-7) / float(index.time_base)) for t in (clip.start, clip.end))
         last = max(last, first + 1) if first < len(ticks) else last
@@ -226,7 +228,7 @@ def _sound_of(path: str) -> tuple[int, str] | None:
 
 
 class _SoundWriter:
-    """The sound of the clips -> AAC. `pull` writes on until a moment of the reel, so that picture and sound lie side by side in the file."""
+    """The sound of the clips -> AAC. `pull` writes on until a moment of the reel: picture and sound lie side by side in the file."""
 
     def __init__(self, reel: av.container.OutputContainer, index: VideoIndex, rate: int, layout: str):
         self.reel, self.path, self.rate, self.layout = reel, index.path, rate, layout

@@ -70,16 +70,18 @@ def summarise_budget(track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[
 def summarise_top(
     track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[Segment], count: int, max_similarity: float = 0.9, max_seconds: float = 10.0
 ) -> list[Segment]:
-    """The `count` best moments that differ: the peaks of the fused score, each with the part of its segment around it.
+    """The `count` best moments that differ, best first: the segments in which the fused score peaks, then those of the best mean score.
 
-    A moment lasts at most `max_seconds`; a segment gives one moment at a time, of a long one more when it is cut. Best first.
+    A segment longer than `max_seconds` is cut into equal parts first.
     """
     if count < 1:
         raise ValueError(f"top must be at least 1, not {count}")
     parts = split_long(track, list(segments), max_seconds)
     of_frame = np.repeat(np.arange(len(parts)), [part.last - part.first for part in parts])
     spread = float(np.ptp(fused_F))
-    order = list(dict.fromkeys(int(of_frame[frame]) for frame in peaks(fused_F, prominence=0.05 * spread)))
+    first = [int(of_frame[frame]) for frame in peaks(fused_F, prominence=0.05 * spread)]
+    # A curve that only rises has one peak: the rest comes by mean score.
+    order = list(dict.fromkeys([*first, *select_top(segment_means(fused_F, parts), len(parts))]))
     vectors = None if track.features_FD is None else segment_means(track.features_FD, parts)
     return [parts[i] for i in diverse(order, vectors, count, max_similarity)]
 

@@ -1,6 +1,6 @@
 """The types that the rest shares: the scores of one video for one query, a segment of it, a highlight.
 
-F = scored frames. Time is in seconds from the first frame of the video; a segment covers scored frames [first, last) and seconds [start, end).
+F = scored frames. Time is in seconds from the first frame of the video; a segment covers scored frames [first, last), seconds [start, end).
 """
 
 from __future__ import annotations

@@ -1,0 +1,139 @@
+"""report.html: one self-contained file with the player, a timeline that can be clicked, and the ranked moments with thumbnails.
+
+The video travels inside the file: as it is where a browser can play it and it is small, else as a smaller copy. A video of more than ten
+minutes would make the page too large to open; the report then plays the file from where it is, and says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
+
+import av
+import numpy as np
+from PIL import Image
+
+from aha.data.video_backends import VideoIndex, decode_pyav, video_index
+from aha.files import write_text
+from aha.highlights.chapters import clock
+from aha.highlights.reel import Clip, write_reel
+from aha.highlights.timeline import Highlight, ScoreTrack, Segment
+
+PLAYABLE = {("mp4", "h264"), ("mp4", "av1"), ("mp4", "vp9"), ("webm", "vp8"), ("webm", "vp9"), ("webm", "av1")}
+LARGEST_COPY = 24 << 20  # bytes of a video that is put into the page as it is
+LONGEST_COPY = 600.0  # seconds of a video of which a smaller copy is made
+CURVE_POINTS = 4000  # of a curve in the page; more cannot be told apart
+
+
+def write_report(
+    path: str | os.PathLike, video: str | os.PathLike, query: str, track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[Segment],
+    highlights: Sequence[Highlight], note: str = "",
+) -> None:  # fmt: skip
+    """Write the report. `note` is shown under the title (which model scored). Raises UserError as decoding and writing do."""
+    index = video_index(video)
+    source, about = _player_source(index, Path(path))
+    thumbnails = _thumbnails(index, track, fused_F, highlights)
+    data = {
+        "duration": track.duration,
+        "curves": _curves(track, fused_F),
+        "segments": [[round(s.start, 3), round(s.end, 3), s.reason] for s in segments],
+        "highlights": [h.to_json() for h in highlights],
+    }
+    # "</script>" in a sentence must not end the script, "<!--" must not start a comment.
+    embedded = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    page = resources.files("aha.highlights").joinpath("report_template.html").read_text(encoding="utf-8")
+    shown = " ".join(query.split())
+    parts = {
+        "{{title}}": html.escape(shown if len(shown) <= 200 else shown[:199] + "…"),
+        "{{full_query}}": html.escape(shown) if len(shown) > 200 else "",
+        "{{video_name}}": html.escape(Path(video).name),
+        "{{note}}": html.escape(note),
+        "{{about}}": html.escape(about),
+        "{{source}}": html.escape(source),
+        "{{moments}}": "\n".join(_moment(h, t) for h, t in zip(highlights, thumbnails)),
+        "{{data}}": embedded,
+    }
+    # One pass: what a query or a name contains is never taken for a placeholder.
+    pieces, rest = [], page
+    while rest:
+        at, key = min(((rest.find(key), key) for key in parts if key in rest), default=(len(rest), ""))
+        pieces += [rest[:at], parts.get(key, "")]
+        rest = rest[at + len(key) :]
+    write_text(path, "".join(pieces))
+
+
+def _moment(highlight: Highlight, thumbnail: str) -> str:
+    unsure = "" if highlight.uncertainty is None else f" · variance {highlight.uncertainty:.3f}"
+    sentence = f"<p class=says>{html.escape(highlight.sentence)}</p>" if highlight.sentence else ""
+    return (
+        f'<li><button class=moment data-start="{highlight.start:.3f}" data-end="{highlight.end:.3f}" '
+        f'data-peak="{highlight.peak_time:.3f}"><img alt="" src="{thumbnail}"><span class=rank>{highlight.rank}</span>'
+        f"<span class=text><b>{clock(highlight.start)} – {clock(highlight.end)}</b> score {highlight.score:.3f}"
+        f"<small>relevance {highlight.relevance:.3f} · informative {highlight.informative:.3f}{unsure}</small>{sentence}</span></button></li>"
+    )
+
+
+def _curves(track: ScoreTrack, fused_F: np.ndarray) -> dict[str, list[float] | None]:
+    """Every frame, or of a long video evenly chosen ones."""
+    chosen = np.unique(np.linspace(0, len(track) - 1, min(len(track), CURVE_POINTS)).round().astype(int))
+    rows = {
+        "time": track.times_F, "score": fused_F, "relevance": track.relevance_F, "informative": track.informative_F,
+        "uncertainty": track.uncertainty_F,
+    }  # fmt: skip
+    return {name: None if row is None else [round(float(value), 5) for value in np.asarray(row)[chosen]] for name, row in rows.items()}
+
+
+def _thumbnails(index: VideoIndex, track: ScoreTrack, fused_F: np.ndarray, highlights: Sequence[Highlight]) -> list[str]:
+    """The best frame of each highlight as a JPEG data address, 320 pixels on its longer side."""
+    best = [int(track.frames_F[h.first + int(np.argmax(fused_F[h.first : h.last]))]) for h in highlights]
+    pictures: dict[int, str] = {}
+    for frame_index, image_HWC, pixel_aspect in decode_pyav(index, sorted(set(best)), threads=2):
+        picture = Image.fromarray(image_HWC)
+        width = max(1, round(picture.width * pixel_aspect))
+        scale = 320 / max(width, picture.height)
+        picture = picture.resize((max(1, round(width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BILINEAR)
+        pictures[frame_index] = jpeg_address(picture)
+    return [pictures[frame] for frame in best]
+
+
+def jpeg_address(picture: Image.Image) -> str:
+    memory = io.BytesIO()
+    picture.save(memory, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(memory.getvalue()).decode()
+
+
+def playable(index: VideoIndex) -> str | None:
+    """The kind of file ("mp4" or "webm") where every current browser plays it, else None."""
+    kind = "mp4" if "mp4" in index.container.split(",") else "webm" if index.path.lower().endswith(".webm") else None
+    if (kind, index.codec) not in PLAYABLE:
+        return None
+    with av.open(index.path, options={"protocol_whitelist": "file"}) as container:
+        eight_bits = container.streams.video[0].codec_context.pix_fmt in ("yuv420p", "yuvj420p")
+    return kind if eight_bits else None
+
+
+def _player_source(index: VideoIndex, report: Path) -> tuple[str, str]:
+    """(address for the player, sentence about it)."""
+    kind = playable(index)
+    if kind and os.path.getsize(index.path) <= LARGEST_COPY:
+        return _video_address(Path(index.path), kind), ""
+    if float(index.duration) <= LONGEST_COPY:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "preview.mp4"
+            write_reel(index.path, [Clip(0.0, float(index.duration))], copy, max_side=480, crf=32)
+            return _video_address(copy, "mp4"), "The player shows a smaller copy of the video."
+    relative = os.path.relpath(index.path, report.resolve().parent)
+    doubt = "" if kind else ", in a format that some browsers do not play"
+    return quote(relative), f"The video is too long to be put into this page: the player reads it from {relative}{doubt}."
+
+
+def _video_address(path: Path, kind: str) -> str:
+    return f"data:video/{kind};base64," + base64.b64encode(path.read_bytes()).decode()

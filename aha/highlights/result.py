@@ -1,0 +1,167 @@
+"""From a score track to highlights in one call, and the files that `aha highlights` writes.
+
+    result = find_highlights(track, "how to repair a tyre", Options(budget=0.15), video_fps=30)
+    write_result(result, "tyre.mp4", "outputs/tyre")
+
+F frames.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from aha.errors import UserError
+from aha.files import write_json, write_text
+from aha.highlights.chapters import chapters_vtt, title_of
+from aha.highlights.offline import segment_kernel, segment_uniform
+from aha.highlights.online import OnlineSettings, segment_online
+from aha.highlights.ranking import Fusion, ranked_highlights, smooth_causal, smooth_centred
+from aha.highlights.reel import Clip, ReelInfo, write_reel
+from aha.highlights.summary import summarise_budget, summarise_threshold, summarise_top
+from aha.highlights.timeline import Highlight, ScoreTrack, Segment
+
+FILES = ("scores.json", "segments.json", "highlights.json", "timeline.png", "reel.mp4", "chapters.vtt", "report.html")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How highlights are made from scores. Exactly one of budget, top and min_score says how many."""
+
+    fusion: Fusion = field(default_factory=Fusion)
+    smooth_frames: int = 3  # window of the smoothing in scored frames; 1 = none
+    smoothing: Literal["centred", "causal"] = "centred"  # centred looks ahead by half the window
+    segmentation: Literal["online", "kernel", "uniform"] = "online"
+    online: OnlineSettings = field(default_factory=OnlineSettings)
+    shot_seconds: float = 2.0  # of uniform shots
+    budget: float | None = None  # share of the video, 0..1
+    top: int | None = None  # number of moments
+    min_score: float | None = None  # all segments of at least this mean score
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.budget, self.top, self.min_score)) > 1:
+            raise UserError("give one of budget, top and min_score, not several.")
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise UserError(f"budget is the share of the video to show, above 0 and at most 1, not {self.budget}.")
+        if self.top is not None and self.top < 1:
+            raise UserError(f"top is a number of moments, at least 1, not {self.top}.")
+        if self.smooth_frames < 1 or self.smooth_frames % 2 == 0:
+            raise UserError(f"smooth_frames is an odd number of frames, at least 1, not {self.smooth_frames}.")
+        if not self.shot_seconds > 0:
+            raise UserError(f"shot_seconds must be above 0, not {self.shot_seconds}.")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found in one video for one query. fused_F: smoothed frame score [F]."""
+
+    query: str
+    track: ScoreTrack
+    fused_F: np.ndarray
+    segments: list[Segment]
+    highlights: list[Highlight]  # best first
+    video_fps: float
+    said: list[dict[str, Any]] = field(default_factory=list)  # {"role": "assistant", "time", "content"}
+
+    @property
+    def reel_seconds(self) -> float:
+        return sum(h.end - h.start for h in self.highlights)
+
+    def with_sentences(self, sentences: Sequence[str | None]) -> Result:
+        """A copy in which the model says something about each highlight, in their order."""
+        return replace(self, highlights=[replace(h, sentence=s) for h, s in zip(self.highlights, sentences, strict=True)])
+
+
+def find_highlights(track: ScoreTrack, query: str, options: Options | None = None, video_fps: float = 30.0) -> Result:
+    """Fuse, smooth, segment, choose and rank. Without budget, top or min_score the budget is 0.15, as in TVSum."""
+    options = options or Options()
+    fused_F = options.fusion(track)
+    if options.smooth_frames > 1:
+        smooth = smooth_causal if options.smoothing == "causal" else smooth_centred
+        fused_F = smooth(fused_F, options.smooth_frames, 1)
+    if options.segmentation == "online":
+        segments = segment_online(track, options.online)
+    elif options.segmentation == "kernel":
+        segments = segment_kernel(track)
+    else:
+        segments = segment_uniform(track, options.shot_seconds)
+    if options.top is not None:
+        chosen = summarise_top(track, fused_F, segments, options.top)
+    elif options.min_score is not None:
+        chosen = summarise_threshold(fused_F, segments, options.min_score)
+    else:
+        chosen = summarise_budget(track, fused_F, segments, options.budget or 0.15, video_fps)
+    return Result(query, track, fused_F, segments, ranked_highlights(track, fused_F, chosen), video_fps)
+
+
+def prediction(result: Result, video_id: str, frame_fps: float) -> list[dict[str, Any]]:
+    """The contents of scores.json: a prediction file with one element, scores unrounded."""
+    track = result.track
+    debug_data = []
+    for i in range(len(track)):
+        entry = {
+            "time": float(track.times_F[i]),
+            "informative_score": float(track.informative_F[i]),
+            "relevance_score": float(track.relevance_F[i]),
+        }
+        if track.uncertainty_F is not None:
+            entry["uncertainty_score"] = float(track.uncertainty_F[i])
+        debug_data.append(entry)
+    return [{
+        "video_uuid": video_id, "query": result.query, "video_duration": track.duration, "frame_fps": frame_fps,
+        "true_frames_list": [int(frame) for frame in track.frames_F], "debug_data": debug_data, "model_response_list": result.said,
+    }]  # fmt: skip
+
+
+def open_output(folder: str | os.PathLike, overwrite: bool) -> Path:
+    """The folder to write into, made where it is not there. Raises UserError where it holds anything and `overwrite` is off."""
+    folder = Path(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"output {folder} is a file; name a folder.")
+        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+            raise UserError(f"output folder {folder} exists and is not empty; choose another or give --overwrite.")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output folder {folder} cannot be made ({error.strerror}); choose another.") from error
+    return folder
+
+
+def write_result(
+    result: Result, video: str | os.PathLike, folder: str | os.PathLike, *, frame_fps: float, titles: bool = False, reel: bool = True, note: str = ""
+) -> ReelInfo | None:
+    """Write FILES into `folder` (see open_output); returns what the reel became. titles: burn rank and query into the pictures.
+
+    Nothing chosen (only with min_score) writes no reel, and removes one that an earlier run left. Raises UserError.
+    """
+    folder, video = Path(folder), Path(video)
+    free = shutil.disk_usage(folder).free
+    if free < 1 << 20:
+        raise UserError(f"the disk of {folder} has {free >> 10} KiB left, not enough for a reel and a report; free some or choose another output.")
+    write_json(folder / "scores.json", prediction(result, video.stem, frame_fps))
+    segment_means = [float(np.mean(result.fused_F[s.first : s.last])) for s in result.segments]
+    write_json(folder / "segments.json", [
+        {"start": s.start, "end": s.end, "score": mean, "reason": s.reason,
+         **({"decided_at": float(result.track.times_F[s.decided_at])} if s.decided_at is not None else {})}
+        for s, mean in zip(result.segments, segment_means)
+    ])  # fmt: skip
+    write_json(folder / "highlights.json", [h.to_json() for h in result.highlights])
+    write_text(folder / "chapters.vtt", chapters_vtt(result.segments, result.highlights, result.query))
+    from aha.highlights.plot import write_timeline  # matplotlib takes a second to import
+
+    write_timeline(folder / "timeline.png", result.track, result.fused_F, result.segments, result.highlights, f"{result.query} – {video.name}")
+    info = None
+    (folder / "reel.mp4").unlink(missing_ok=True)
+    if reel and result.highlights:
+        clips = [Clip(h.start, h.end, title_of(h, result.query) if titles else None) for h in result.highlights]
+        info = write_reel(video, clips, folder / "reel.mp4")
+    from aha.highlights.report import write_report
+
+    write_report(folder / "report.html", video, result.query, result.track, result.fused_F, result.segments, result.highlights, note)
+    return info
