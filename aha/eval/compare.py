@@ -7,7 +7,6 @@ from typing import Any
 
 from aha.eval import results, table
 
-
 BASELINE_NAMES = {
     "random": "random",
     "human_vs_each_other_human": "one human",

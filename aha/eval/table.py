@@ -24,13 +24,30 @@ def interval(bounds: Sequence[float] | None, percent: bool = False) -> str:
 
 
 def block(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A title line, a line of column names, and rows of (label, cells), right-aligned."""
-    longest = max((len(cell) for cells in [columns, *(row[1] for row in rows)] for cell in cells), default=0)
+    """A title line, column names (long ones on several lines), and rows of (label, cells), right-aligned."""
     label = max([LABEL, *(len(row[0]) + 3 for row in rows)])
+    longest = max((len(cell) for cells in [columns, *(row[1] for row in rows)] for cell in cells), default=0)
     width = max(12, min(longest + 2, (WIDTH - label) // max(1, len(columns))))
-    lines = [title, " " * label + "".join(name.rjust(width) for name in columns)]
+    headings = [_broken(name, width - 2) for name in columns]
+    height = max(map(len, headings), default=0)
+    lines = [title]
+    for line in range(height):
+        cells = [heading[line - height + len(heading)] if line >= height - len(heading) else "" for heading in headings]
+        lines.append((" " * label + "".join(cell.rjust(width) for cell in cells)).rstrip())
     lines += [("  " + name).ljust(label) + "".join(cell.rjust(width) for cell in cells) for name, cells in rows]
     return "\n".join(lines)
+
+
+def _broken(name: str, width: int) -> list[str]:
+    """A column name on lines of at most `width` characters, broken after spaces and underscores where it has some."""
+    lines = [""]
+    for part in name.replace("_", "_ ").split(" "):
+        joined = lines[-1] + ("" if lines[-1].endswith("_") or not lines[-1] else " ") + part
+        if len(joined) <= width or not lines[-1]:
+            lines[-1] = joined
+        else:
+            lines.append(part)
+    return lines
 
 
 def named_list(names: Sequence[str], limit: int = 8) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from aha.errors import UserError, run_command
-from aha.eval import results, table
+from aha.eval import console, results, table
 from aha.eval.annotations import DEFAULT_FOLDER, TVSumVideo, find_tvsum, read_tvsum
 from aha.eval.baselines import HUMAN, HUMAN_MEAN, RANDOM, UPPER, baselines_of
 from aha.eval.compare import compare, short_names
@@ -261,66 +261,13 @@ def metrics_of(benchmark: Benchmark, scored: Scored | None, runs: int, weights: 
 # ---------------------------------------------------------------- console
 
 
-def render(metrics: dict[str, Any]) -> str:
-    """The console table of a metrics file."""
-    videos, settings = metrics["videos"], metrics["settings"]
-    trained = " (TRAINED ON)" if videos["trained_on"] else ""
-    lines = []
-    if settings["predictions"]:
-        lines.append(f"TVSum, {settings['predictions']}")
-        lines.append(
-            f"videos: {videos['scored']} scored, {len(videos['skipped'])} skipped, {len(videos['constant'])} constant, "
-            f"{len(videos['trained_on'])} trained on; 20 people each; 95% intervals: bootstrap over videos"
-        )
-    else:
-        lines.append(f"TVSum, baselines of {settings['selected_videos']} videos, 20 people each")
-    for protocol in settings["protocols"]:
-        description, names = PROTOCOLS[protocol]
-        columns = _columns(metrics, protocol, names)
-        rows = []
-        if settings["predictions"]:
-            leaves = [results.leaf(metrics["protocols"], protocol, *column) for column in columns]
-            rows.append((f"this prediction{trained}", [table.shown(entry["mean"]) for entry in leaves]))
-            bounds = [results.leaf(metrics["confidence_intervals"], protocol, *column) for column in columns]
-            rows.append(("  95% interval", [table.interval(pair) for pair in bounds]))
-            if any(entry["videos"] < videos["scored"] and subset != "val10" for entry, (_, subset) in zip(leaves, columns)):
-                rows.append(("  mean over", [f"{entry['videos']} of {len(entry['per_video'])}" for entry in leaves]))
-        labels = {
-            RANDOM: f"random, {settings['random_runs']} runs (sd)",
-            HUMAN: "one human, each other",
-            HUMAN_MEAN: "one human, mean of 19",
-            UPPER: "mean annotation",
-        }
-        for row, label in labels.items():
-            entries = [results.leaf(metrics["baselines"].get(row, {}), protocol, *column) for column in columns]
-            if any(entry is not None for entry in entries):
-                rows.append((label, [_baseline_cell(entry) for entry in entries]))
-        lines += ["", table.block(f"{protocol}: {description}", [_heading(metrics, protocol, column) for column in columns], rows)]
-    lines += _categories(metrics) + _notes(videos)
-    return "\n".join(lines)
-
-
-def _columns(metrics: dict[str, Any], protocol: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    """(metric, subset) columns of a protocol's block."""
-    random_row = metrics["baselines"][RANDOM][protocol]
-    if protocol == "hd_top5":
-        return [(name, subset) for name in names for subset in random_row[name]]  # all50, val10
-    return [(name, "") for name in names]
-
-
-def _heading(metrics: dict[str, Any], protocol: str, column: tuple[str, str]) -> str:
-    metric, subset = column
-    if not subset:
-        return metric
-    videos = results.leaf(metrics["baselines"][RANDOM], protocol, *column)["videos"]
-    return f"{metric} {'all' if subset == 'all50' else 'val'} {videos}"
-
-
-def _baseline_cell(entry: dict[str, Any] | None) -> str:
-    if entry is None:
-        return ""
-    spread = f"({entry['sd']:.4f})" if entry.get("sd") is not None else ""
-    return f"{table.shown(entry['mean'])}{spread}"
+def baseline_labels(runs: int) -> dict[str, str]:
+    return {
+        RANDOM: f"random, {runs} runs (sd)",
+        HUMAN: "one human, each other",
+        HUMAN_MEAN: "one human, mean of 19",
+        UPPER: "mean annotation",
+    }
 
 
 CATEGORY_COLUMNS = [
@@ -329,27 +276,17 @@ CATEGORY_COLUMNS = [
 ]  # fmt: skip
 
 
-def _categories(metrics: dict[str, Any]) -> list[str]:
-    columns = [column for column in CATEGORY_COLUMNS if results.leaf(metrics["protocols"], *column) is not None]
-    if not columns:
-        return []
-    entries = [results.leaf(metrics["protocols"], *column) for column in columns]
-    rows = [(category, [table.shown(entry["per_category"][category]) for entry in entries]) for category in entries[0]["per_category"]]
-    names = [f"{protocol.removeprefix('corr_').removesuffix('_1fps_mean')} {metric}" for protocol, metric, _ in columns]
-    return ["", table.block("per category", names, rows)]
-
-
-def _notes(videos: dict[str, Any]) -> list[str]:
-    lines = []
-    reasons: dict[str, list[str]] = {}
-    for video_id, reason in videos["skipped"].items():
-        reasons.setdefault(reason, []).append(video_id)
-    lines += [f"skipped, {reason}: {table.named_list(ids)}" for reason, ids in reasons.items()]
-    if videos["constant"]:
-        lines.append(f"constant prediction (no correlation, left out of its mean): {table.named_list(videos['constant'])}")
-    if videos["trained_on"]:
-        lines.append(f"TRAINED ON (no held-out result): {table.named_list(videos['trained_on'])}")
-    return ["", *lines] if lines else []
+def render(metrics: dict[str, Any]) -> str:
+    """The console table of a metrics file."""
+    settings = metrics["settings"]
+    if settings["predictions"]:
+        lines = [f"TVSum, {settings['predictions']}", console.counts(metrics["videos"], "20 people each; ")]
+    else:
+        lines = [f"TVSum, baselines of {settings['selected_videos']} videos, 20 people each"]
+    for protocol in settings["protocols"]:
+        description, names = PROTOCOLS[protocol]
+        lines += ["", console.protocol_block(metrics, protocol, description, names, baseline_labels(settings["random_runs"]))]
+    return "\n".join(lines + console.categories(metrics, CATEGORY_COLUMNS) + console.notes(metrics["videos"]))
 
 
 def parser() -> argparse.ArgumentParser:
