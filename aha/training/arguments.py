@@ -1,0 +1,138 @@
+"""The flags of `python -m aha.train`: three dataclasses, one per concern. transformers' TrainingArguments gives the rest."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from aha.errors import UserError
+
+
+@dataclass
+class ModelArguments:
+    """Which model is trained, and which part of it."""
+
+    llm_pretrained: str = field(
+        default="lmms-lab/llava-onevision-qwen2-7b-ov", metadata={"help": "Base checkpoint: folder or hub id, LLaVA-NeXT or transformers layout."}
+    )
+    lora_pretrained: str | None = field(
+        default=None, metadata={"help": "LoRA adapter to start from: folder or hub id (MMDuet, Aha or our own). Default: a new adapter."}
+    )
+    objective: Literal["aha", "mmduet"] = field(
+        default="aha", metadata={"help": "Loss: aha (real-valued relevance, uncertainty) or mmduet (two classifications). With aha an MMDuet adapter's heads are converted."}
+    )
+    lora_r: int = field(default=16, metadata={"help": "Rank of a new adapter (an adapter given by --lora_pretrained keeps its own)."})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale of a new adapter: LoRA adds alpha / r * B A."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on LoRA's input, 0 to 1; also replaces that of --lora_pretrained."})
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules trained whole beside LoRA. Default: mm_projector lm_head and all heads. The heads cannot be left out."}
+    )
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = field(
+        default=None, metadata={"help": "Attention kernel. Default: flash_attention_2 where it is installed and there is a GPU, else sdpa."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which videos, and how many frames of them."""
+
+    dataset_config: str = field(default="configs/datasets/tvsum.json", metadata={"help": "Mixture of data sets (JSON)."})
+    frame_fps: float = field(default=1.0, metadata={"help": "Frames a second of video, where the mixture does not say otherwise."})
+    max_num_frames: int | None = field(default=None, metadata={"help": "Most frames of a sample, where the mixture does not say otherwise (default 128)."})
+    fold: int = field(default=0, metadata={"help": "TVSum: which fifth (0 to 4) is held out for testing; -1 trains on all videos."})
+    limit: int | None = field(default=None, metadata={"help": "Use at most this many samples of each data set (smoke runs)."})
+    vision_cache: str | None = field(
+        default=None, metadata={"help": "Folder for the frozen vision tower's features: computed once before training, no video is read after that."}
+    )
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """transformers' TrainingArguments with the published hyper-parameters as defaults (Aha, arXiv 2509.16421, appendix A)."""
+
+    output_dir: str = field(default="outputs/aha", metadata={"help": "Run folder: adapter, logs and checkpoints. One run, one folder."})
+    learning_rate: float = field(default=2e-5, metadata={"help": "Highest learning rate, after warm-up."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Shape of the learning rate over the run."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up: a fraction of all steps (below 1) or a number of steps."})
+    per_device_train_batch_size: int = field(default=1, metadata={"help": "Samples per GPU and forward pass."})
+    gradient_accumulation_steps: int = field(default=16, metadata={"help": "Forward passes per optimizer step."})
+    gradient_checkpointing: bool = field(default=True, metadata={"help": "Keep only layer inputs for the backward pass and recompute the rest."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the mixture."})
+    logging_steps: float = field(default=1, metadata={"help": "Optimizer steps between two log lines."})
+    save_steps: float = field(default=100, metadata={"help": "Optimizer steps between two checkpoints."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept: the last N, and the best by validation."})
+    ddp_timeout: int = field(default=600, metadata={"help": "Seconds after which a collective operation that hangs ends the job."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Unused: a loss that is not finite ends the run."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: batches carry more than the model's inputs."})
+    resume_from_checkpoint: str | None = field(
+        default="auto",
+        metadata={"help": "auto: go on from the last complete checkpoint of --output_dir if there is one; none: start anew, removing earlier checkpoints; or a checkpoint folder."},
+    )
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes per GPU that read videos ahead."})
+    group_by_length: bool = field(default=True, metadata={"help": "Give samples of similar length to all GPUs at the same time."})
+
+
+def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]:
+    """Parse the command line. Without a GPU the run is set up for the CPU: gloo, and no DeepSpeed kernel that needs a compiler.
+
+    Raises UserError for values that cannot work together.
+    """
+    if not torch.cuda.is_available():
+        argv = ["--use_cpu", "True", "--ddp_backend", "gloo", "--dataloader_pin_memory", "False", *argv]
+        if "--deepspeed" in argv or any(a.startswith("--deepspeed=") for a in argv):
+            import deepspeed
+
+            # would be compiled at the first step (a minute or more, and a C++ compiler); gloo does the same work
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments), prog="python -m aha.train", description="Fine-tune the highlight model.")
+    try:
+        model, data, run, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"flags cannot be used as given: {str(error).splitlines()[0]}") from error
+    if rest:
+        raise UserError(f"unknown flag {rest[0]}; see python -m aha.train --help.")
+    check(model, data, run)
+    return model, data, run
+
+
+def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None:
+    """Values that are out of range. Raises UserError."""
+    positive = {
+        "frame_fps": data.frame_fps, "max_num_frames": data.max_num_frames, "limit": data.limit, "lora_r": model.lora_r,
+        "per_device_train_batch_size": run.per_device_train_batch_size, "gradient_accumulation_steps": run.gradient_accumulation_steps,
+    }  # fmt: skip
+    for name, value in positive.items():
+        if value is not None and value <= 0:
+            raise UserError(f"--{name} is {value}; it must be above 0.")
+    if not -1 <= data.fold <= 4:
+        raise UserError(f"--fold is {data.fold}; it must be 0 to 4, or -1 for no held-out videos.")
+    if not 0 <= model.lora_dropout < 1:
+        raise UserError(f"--lora_dropout is {model.lora_dropout}; it must be at least 0 and below 1.")
+
+
+# What decides the losses of a run: a resumed run must agree in all of these.
+EXACT = (
+    "seed", "data_seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "bf16", "fp16", "group_by_length", "optim",
+)  # fmt: skip
+
+
+def settings(model: ModelArguments, data: DataArguments, run: RunArguments) -> dict[str, Any]:
+    """Everything that decides the result, as plain JSON values; written beside the weights and compared on resume. No secrets are in it."""
+    training = run.to_dict()
+    return {"model": asdict(model), "data": asdict(data), "training": {name: training[name] for name in EXACT}, "command": sys.argv}
+
+
+def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Names of settings that differ, "flag: theirs -> ours"; the command line and where features are kept do not matter."""
+    lines = []
+    for part in ("model", "data", "training"):
+        for name, value in ours[part].items():
+            before = theirs.get(part, {}).get(name)
+            if name != "vision_cache" and before != value:
+                lines.append(f"--{name}: {before} -> {value}")
+    return lines

@@ -1,0 +1,120 @@
+"""From a mixture of data sets to the batches of one rank: order, sharding, cached vision features, broken samples.
+
+Shapes: F frames of a sample, P patches (729), C tower width, T tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from aha.data.collate import collate
+from aha.data.mixture import Mixture
+from aha.errors import UserError
+
+
+class RankBatches(Sampler[list[int]]):
+    """Batches of item numbers for one rank; the order follows from (seed, epoch) alone, so a resumed run goes on where it stopped.
+
+    Every rank has the same number of batches: the last ones are filled up from the start of the order. `lengths()` given: items are
+    sorted by length within windows of `window` micro-steps, so that ranks (which wait for each other) get samples of similar length,
+    and the windows' micro-steps are shuffled again, so that no optimizer step is all short or all long.
+    """
+
+    def __init__(
+        self, count: int, *, batch_size: int, rank: int, world_size: int, seed: int, lengths: Callable[[], Sequence[int]] | None = None, window: int = 16
+    ) -> None:
+        self.count, self.batch_size, self.rank, self.world_size, self.seed = count, batch_size, rank, world_size, seed
+        self.lengths, self.window = lengths, window
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.count // (self.batch_size * self.world_size))
+
+    def order(self) -> list[int]:
+        """All item numbers of this epoch, a whole number of micro-steps long."""
+        rng = random.Random(f"{self.seed}/{self.epoch}/order")
+        order = rng.sample(range(self.count), self.count)
+        per_step = self.batch_size * self.world_size
+        total = len(self) * per_step
+        order = (order * -(-total // self.count))[:total]
+        if self.lengths is None or per_step == 1:
+            return order
+        lengths = self.lengths()
+        steps: list[list[int]] = []
+        for start in range(0, total, per_step * self.window):
+            part = sorted(order[start : start + per_step * self.window], key=lambda i: lengths[i])
+            group = [part[k : k + per_step] for k in range(0, len(part), per_step)]
+            rng.shuffle(group)
+            steps += group
+        return [i for step in steps for i in step]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.order()
+        per_step = self.batch_size * self.world_size
+        for start in range(self.rank * self.batch_size, len(order), per_step):
+            yield order[start : start + self.batch_size]
+
+
+class TrainingSet(Dataset):
+    """A mixture whose broken samples are reported instead of raised: {"sample_id", "broken": reason}.
+
+    One rank must not stop or skip while the others wait in a collective operation; the trainer gives such a sample weight 0.
+    """
+
+    def __init__(self, mixture: Mixture):
+        self.mixture = mixture
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.mixture.set_epoch(epoch)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        try:
+            return self.mixture[i]
+        except UserError as error:
+            source, sample = self.mixture.items[i]
+            return {"sample_id": self.mixture.sources[source].samples[sample].sample_id, "broken": str(error)}
+
+
+def placeholder(mixture: Mixture) -> dict[str, Any]:
+    """One black frame without labels: what a rank computes, with weight 0, where its whole batch is broken."""
+    ids = [*mixture.format.stream_header, *mixture.format.frame_ids]
+    nothing = np.full(len(ids), -100)
+    return {
+        "input_ids": np.array(ids), "labels": nothing, "informative_labels": nothing, "relevance_labels": nothing,
+        "frames": np.zeros((1, 3, 384, 384), np.uint8), "sample_id": "placeholder", "video_path": "", "frame_fps": 1.0, "frame_times": [0.0],
+        "frame_indices": [0],
+    }  # fmt: skip
+
+
+class Collator:
+    """Samples -> batch. `frames` becomes a list with one tensor per sample: uint8 [F,3,384,384], or cached features [F,P,C].
+
+    `broken`: (sample id, reason) of the samples left out; `weight`: 0 where nothing is left, else 1.
+    """
+
+    def __init__(self, mixture: Mixture):
+        self.pad_id = mixture.format.pad_id
+        self.placeholder = placeholder(mixture)
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        broken = [(s["sample_id"], s["broken"]) for s in samples if "broken" in s]
+        good = [s for s in samples if "broken" not in s] or [self.placeholder]
+        frames = [torch.as_tensor(s["frames"]) for s in good]
+        batch = collate([{**s, "frames": np.empty((len(f), 0))} for s, f in zip(good, frames)], self.pad_id)
+        # no padding: no mask, and attention takes its fast causal path
+        padded = not bool(batch["attention_mask_BT"].all())
+        if not padded:
+            batch["attention_mask_BT"] = None
+        return {**batch, "frames": frames, "broken": broken, "weight": 0.0 if len(broken) == len(samples) else 1.0}

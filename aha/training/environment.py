@@ -1,0 +1,116 @@
+"""What surrounds a run: .env, Weights & Biases settings, versions, and how one rank of several ends."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aha.errors import UserError
+from aha.files import read_json
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "safetensors", "numpy", "aha-video")
+
+
+def load_env() -> None:
+    """Take .env of the working folder (or of the project) into the environment. What is set already wins; empty values are skipped."""
+    from dotenv import dotenv_values
+
+    path = next((p for p in (Path(".env"), ROOT / ".env") if p.is_file()), None)
+    for name, value in (dotenv_values(path) if path else {}).items():
+        if value:
+            os.environ.setdefault(name, value)
+
+
+def prepare_wandb(output_dir: str, main: bool) -> None:
+    """Environment variables for transformers' wandb callback: project, entity and tags from configs/wandb/wandb.config, mode, folder, run id.
+
+    Without a key and without WANDB_MODE the run is kept offline in the run folder. A resumed run continues its wandb run.
+    """
+    path = ROOT / "configs/wandb/wandb.config"
+    config = read_json(path, "wandb settings") if path.is_file() else {}
+    for key in ("project", "entity", "run_group", "tags", "notes"):
+        value = config.get(key)
+        if value:
+            os.environ.setdefault(f"WANDB_{key.upper()}", ",".join(value) if isinstance(value, list) else str(value))
+    netrc = Path("~/.netrc").expanduser()
+    if not os.environ.get("WANDB_MODE") and not os.environ.get("WANDB_API_KEY") and not (netrc.is_file() and "api.wandb.ai" in netrc.read_text()):
+        os.environ["WANDB_MODE"] = "offline"
+        if main:
+            print(f"wandb: no WANDB_API_KEY (see .env.example), the run is kept offline; later: wandb sync {output_dir}/wandb/offline-run-*", flush=True)
+    os.environ.setdefault("WANDB_DIR", output_dir)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    if main and "WANDB_RUN_ID" not in os.environ:
+        remembered = Path(output_dir) / "wandb_run_id"
+        if not remembered.is_file():
+            remembered.write_text(f"aha-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}", encoding="utf-8")
+        os.environ["WANDB_RUN_ID"] = remembered.read_text(encoding="utf-8").strip()
+        os.environ.setdefault("WANDB_RESUME", "allow")
+
+
+def git_commit() -> str | None:
+    """Commit of the project's working tree, with "+changes" where it differs from it; None outside a git checkout."""
+    try:
+        commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes.strip() else "")
+
+
+def versions() -> dict[str, Any]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return {"git_commit": git_commit(), "python": platform.python_version(), "packages": found}
+
+
+# ---- one rank of several ----
+
+
+def run_rank(main: Callable[[list[str]], None]) -> None:
+    """Run `main(argv)` as one process of a torchrun job.
+
+    A rank that fails says why and is gone at once, without waiting for the others in a collective operation: torchrun then ends the
+    job, and prints the first failure as the last thing in its log. UserError: one sentence, exit code 2; else the traceback, exit code 1.
+    """
+    argv = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(argv) != len(sys.argv) - 1
+    rank = int(os.environ.get("RANK", "0"))
+
+    def end(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        sentence = issubclass(kind, UserError) and not debug
+        if sentence and rank:
+            time.sleep(3)  # the same bad flag fails on all ranks: rank 0 says it, torchrun ends the others in this time
+        text = f"error: {error}" if sentence else "".join(traceback.format_exception(kind, error, trace))
+        prefix = f"[rank {rank}] " if "RANK" in os.environ and not sentence else ""
+        print(prefix + text.rstrip(), file=sys.stderr)
+        report_to_torchrun(text)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2 if issubclass(kind, UserError) else 130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+    sys.excepthook = end
+    main(argv)
+
+
+def report_to_torchrun(text: str) -> None:
+    """The file from which torchrun prints the first failure at the end of its log."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        message = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))}}
+        Path(path).write_text(json.dumps({"message": message}), encoding="utf-8")

@@ -1,0 +1,118 @@
+"""The model to be trained: base + LoRA + whole modules + heads, checked before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import torch
+from llava_next import resolve_folder
+from llava_next.checkpoint import CheckpointError, list_shards, read_json
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from aha.errors import UserError
+from aha.models import AhaModel
+from aha.models.adapters import MODULES_TO_SAVE, add_lora, new_lora, trainable
+from aha.models.model import HEADS
+from aha.training.arguments import ModelArguments
+
+
+def folder_of(path_or_hub_id: str) -> Path:
+    """`llava_next.resolve_folder` with a UserError."""
+    try:
+        return resolve_folder(path_or_hub_id)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def fingerprint(base: Path) -> str:
+    """A short hash of a base checkpoint: names and shapes of all tensors, and the bytes at the start and end of every file."""
+    digest = hashlib.sha256()
+    for shard in list_shards(base):
+        with shard.open("rb") as file:
+            head = file.read(1 << 20)
+            file.seek(max(shard.stat().st_size - (1 << 20), 0))
+            digest.update(str(shard.stat().st_size).encode() + head + file.read())
+    return digest.hexdigest()[:16]
+
+
+def base_name(name: str) -> str:
+    """The model's name in a path or hub id: the last part, or the repository of a hub cache folder."""
+    cached = re.search(r"models--[^/]+?--([^/]+)/snapshots/", name)
+    return (cached.group(1) if cached else name.rstrip("/").rsplit("/", 1)[-1]).lower()
+
+
+def check_base(adapter: Path, base: Path, given: str) -> None:
+    """Raise UserError where `adapter` was trained on another base than `given`: by fingerprint for our adapters, by name for others."""
+    settings = adapter / "settings.json"
+    theirs = read_json(settings).get("base_fingerprint") if settings.is_file() else None
+    named = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    if theirs is not None:
+        if theirs != fingerprint(base):
+            raise UserError(f"adapter {adapter} was trained on a base with other weights ({named}) than {given}; give that base as --llm_pretrained.")
+    elif named and base_name(named) not in (base_name(str(base)), base_name(given)):
+        raise UserError(
+            f"adapter {adapter} was trained on base {named}, not on {given}; give that base as --llm_pretrained (or, if it is the same one under "
+            "another name, correct base_model_name_or_path in adapter_config.json)."
+        )
+
+
+def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.device, seed: int) -> AhaModel:
+    """The model with LoRA layers, heads for the objective, and requires_grad set. Raises UserError."""
+    base = folder_of(args.llm_pretrained)
+    if args.lora_pretrained is not None:
+        check_base(folder_of(args.lora_pretrained), base, args.llm_pretrained)
+    model = AhaModel.from_base(
+        base, args.lora_pretrained, dtype=dtype, device=device, attn_implementation=args.attn_implementation, merge=False, seed=seed
+    )
+    if args.objective == "aha":
+        model.to_aha()
+    elif args.lora_pretrained is None:
+        to_mmduet(model, seed)
+    elif model.config.relevance_outputs != 2:
+        raise UserError(f"--objective mmduet needs a relevance head of 2 outputs, but {args.lora_pretrained} has 1; use --objective aha.")
+    if args.lora_pretrained is None:
+        add_lora(model, new_lora(args.lora_r, args.lora_alpha, args.lora_dropout))
+    set_dropout(model, args.lora_dropout)
+    present = [m for m in MODULES_TO_SAVE if m not in HEADS or getattr(model, m) is not None]
+    names = trainable(model, args.modules_to_save or present)
+    check_trained(model, names)
+    return model
+
+
+@torch.no_grad()
+def to_mmduet(model: AhaModel, seed: int) -> None:
+    """Heads of MMDuet in a new model: relevance with 2 outputs, no uncertainty."""
+    weight = model.relevance_head.weight
+    generator = torch.Generator().manual_seed(seed + 1)
+    head = nn.Linear(model.config.hidden_size, 2, bias=False, device=weight.device, dtype=weight.dtype)
+    head.weight.copy_(torch.randn(2, model.config.hidden_size, generator=generator) * 0.02)
+    model.relevance_head, model.uncertainty_head = head, None
+    model.config.relevance_outputs, model.config.uncertainty = 2, False
+
+
+def set_dropout(model: AhaModel, p: float) -> None:
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.lora_dropout["default"] = nn.Dropout(p) if p else nn.Identity()
+    model.peft_config["default"].lora_dropout = p
+
+
+def check_trained(model: AhaModel, names: list[str]) -> None:
+    """Every head and LoRA must be trained. Raises UserError naming what is not."""
+    heads = [head for head in HEADS if getattr(model, head) is not None]
+    missing = [head for head in heads if f"{head}.weight" not in names]
+    if not any(".lora_" in name for name in names):
+        missing.append("LoRA")
+    if missing:
+        raise UserError(f"{', '.join(missing)} would not be trained; add it to --modules_to_save (or leave that flag out).")
+
+
+def check_optimizer(model: AhaModel, optimizer: torch.optim.Optimizer) -> None:
+    """Every trained parameter must be in the optimizer. Raises UserError naming those that are not (DeepSpeed: checked on its own groups)."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    if missing:
+        raise UserError(f"the optimizer does not hold {', '.join(missing[:5])}: they would stay as they are. This is a bug in the set-up of the run.")

@@ -1,0 +1,123 @@
+"""One training run from flags to the saved adapter; `python -m aha.train` calls `train`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from aha.conversation import load_tokenizer
+from aha.data.mixture import build_mixture
+from aha.models import aha_losses, mmduet_losses
+from aha.training import checkpoint
+from aha.training.arguments import RunArguments, difference, parse, settings
+from aha.training.data import TrainingSet
+from aha.training.environment import prepare_wandb, versions
+from aha.training.logs import LogFile
+from aha.training.model import build_model, check_optimizer, fingerprint, folder_of
+from aha.training.trainer import AhaTrainer
+
+FINISHED = "finished.json"
+
+
+def train(argv: list[str]) -> None:
+    model_args, data_args, run = parse(argv)
+    main = run.process_index == 0
+    base = folder_of(model_args.llm_pretrained)
+    tokenizer = load_tokenizer(folder_of(model_args.lora_pretrained) if model_args.lora_pretrained else base)
+    mixture = build_mixture(
+        data_args.dataset_config, tokenizer, data_args.frame_fps, data_args.max_num_frames, seed=run.seed,
+        fold=None if data_args.fold < 0 else data_args.fold, limit=data_args.limit, validation=run.eval_strategy != "no",
+    )  # fmt: skip
+    record = checkpoint.Record(
+        base=model_args.llm_pretrained, settings={**settings(model_args, data_args, run), "base_fingerprint": fingerprint(base)},
+        trained_on=mixture.trained_on_ids(), versions=versions(),
+    )  # fmt: skip
+    stage = None if run.hf_deepspeed_config is None else run.hf_deepspeed_config.config.get("zero_optimization", {}).get("stage", 0)
+    resume = checkpoint.find_resume(run.resume_from_checkpoint, run.output_dir, run.world_size, stage, record.settings, difference)
+    if main:
+        prepare_folder(Path(run.output_dir), run, resume)
+    checkpoint.barrier()
+    if "wandb" in run.report_to:
+        prepare_wandb(run.output_dir, main)
+
+    torch.manual_seed(run.seed)
+    dtype = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else torch.float32
+    model = build_model(model_args, dtype=dtype, device=run.device, seed=run.seed)
+    if run.deepspeed is None and dtype != torch.float32:
+        for parameter in model.parameters():  # steps of 2e-5 would be rounded away in 16 bits; DeepSpeed keeps its own float32 copy
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    trainer = AhaTrainer(
+        model, run, TrainingSet(mixture), objective=aha_losses if model_args.objective == "aha" else mmduet_losses, tokenizer=tokenizer, record=record
+    )
+    trainer.add_callback(LogFile(trainer.history))
+    if run.deepspeed is None:
+        trainer.create_optimizer()
+        check_optimizer(model, trainer.optimizer)
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    trainer.save_model(run.output_dir)
+    finish(trainer)
+
+
+def prepare_folder(folder: Path, run: RunArguments, resume: Path | None) -> None:
+    """Report and remove what earlier runs left unfinished; say where this run starts."""
+    for left in checkpoint.leftovers(folder):
+        print(f"checkpoint {left} was not finished when the run ended; it is ignored and removed", flush=True)
+        shutil.rmtree(left)
+    if resume is not None:
+        print(f"resuming from {resume}", flush=True)
+    else:
+        for old in checkpoint.complete(folder):
+            shutil.rmtree(old)
+        (folder / "wandb_run_id").unlink(missing_ok=True)
+    (folder / FINISHED).unlink(missing_ok=True)
+
+
+def parameter_hash(trainer: AhaTrainer) -> str:
+    """sha256 of all trained parameters as this rank holds them (ZeRO-3: as this rank gathers them)."""
+    digest = hashlib.sha256()
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            with gathered(trainer, parameter):
+                value = parameter.detach().contiguous().view(-1).view(torch.uint8).cpu()
+            digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def gathered(trainer: AhaTrainer, parameter: torch.nn.Parameter):
+    if checkpoint.zero_stage(trainer) != 3:
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter])
+
+
+def finish(trainer: AhaTrainer) -> None:
+    """Check that all ranks hold the same weights, say so, and leave the process group in order."""
+    world = trainer.args.world_size
+    hashes = [parameter_hash(trainer)]
+    if world > 1:
+        gathered_hashes: list[str] = [""] * world
+        dist.all_gather_object(gathered_hashes, hashes[0])
+        hashes = gathered_hashes
+    equal = len(set(hashes)) == 1
+    stage = checkpoint.zero_stage(trainer)
+    if trainer.args.process_index == 0:
+        how = "no DeepSpeed" if stage is None else f"ZeRO stage {stage}"
+        line = f"{'deepspeed' if stage is not None else 'training'}: world size {world}, {how}, parameters equal on all ranks: {'yes' if equal else 'NO'}"
+        trainer.history.event("finished", step=trainer.state.global_step, world_size=world, zero_stage=stage, parameters_equal=equal, hash=hashes[0])
+        print(line, flush=True)
+        print(f"saved: {trainer.args.output_dir}", flush=True)
+    if not equal:
+        raise RuntimeError(f"the ranks hold different parameters after training: {hashes}")
+    checkpoint.barrier()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+__all__ = ["train"]

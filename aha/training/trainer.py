@@ -1,0 +1,198 @@
+"""transformers' Trainer with Aha's objective: named loss parts, guards, exact logs and checkpoints that are complete or not there.
+
+What the Trainer and DeepSpeed give (loop, accumulation, clipping, schedule, sharding, callbacks) is theirs. Ours: which batches, the loss,
+what is logged, and what a checkpoint is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+
+from aha.errors import UserError
+from aha.models import AhaModel
+from aha.models.losses import Losses
+from aha.training import checkpoint
+from aha.training.arguments import RunArguments
+from aha.training.data import Collator, RankBatches, TrainingSet
+from aha.training.logs import History
+from aha.training.speed import Speed
+
+Objective = Callable[..., Losses]
+
+
+class MicroBatches:
+    """The next `count` batches, read when they are asked for: transformers would keep all frames of an optimizer step in memory."""
+
+    def __init__(self, batches: Iterator, count: int, speed: Speed):
+        self.batches, self.count, self.speed = batches, count, speed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for _ in range(self.count):
+            begin = time.perf_counter()
+            batch = next(self.batches)
+            self.speed.waited(time.perf_counter() - begin)
+            yield batch
+
+
+class EpochSetter(TrainerCallback):
+    """Tells the mixture and the order of batches which epoch it is, before the data loader's workers start."""
+
+    def __init__(self, dataset: TrainingSet, batches: RankBatches):
+        self.dataset, self.batches = dataset, batches
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        epoch = int(state.epoch or 0)
+        self.dataset.set_epoch(epoch)
+        self.batches.set_epoch(epoch)
+
+
+class AhaTrainer(Trainer):
+    """`objective`: `aha_losses` or `mmduet_losses`; `record`: what every checkpoint carries beside the weights (settings, video ids, versions)."""
+
+    args: RunArguments
+
+    def __init__(self, model: AhaModel, args: RunArguments, dataset: TrainingSet, *, objective: Objective, tokenizer: Any, record: checkpoint.Record, **kwargs):
+        self.objective, self.tokenizer, self.record = objective, tokenizer, record
+        self.speed = Speed(model)
+        self.history = History(args.output_dir, enabled=args.process_index == 0)
+        self.rank_batches = RankBatches(
+            len(dataset), batch_size=args.per_device_train_batch_size, rank=args.process_index, world_size=args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed, lengths=(lambda: dataset.mixture.lengths) if args.group_by_length else None,
+        )  # fmt: skip
+        self._parts: dict[str, Tensor] = {}  # sums over the micro-steps of the current optimizer step
+        self._weighted: dict[str, Tensor] = {}
+        self._micro_steps = 0
+        self._step_ids: list[str] = []
+        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=Collator(dataset.mixture), **kwargs)
+        self.add_callback(EpochSetter(dataset, self.rank_batches))
+
+    # ---- data ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset, batch_sampler=self.rank_batches, collate_fn=self.data_collator, num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None, pin_memory=self.args.dataloader_pin_memory and not self.args.use_cpu,
+        )  # fmt: skip
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        return MicroBatches(epoch_iterator, num_batches, self.speed), None
+
+    # ---- loss ----
+
+    def forward(self, model: torch.nn.Module, batch: dict[str, Any]):
+        """One forward pass over a batch of `Collator`. Pixels become vision features inside the model, cached features are used as they are."""
+        frames = batch["frames"]
+        pixels, features = None, None
+        if all(f.dtype == torch.uint8 for f in frames):
+            pixels = torch.cat(frames)
+        else:
+            tower = self.model.tower_features
+            features = torch.cat([tower(f) if f.dtype == torch.uint8 else f.to(self.args.device, non_blocking=True) for f in frames])
+        return model(
+            input_ids=batch["input_ids_BT"], frames=pixels, vision_features=features, attention_mask=batch["attention_mask_BT"],
+            logits_mask=batch["labels_BT"] != -100,
+        )  # fmt: skip
+
+    def _prepare_inputs(self, inputs):
+        device = self.args.device
+        return {name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Loss of one micro-batch. Raises UserError, with the sample ids, where it is not finite."""
+        self._report_broken(inputs)
+        output = self.forward(model, inputs)
+        losses = self.objective(output, inputs["labels_BT"], inputs["informative_labels_BT"], inputs["relevance_labels_BT"])
+        if not torch.isfinite(losses.total):
+            values = ", ".join(f"{name} {value.item():g}" for name, value in losses.parts.items())
+            raise UserError(
+                f"the loss at step {self.state.global_step + 1} is {losses.total.item():g} ({values}) for samples {', '.join(inputs['sample_ids'])}; "
+                "look at these samples' labels, lower --learning_rate, or train with --bf16 instead of --fp16. Nothing was saved after the last checkpoint."
+            )
+        weight = inputs["weight"]
+        for name, value in losses.parts.items():
+            self._parts[name] = self._parts.get(name, 0) + value.detach().float() * weight
+            self._weighted[name] = self._weighted.get(name, 0) + losses.weighted[name].detach().float() * weight
+        self._micro_steps += 1
+        self._step_ids += inputs["sample_ids"]
+        self.speed.worked(frames=sum(inputs["num_frames"]), tokens=inputs["input_ids_BT"].numel())
+        loss = losses.total * weight
+        return (loss, output) if return_outputs else loss
+
+    def _report_broken(self, inputs: dict[str, Any]) -> None:
+        for sample_id, reason in inputs["broken"]:
+            self.history.event("broken_sample", step=self.state.global_step + 1, sample=sample_id, reason=reason)
+            print(f"skipped {sample_id} (weight 0 in this step): {reason}", flush=True)
+
+    # ---- once per optimizer step ----
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The step's gradient norm; the step is checked and recorded here because norm and learning rate are both known."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        norm = float(norm) if norm is not None else None
+        names = sorted(self._parts)
+        sums = torch.stack([self._parts[n] for n in names] + [self._weighted[n] for n in names]) / self._micro_steps
+        if self.args.world_size > 1:
+            dist.all_reduce(sums)
+            sums /= self.args.world_size
+        values = sums.tolist()
+        parts = dict(zip(names, values[: len(names)]))
+        weighted = dict(zip(names, values[len(names) :]))
+        if norm is not None and not math.isfinite(norm):
+            raise UserError(
+                f"the gradient norm at step {self.state.global_step + 1} is {norm:g} though every loss is finite; samples of this step: "
+                f"{', '.join(self._all_ids())}; lower --learning_rate or --max_grad_norm. Nothing was saved after the last checkpoint."
+            )
+        self.last = {
+            "loss": sum(weighted.values()), **parts, **{f"{n}_weighted": v for n, v in weighted.items()},
+            "learning_rate": self._get_learning_rate(), "grad_norm": norm,
+        }  # fmt: skip
+        self.history.step(self.state.global_step + 1, self.last)
+        self._parts, self._weighted, self._micro_steps, self._step_ids = {}, {}, 0, []
+        return norm
+
+    def _all_ids(self) -> list[str]:
+        if self.args.world_size == 1:
+            return self._step_ids
+        gathered: list[list[str]] = [[] for _ in range(self.args.world_size)]
+        dist.all_gather_object(gathered, self._step_ids)
+        return [i for ids in gathered for i in ids]
+
+    def floating_point_ops(self, inputs) -> float:
+        return self.speed.flops(inputs["input_ids_BT"].shape, sum(inputs["num_frames"]))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs = {**logs, **self.last, **self.speed.report(self.state.global_step, self.args.world_size)}
+        super().log(logs)
+
+    # ---- checkpoints ----
+
+    def _save_checkpoint(self, model, trial) -> None:
+        checkpoint.save(self)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        checkpoint.save_weights(self, output_dir or self.args.output_dir)
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            checkpoint.load_training_state(self, resume_from_checkpoint)
+        self.history.start(self.state.global_step)
+        self.speed.restart(self.state.global_step)
+        return prepared
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        checkpoint.load_weights(self.model, resume_from_checkpoint)
