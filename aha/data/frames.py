@@ -76,7 +76,8 @@ def letterbox(image_HWC: np.ndarray, size: int = 384, pixel_aspect: float = 1.0)
 def turn_upright(image_HWC: np.ndarray, display_matrix: Sequence[int] | None) -> np.ndarray:
     """Apply a container's display matrix as quarter turns and flips.
 
-    Its nine fixed-point numbers are a b u c d v x y w, with x' = a x + c y and y' = b x + d y. Other angles are left alone, as every player does.
+    Its nine fixed-point numbers are a b u c d v x y w, with x' = a x + c y and y' = b x + d y. Other angles are left alone, as every
+    player does.
     """
     if display_matrix is None:
         return image_HWC

@@ -25,7 +25,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from aha.data.frames import check_array, letterbox, read_image
-from aha.data.video_backends import VideoIndex, decode_decord, decode_pyav, decode_torchcodec, shown_size, video_index
+from aha.data.packet_index import VideoIndex, video_index
+from aha.data.video_backends import decode_decord, decode_pyav, decode_torchcodec, shown_size
 from aha.errors import UserError
 
 __all__ = ["Frame", "VideoFrames", "VideoInfo", "iter_frames", "letterbox", "probe", "read_video"]
@@ -296,7 +297,8 @@ def _choose_by_time(timeline, fps, num_frames, max_frames, start, end, rounding)
             times.append(float(time))
             k += 1
     if not indices:
-        raise UserError(f"{timeline.name} has no frame between start={start or 0} and end={end}; its last one is at {timeline.seconds(-1):.3f} s.")
+        last = timeline.seconds(-1)
+        raise UserError(f"{timeline.name} has no frame between start={start or 0} and end={end}; its last one is at {last:.3f} s.")
     wants_all = len(indices) < limit if num_frames is None else True
     if timeline.cut_off and wants_all and (end is None or _exact(end) > timeline.duration):
         raise _cut_off_error(timeline)
@@ -337,8 +339,9 @@ def _choose_reference(timeline, fps, num_frames, max_frames, start, end, roundin
 
 def _cut_off_error(timeline: _Timeline) -> UserError:
     there, end = len(timeline.ticks), float(timeline.duration)
+    promised = f" (it promises {timeline.promised_frames})" if timeline.promised_frames > there else ""
     return UserError(
-        f"{timeline.name} is cut off: it promises {timeline.promised_frames} frames, and frame {there} and the following are missing; "
+        f"{timeline.name} is cut off or damaged: frame {there} and the following are missing{promised}; "
         f"download it again, or read what is there with end={math.floor(end * 1000) / 1000}."
     )
 

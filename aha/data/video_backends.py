@@ -1,221 +1,39 @@
-"""Decoding chosen frames of a video file, and the packet index that says which frames there are.
-
-The index is read without decoding: the time stamp of every packet of the video stream, sorted, is the list of frames in the order in which
-they are shown. Three decoders then give the pixels of chosen frames:
+"""Decoding chosen frames of a video file with one of three libraries.
 
 - pyav (default): decodes only what the chosen frames need, and checks every frame by its time stamp;
 - decord: refused for HEVC and MPEG-TS, where it silently returns other frames (measured); its reader is dropped at once;
 - torchcodec: refused for MPEG-TS for the same reason.
 
-Dimensions in names: H height, W width, C channels (RGB). Time stamps ("pts") are integers in units of the stream's time base.
+All take frame indices of the same packet index (aha/data/packet_index.py), so the choice of frames is the same. No decoder outlives the
+call that made it, so readers are safe in forked DataLoader workers.
+
+Dimensions in names: H height, W width, C channels (RGB).
 """
 
 from __future__ import annotations
 
 import bisect
-import functools
-import os
+import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 
-from aha.data.frames import IMAGE_SUFFIXES, swaps_axes, turn_upright
+from aha.data.frames import swaps_axes, turn_upright
+from aha.data.packet_index import MAX_PIXELS, VideoIndex, decode_packet, open_decoder, packets_of, reason
 from aha.errors import UserError
 
-MAX_PIXELS = 1 << 27  # 16384 x 8192; a larger size comes from a damaged header, and decoding it would take the memory of the machine
-MAX_SECONDS = 7 * 24 * 3600  # time stamps further apart come from damage; a sampling grid over them would never end
 _CHUNK = 16  # frames asked of decord or torchcodec at a time
-
-
-@dataclass(frozen=True)
-class VideoIndex:
-    """What a video file holds, read without decoding (or, where packets carry no time stamps, by decoding once)."""
-
-    path: str
-    container: str  # FFmpeg's name of the format, e.g. "mov,mp4,m4a,3gp,3g2,mj2"
-    codec: str
-    time_base: Fraction  # seconds per unit of `pts`
-    fps: Fraction  # average frame rate
-    pts: list[int]  # of every frame, in the order shown
-    last_duration: int  # of the last frame, same unit
-    width: int  # as stored
-    height: int
-    pixel_aspect: float  # width of a pixel over its height, as stored
-    promised_frames: int  # the number of frames the header claims; 0 = no claim
-    cut_off: bool  # the container's own index points past the end of the file
-    by_count: bool  # frames are found by counting decoded frames, not by time stamp
-    packet_pts: list[int | None] = field(repr=False)  # in file order
-    packet_is_key: list[bool] = field(repr=False)
-
-    @property
-    def first_pts(self) -> int:
-        return self.pts[0]
-
-    @property
-    def duration(self) -> Fraction:
-        """Seconds from the first frame to the end of the last one, which is taken to last at least 1/fps."""
-        last = max(Fraction(self.last_duration) * self.time_base, 1 / self.fps)
-        return (self.pts[-1] - self.pts[0]) * self.time_base + last
-
-
-def video_index(path: str | os.PathLike) -> VideoIndex:
-    """The packet index of a video file; the last few are kept, keyed by size and time of change. Raises UserError (one sentence)."""
-    path = os.path.abspath(path)
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise UserError(f"video {path} cannot be opened ({error.strerror}); check the path.") from error
-    if not os.path.isfile(path):
-        raise UserError(f"video {path} is not a file; give a video file, or a list of image files with source_fps.")
-    if status.st_size == 0:
-        raise UserError(f"video {path} is empty (0 bytes); download or copy it again.")
-    return _cached_index(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=8)
-def _cached_index(path: str, size: int, mtime_ns: int) -> VideoIndex:
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        codec = stream.codec_context
-        if codec.width * codec.height > MAX_PIXELS:
-            raise UserError(f"video {path} claims frames of {codec.width}x{codec.height} pixels, so it is damaged; download it again.")
-        packet_pts: list[int | None] = []
-        packet_is_key: list[bool] = []
-        shown: set[int] = set()
-        without_pts = 0
-        last_pts, last_duration = None, 0
-        for packet in _packets(container, stream):
-            packet_pts.append(packet.pts)
-            packet_is_key.append(packet.is_keyframe)
-            if packet.is_discard or (codec.name == "vp8" and not bytes(packet)[0] >> 4 & 1):
-                continue  # outside the edit list, or a VP8 reference that is never shown
-            if packet.pts is None:
-                without_pts += 1
-                continue
-            if last_pts is None or packet.pts > last_pts:
-                last_pts, last_duration = packet.pts, packet.duration or 0
-            shown.add(packet.pts)
-        if not packet_pts:
-            raise UserError(f"video {path} holds no frames; download it again or make it anew.")
-        if True not in packet_is_key:
-            packet_is_key[0] = True
-        # Frames shown before the first key frame cannot be decoded: a recording that was cut from a broadcast starts like this.
-        first_key = packet_pts[packet_is_key.index(True)]
-        pts = sorted(shown if first_key is None else (p for p in shown if p >= first_key))
-        by_count = without_pts > 0 or not pts
-        time_base = stream.time_base
-        fps = _frame_rate(stream)
-        cut_off = _points_past_end(stream, size)
-        container_name, codec_name, promised = container.format.name, codec.name, stream.frames
-        width, height = codec.width, codec.height
-        aspect = stream.sample_aspect_ratio
-        pixel_aspect = float(aspect) if aspect is not None and Fraction(1, 10) <= aspect <= 10 else 1.0
-    if by_count:
-        pts = _decoded_pts(path, time_base, fps)
-        last_duration = 0
-    if fps is None:
-        span = (pts[-1] - pts[0]) * time_base
-        fps = (len(pts) - 1) / span if span > 0 else Fraction(1)
-    if (pts[-1] - pts[0]) * time_base > MAX_SECONDS:
-        raise UserError(f"video {path} has time stamps more than {MAX_SECONDS // 86400} days apart, so it is damaged; download it again.")
-    return VideoIndex(
-        path=path, container=container_name, codec=codec_name, time_base=time_base, fps=fps, pts=pts, last_duration=last_duration,
-        width=width, height=height, pixel_aspect=pixel_aspect, promised_frames=promised, cut_off=cut_off, by_count=by_count,
-        packet_pts=packet_pts, packet_is_key=packet_is_key,
-    )  # fmt: skip
-
-
-def _open(path: str) -> av.container.InputContainer:
-    if Path(path).suffix.lower() in IMAGE_SUFFIXES:  # FFmpeg would read the name as a pattern of image names
-        raise UserError(f"{path} has the name of an image, not of a video; rename it, or give a list of image files with source_fps.")
-    try:
-        # Only local files: a text file that lists addresses (a playlist) must not make the reader load them.
-        return av.open(path, options={"protocol_whitelist": "file"})
-    except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise UserError(f"video {path} cannot be opened ({_reason(error)}), so it is no video or damaged; download it again.") from error
-
-
-def _video_stream(container: av.container.InputContainer, path: str) -> av.video.stream.VideoStream:
-    for stream in container.streams.video:
-        if stream.disposition & av.stream.Disposition.attached_pic:
-            continue  # the cover picture of an audio file
-        if stream.codec_context is None:
-            raise UserError(f"video {path} has a coding that this FFmpeg cannot decode; convert it (ffmpeg -i IN -c:v libx264 OUT.mp4).")
-        if stream.time_base is None or stream.time_base <= 0:
-            raise UserError(f"video {path} has no time base, so it is damaged; download it again or re-encode it.")
-        return stream
-    raise UserError(f"{path} has no video stream (is it audio?); give a video file.")
-
-
-def _packets(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Iterator[av.Packet]:
-    """The packets of the video stream in file order; ends at the first place where the container cannot be read on."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.error.FFmpegError):
-            return
-        if packet.size:
-            yield packet
-
-
-def _frame_rate(stream: av.video.stream.VideoStream) -> Fraction | None:
-    for rate in (stream.average_rate, stream.guessed_rate):
-        if rate is not None and rate > 0:
-            return Fraction(rate)
-    return None
-
-
-def _points_past_end(stream: av.video.stream.VideoStream, size: int) -> bool:
-    return any(entry.pos + entry.size > size for entry in stream.index_entries)
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
-
-
-def _open_decoder(path: str, threads: int) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
-    container = _open(path)
-    stream = _video_stream(container, path)
-    stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = threads
-    return container, stream
-
-
-def _decode(stream: av.video.stream.VideoStream, packet: av.Packet | None) -> list[av.VideoFrame]:
-    """Feed one packet (None: get what is left). A packet that the decoder refuses gives no frame; who needs its frame will miss it."""
-    try:
-        return stream.codec_context.decode(packet)
-    except av.error.FFmpegError:
-        return []
-
-
-def _decoded_pts(path: str, time_base: Fraction, fps: Fraction | None) -> list[int]:
-    """Time stamps of every frame found by decoding; where frames have none, or they do not increase, evenly spaced by the frame rate."""
-    container, stream = _open_decoder(path, threads=2)
-    with container:
-        pts = [frame.pts for packet in (*_packets(container, stream), None) for frame in _decode(stream, packet)]
-    if not pts:
-        raise UserError(f"video {path} has no frame that can be decoded; download it again or re-encode it.")
-    if None in pts or any(b <= a for a, b in zip(pts, pts[1:])):
-        step = 1 / ((fps or Fraction(25)) * time_base)
-        pts = [round(i * step) for i in range(len(pts))]
-        if len(set(pts)) != len(pts):
-            pts = list(range(len(pts)))
-    return pts
 
 
 def missing_frame(index: VideoIndex, frame_index: int) -> UserError:
     """The error for a frame that the file promises and that cannot be decoded."""
-    seconds = float((index.pts[frame_index] - index.first_pts) * index.time_base)
+    seconds = [float((index.pts[i] - index.first_pts) * index.time_base) for i in (max(frame_index - 1, 0), frame_index)]
+    end = math.floor(seconds[0] * 1000) / 1000  # of the grid: a sample just after the frame before would take this one
     return UserError(
-        f"video {index.path}: frame {frame_index} (at {seconds:.3f} s) cannot be decoded, the file is damaged there; "
-        f"download it again, or read only up to it with end={seconds:.3f}."
+        f"video {index.path}: frame {frame_index} (at {seconds[1]:.3f} s) cannot be decoded, the file is damaged there; download it again"
+        + (f", or read only up to it with end={end}." if end > 0 else ".")
     )
 
 
@@ -232,7 +50,7 @@ def decode_pyav(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[
         yield remaining.pop(0), *to_upright_rgb(index, frame_index, frame)
     if remaining and not index.by_count:
         # A key frame that cannot be started from after all: once more without leaving anything out.
-        for frame_index, frame in _decode_by_pts(index, remaining, threads, skip=False):
+        for frame_index, frame in _decode_by_pts(index, list(remaining), threads, skip=False):
             if frame_index != remaining[0]:
                 break
             yield remaining.pop(0), *to_upright_rgb(index, frame_index, frame)
@@ -241,11 +59,11 @@ def decode_pyav(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[
 
 
 def _decode_by_count(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    container, stream = _open_decoder(index.path, threads)
+    container, stream = open_decoder(index.path, threads)
     last, count, chosen = wanted[-1], 0, set(wanted)
     with container:
-        for packet in (*_packets(container, stream), None):
-            for frame in _decode(stream, packet):
+        for packet in (*packets_of(container, stream), None):
+            for frame in decode_packet(stream, packet):
                 if count in chosen:
                     yield count, frame
                 if count == last:
@@ -262,10 +80,11 @@ def _decode_by_pts(index: VideoIndex, wanted: list[int], threads: int, skip: boo
     keys = [i for i, is_key in enumerate(index.packet_is_key) if is_key]
     own = [position[index.pts[i]] for i in wanted]
     first = [_start_of(index, keys, n, index.pts[i]) if skip else 0 for n, i in zip(own, wanted)]
+    chosen = {index.pts[i] for i in wanted}
     frame_of = {index.pts[i]: i for i in wanted}
-    container, stream = _open_decoder(index.path, threads)
+    container, stream = open_decoder(index.path, threads)
     with container:
-        packets = _packets(container, stream)
+        packets = packets_of(container, stream)
         done = 0  # packets before this one are decoded or skipped
         for target in range(len(wanted)):
             if first[target] > done:
@@ -278,12 +97,15 @@ def _decode_by_pts(index: VideoIndex, wanted: list[int], threads: int, skip: boo
                 if packet is None:
                     break
                 if done >= first[target]:
-                    for frame in _decode(stream, packet):
+                    if stream.codec_context.name == "h264":
+                        # Pictures that no other refers to need no decoding: on common files half the work.
+                        stream.codec_context.skip_frame = "DEFAULT" if packet.pts in chosen else "NONREF"
+                    for frame in decode_packet(stream, packet):
                         if frame.pts in frame_of:
                             yield frame_of.pop(frame.pts), frame
                 done += 1
             if needs_skip or target + 1 == len(wanted):
-                for frame in _decode(stream, None):
+                for frame in decode_packet(stream, None):
                     if frame.pts in frame_of:
                         yield frame_of.pop(frame.pts), frame
 
@@ -312,7 +134,7 @@ def to_upright_rgb(index: VideoIndex, frame_index: int, frame: av.VideoFrame) ->
         image_HWC = frame.to_ndarray(format="rgb24")
     except (av.error.FFmpegError, ValueError) as error:
         raise UserError(
-            f"video {index.path}: frame {frame_index} cannot be converted to RGB ({_reason(error)}); re-encode the video as H.264."
+            f"video {index.path}: frame {frame_index} cannot be converted to RGB ({reason(error)}); re-encode the video as H.264."
         ) from error
     matrix = frame.side_data.get("DISPLAYMATRIX")
     matrix = struct.unpack("<9i", bytes(matrix)) if matrix is not None else None
