@@ -9,6 +9,7 @@ memory is the weights plus one tensor. Every tensor must fit: missing, left-over
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import struct
@@ -122,11 +123,23 @@ def tensor_shapes(shards: list[Path]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def iter_tensors(shards: list[Path]) -> Iterator[tuple[str, Tensor]]:
+def iter_tensors(shards: list[Path], window_bytes: int = 256 * 1024**2) -> Iterator[tuple[str, Tensor]]:
+    """Every (name, tensor). A shard is mapped anew every `window_bytes`: pages that were read count as ours until it is unmapped."""
     for path in shards:
         with open_shard(path) as shard:
-            for name in shard.keys():  # noqa: SIM118
-                yield name, shard.get_tensor(name)
+            waiting = {name: _bytes(shard.get_slice(name)) for name in shard.keys()}  # noqa: SIM118 (safe_open is no mapping)
+        while waiting:
+            with open_shard(path) as shard:
+                read = 0
+                while waiting and read < window_bytes:
+                    name, size = next(iter(waiting.items()))
+                    yield name, shard.get_tensor(name)
+                    read += size
+                    del waiting[name]
+
+
+def _bytes(stored: Any) -> int:
+    return math.prod(stored.get_shape()) * 4  # at most: float32 is the widest type of published weights
 
 
 # ---- names ----
