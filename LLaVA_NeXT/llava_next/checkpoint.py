@@ -123,7 +123,7 @@ def tensor_shapes(shards: list[Path]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def iter_tensors(shards: list[Path], window_bytes: int = 256 * 1024**2) -> Iterator[tuple[str, Tensor]]:
+def iter_tensors(shards: list[Path], window_bytes: int = 64 * 1024**2) -> Iterator[tuple[str, Tensor]]:
     """Every (name, tensor). A shard is mapped anew every `window_bytes`: pages that were read count as ours until it is unmapped."""
     for path in shards:
         with open_shard(path) as shard:
