@@ -41,9 +41,7 @@ SIZES = {
     "tiny": dict(zip(TEXT, (64, 160, 4, 4, 2, 1024))),
 }
 IMAGE_TOKEN = {"7b": 151646, "0.5b": 151646, "tiny": 1003}
-LORA_SHAPES = {
-    "q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn", "o_proj": "self_attn", "gate_proj": "mlp", "up_proj": "mlp", "down_proj": "mlp",
-}  # fmt: skip
+LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def random_model(size: str, device: str, dtype: torch.dtype) -> LlavaNextForCausalLM:
@@ -81,7 +79,7 @@ def write_checkpoint(folder: Path, size: str, device: str) -> None:
     tensors = {}
     for name, module in model.model.layers.named_modules():
         leaf = name.rpartition(".")[2]
-        if leaf in LORA_SHAPES:
+        if leaf in LORA_LAYERS:
             key = f"base_model.model.model.layers.{name}"
             tensors[f"{key}.lora_A.weight"] = torch.randn(16, module.in_features) * 0.02
             tensors[f"{key}.lora_B.weight"] = torch.randn(module.out_features, 16) * 0.02
