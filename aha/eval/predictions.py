@@ -28,8 +28,8 @@ ENTRY_KEYS = {*ENTRY_IDS, "qid", "query", "video_duration", "frame_fps", "true_f
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Scores of one video. At most one of frames (index in the original video), times (seconds) and clip_seconds says where they lie;
-    with none of them the evaluation tells the grid from the number of scores."""
+    """Scores of one video. frames (index in the original video), else times (seconds), else clip_seconds say where they lie; with none of
+    them the evaluation tells the grid from the number of scores."""
 
     video_id: str
     scores: np.ndarray  # [N] float64, finite
@@ -144,12 +144,18 @@ class PredictionStream:
         if not isinstance(heads, list) or not all(isinstance(head, dict) for head in heads):
             raise UserError(f"{where} has no debug_data (a list with one object for each scored frame); was it written by aha.score?")
         scores = self._fuse(heads, where)
-        if "true_frames_list" in entry:
-            return Prediction(video_id, scores, self._frames(entry["true_frames_list"], len(scores), where), trained_on=trained_on)
+        times = self._times(heads, where, needed="true_frames_list" not in entry)
+        frames = self._frames(entry["true_frames_list"], len(scores), where) if "true_frames_list" in entry else None
+        return Prediction(video_id, scores, frames, times, trained_on=trained_on)
+
+    def _times(self, heads: list[dict[str, Any]], where: str, needed: bool) -> np.ndarray | None:
+        """[N] seconds; None if some are missing and the frame numbers say where the scores lie."""
+        if not needed and not all("time" in head for head in heads):
+            return None
         times = self._numbers([head.get("time") for head in heads], where, "time")
         if len(times) > 1 and (np.diff(times) <= 0).any():
             raise UserError(f"{where}: time {int(np.argmax(np.diff(times) <= 0)) + 1} is not after the one before it; times ascend.")
-        return Prediction(video_id, scores, times=times, trained_on=trained_on)
+        return times
 
     def _fuse(self, heads: list[dict[str, Any]], where: str) -> np.ndarray:
         w = self.weights

@@ -139,7 +139,7 @@ def score_file(
     unknown = [i for i in predicted if i not in benchmark.known]
     if unknown:
         raise UserError(f"{path}: video {table.named_list(unknown)} not in {benchmark.annotations}; check that both are of one data set.")
-    listed = _trained_on_list(trained_on) if trained_on is not None else set()
+    listed = read_trained_on(trained_on) if trained_on is not None else set()
     scored = Scored(path, {}, {}, {}, [], [])
     for video_id, truth in benchmark.truths.items():
         prediction = predicted.get(video_id)
@@ -160,12 +160,7 @@ def score_file(
         raise UserError(
             f"{path} has no prediction for any of the {len(benchmark.truths)} selected videos; check --video_ids, --fold, --limit."
         )
-    if scored.trained_on:
-        print(
-            f"WARNING: {path}: the model was TRAINED ON {len(scored.trained_on)} of the {len(scored.per_video)} scored videos; "
-            f"these numbers are no held-out result.",
-            file=sys.stderr,
-        )
+    warn_trained_on(path, len(scored.trained_on), len(scored.per_video))
     if strict:
         _refuse_defects(scored)
     return scored
@@ -185,7 +180,15 @@ def _refuse_defects(scored: Scored) -> None:
             )
 
 
-def _trained_on_list(path: str | Path) -> set[str]:
+def warn_trained_on(path: Path, trained_on: int, scored: int) -> None:
+    if trained_on:
+        print(
+            f"WARNING: {path}: the model was TRAINED ON {trained_on} of the {scored} scored videos; these numbers are no held-out result.",
+            file=sys.stderr,
+        )
+
+
+def read_trained_on(path: str | Path) -> set[str]:
     ids = read_json(path, "list of trained-on videos")
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
         raise UserError(f"{path} is no JSON list of video ids; use the trained_on_videos.json that the trainer wrote beside the weights.")

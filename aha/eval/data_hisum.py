@@ -1,0 +1,133 @@
+"""Reads Mr.HiSum: `mr_hisum.h5` (video by video), the split JSON and `metadata.csv`.
+
+Source: Sul et al., "Mr. HiSum", NeurIPS 2023 Datasets and Benchmarks. 1 frame = 1 second; n = seconds, M = shots.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from aha.errors import UserError
+from aha.files import read_json
+
+SUBSETS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class HiSumVideo:
+    gtscore: np.ndarray  # [n] float64
+    gt_summary: np.ndarray | None  # [n] bool
+    change_points: np.ndarray | None  # [M, 2] int64, half-open [start, end)
+
+
+class HiSumFile:
+    """The open h5; videos are read one at a time. Raises UserError for a file that is missing or truncated and for fields that are
+    missing or malformed, naming the video."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"annotation file {path} does not exist; datasets/README.md says where to get mr_hisum.h5.")
+        try:
+            self.file = h5py.File(self.path, "r")
+            self.ids: dict[str, None] = dict.fromkeys(self.file)  # an ordered set
+        except (OSError, RuntimeError, ValueError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read ({error}); it is cut off or not mr_hisum.h5, download it again.") from error
+
+    def __enter__(self) -> HiSumFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def read(self, video_id: str, with_summary: bool = True) -> HiSumVideo:
+        """One video; gt_summary (also spelled gtsummary) and change_points only if wanted."""
+        where = f"{self.path}: {video_id}"
+        try:
+            group = self.file[video_id]
+            if not isinstance(group, h5py.Group):
+                raise UserError(f"{where} is no group with gtscore, gt_summary and change_points; is this mr_hisum.h5?")
+            gtscore = self._vector(group, "gtscore", where)
+            if not with_summary:
+                return HiSumVideo(gtscore, None, None)
+            summary = self._vector(group, "gt_summary" if "gt_summary" in group else "gtsummary", where)
+            points = np.asarray(self._dataset(group, "change_points", where), dtype=np.float64)
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{where} cannot be read ({error}); the file is damaged, download it again.") from error
+        n = len(gtscore)
+        if len(summary) != n or not np.isin(summary, (0, 1)).all():
+            raise UserError(f"{where}: gt_summary is not one 0 or 1 for each of the {n} seconds; the file is damaged, download it again.")
+        if points.ndim != 2 or points.shape[1] != 2 or not len(points) or (points != np.floor(points)).any():
+            raise UserError(f"{where}: change_points is no list of [start, end) pairs; the file is damaged, download it again.")
+        points = points.astype(np.int64)
+        if points[0, 0] < 0 or points[-1, 1] > n or (points[:, 1] <= points[:, 0]).any() or (points[1:, 0] < points[:-1, 1]).any():
+            raise UserError(f"{where}: change_points are not ascending [start, end) pairs within 0 and {n}; the file is damaged.")
+        return HiSumVideo(gtscore, summary.astype(bool), points)
+
+    def _dataset(self, group: h5py.Group, name: str, where: str) -> np.ndarray:
+        if name not in group:
+            raise UserError(f"{where} lacks the field {name}; use mr_hisum.h5 as published, or leave out the protocol that needs it.")
+        if not isinstance(group[name], h5py.Dataset) or group[name].size > 10_000_000:
+            raise UserError(f"{where}: {name} is no list of numbers of a video's length; the file is damaged, download it again.")
+        return group[name][()]
+
+    def _vector(self, group: h5py.Group, name: str, where: str) -> np.ndarray:
+        values = np.asarray(self._dataset(group, name, where), dtype=np.float64)
+        if values.ndim != 1 or not len(values):
+            raise UserError(f"{where}: {name} has the shape {values.shape}, not one number for each second; the file is damaged.")
+        if not np.isfinite(values).all():
+            raise UserError(f"{where}: {name} {int(np.argmin(np.isfinite(values)))} is not a finite number; the file is damaged.")
+        return values
+
+
+def read_split(path: str | Path, subset: str, known: dict[str, None], annotations: Path) -> list[str]:
+    """The keys of "train", "val" or "test" of a split JSON {"train_keys", "val_keys", "test_keys"}; all must be in the h5."""
+    split = read_json(path, "split")
+    keys = split.get(f"{subset}_keys") if isinstance(split, dict) else None
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise UserError(f"split {path} has no list {subset}_keys; expected train_keys, val_keys and test_keys.")
+    if unknown := [key for key in keys if key not in known]:
+        raise UserError(
+            f"split {path}: {subset}_keys names {len(unknown)} videos that are not in {annotations}, the first is {unknown[0]}."
+        )
+    if len(set(keys)) != len(keys):
+        raise UserError(f"split {path}: {subset}_keys names a video twice; remove one of the two.")
+    if not keys:
+        raise UserError(f"split {path}: {subset}_keys is empty; choose another --subset.")
+    return keys
+
+
+@dataclass(frozen=True, slots=True)
+class HiSumMetadata:
+    categories: dict[str, str]  # video id -> category
+    youtube: dict[str, str]  # YouTube id -> video id
+
+
+def read_metadata(path: str | Path) -> HiSumMetadata:
+    """`metadata.csv`: video_id, youtube_id, labels. The category of a video is its first YouTube-8M label, or the column `category`."""
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            fields = reader.fieldnames or []
+            if "video_id" not in fields or not {"labels", "category"} & set(fields):
+                raise UserError(f"metadata {path} needs the columns video_id and labels (or category); it has {', '.join(fields)[:200]}.")
+            categories, youtube = {}, {}
+            for row in reader:
+                video_id = row["video_id"]
+                if not video_id or video_id in categories:
+                    raise UserError(f"metadata {path}:{reader.line_num}: video id {video_id!r} is empty or listed twice; repair the row.")
+                label = re.search(r"\d+", row.get("labels") or "")
+                categories[video_id] = row.get("category") or (f"label {label[0]}" if label else "no label")
+                if row.get("youtube_id"):
+                    youtube[row["youtube_id"]] = video_id
+    except FileNotFoundError as error:
+        raise UserError(f"metadata {path} does not exist; check --metadata.") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"metadata {path} cannot be read ({error}); check the file.") from error
+    return HiSumMetadata(categories, youtube)
