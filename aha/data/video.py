@@ -46,6 +46,7 @@ class VideoInfo:
     height: int
     rotation: int  # degrees (0, 90, 180, 270) by which the stored picture is turned clockwise to be shown
     codec: str  # FFmpeg's name, e.g. "h264"
+    cut_off: bool  # frames are missing at the end; reading is possible with `end` at most `duration`
 
 
 class Frame(NamedTuple):
@@ -103,7 +104,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
     width, height, rotation = shown_size(index)
     return VideoInfo(
         path=str(path), fps=float(index.fps), duration=float(index.duration), frame_count=len(index.pts),
-        width=width, height=height, rotation=rotation, codec=index.codec,
+        width=width, height=height, rotation=rotation, codec=index.codec, cut_off=index.cut_off,
     )  # fmt: skip
 
 
