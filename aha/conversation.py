@@ -18,6 +18,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from aha.errors import UserError
@@ -42,6 +43,9 @@ def load_tokenizer(path: str | os.PathLike) -> Any:
     """
     from transformers import AddedToken, AutoTokenizer
 
+    folder = Path(path)
+    if not folder.is_dir() and (folder.is_absolute() or len(folder.parts) != 2):
+        raise UserError(f"{path} is neither a folder nor a hub id (owner/name), so there is no tokenizer to load; check the path.")
     try:
         with warnings.catch_warnings():  # it reads the base's config.json too, whose settings of 2024 it calls deprecated
             warnings.simplefilter("ignore", FutureWarning)

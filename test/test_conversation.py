@@ -245,7 +245,16 @@ def test_one_stream_turn_per_frame(duet):
 
 
 def test_tokenizer_folders_that_do_not_work(tmp_path):
-    with pytest.raises(UserError, match=str(tmp_path)):
+    with pytest.raises(UserError, match=f"from {tmp_path}"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="neither a folder nor a hub id"):
+        load_tokenizer(tmp_path / "nowhere")
+    plain = load_tokenizer(shared_fixture("reference/llava-onevision-qwen2-tiny-ov"))
+    plain.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|im_end|>", "<|the_end|>"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(UserError, match=r"no token <\|im_end\|>"):
         load_tokenizer(tmp_path)
 
 

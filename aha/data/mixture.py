@@ -121,6 +121,7 @@ class Mixture(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Choose the samples of this epoch. The length is the same for every epoch."""
         self.epoch = epoch
+        self._lengths: list[int] | None = None
         self.items: list[tuple[int, int]] = []  # (source, sample)
         for s, source in enumerate(self.sources):
             count, whole = len(source.samples), int(source.entry["weight"])
@@ -144,7 +145,9 @@ class Mixture(Dataset):
     @property
     def lengths(self) -> list[int]:
         """Number of tokens of each item: exact for the frames, estimated for the text."""
-        return [self.planned(i)[1] for i in range(len(self))]
+        if self._lengths is None:
+            self._lengths = [self.planned(i)[1] for i in range(len(self))]
+        return self._lengths
 
     def planned(self, i: int) -> tuple[int, int]:
         """(frames, tokens) of item i, without reading its video."""
