@@ -77,6 +77,7 @@ class AhaModel(LlavaNextForCausalLM):
         self.informative_head = nn.Linear(config.hidden_size, 2, bias=False)
         self.relevance_head = nn.Linear(config.hidden_size, config.relevance_outputs, bias=False)
         self.uncertainty_head = nn.Linear(config.hidden_size, 1, bias=False) if config.uncertainty else None
+        self.tokenizer_sources: tuple[str, ...] = ()  # folders or hub ids that the weights came from, the adapter before the base
 
     # ---- computing ----
 
@@ -171,11 +172,13 @@ class AhaModel(LlavaNextForCausalLM):
         from aha.models.adapters import load_with_adapter  # that file builds AhaModels
 
         try:
-            return load_with_adapter(
+            model = load_with_adapter(
                 cls, base, adapter, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=merge, seed=seed
             )
         except (CheckpointError, ValueError) as error:
             raise UserError(str(error)) from error
+        model.tokenizer_sources = tuple(os.fspath(source) for source in (adapter, base) if source is not None)
+        return model
 
     @classmethod
     def from_pretrained(
@@ -190,9 +193,11 @@ class AhaModel(LlavaNextForCausalLM):
         from aha.models.adapters import load_saved
 
         try:
-            return load_saved(cls, path_or_hub_id, dtype=dtype, device=device, attn_implementation=attn_implementation)
+            model = load_saved(cls, path_or_hub_id, dtype=dtype, device=device, attn_implementation=attn_implementation)
         except (CheckpointError, ValueError) as error:
             raise UserError(str(error)) from error
+        model.tokenizer_sources = (os.fspath(path_or_hub_id),)
+        return model
 
     def save_pretrained(
         self, folder: str | os.PathLike, *, tokenizer=None, card: str | None = None, max_shard_bytes: int = 5 * 1024**3

@@ -1,0 +1,5 @@
+"""Scoring a stream: sessions, caches, policies, chunked and online engines."""
+
+from aha.streaming.session import Session
+
+__all__ = ["Session"]
