@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch.utils.data import Dataset
 
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, FRAME_TOKENS, DuetFormat, Turn
@@ -218,7 +219,7 @@ def load_source(
 ) -> Source:
     """Index the videos of one config entry and make its samples."""
     entry = dict(entry)
-    folder = VideoFolder(index_videos(entry["videos"], entry["index"]))
+    folder = VideoFolder(index_videos(entry["videos"], entry["index"], report=False))
     if entry["type"] == "tvsum":
         samples, problems = tvsum.load(entry, folder, split, fold, validation)
     elif entry["type"] == "hisum":
@@ -230,6 +231,15 @@ def load_source(
     else:
         samples, problems = [], []  # MMDuetIT has training data only
     return Source(entry, fps, max_num_frames, samples, problems)
+
+
+def _index_once(entries: list[dict[str, Any]]) -> None:
+    """Of the processes of a node the first one indexes the videos; the others wait and then find its files."""
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        for entry in entries:
+            index_videos(entry["videos"], entry["index"], report=False)
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
 
 
 def build_mixture(
@@ -254,8 +264,10 @@ def build_mixture(
     """
     if split not in tvsum.SPLITS:
         raise UserError(f"split {split!r} is none of {', '.join(tvsum.SPLITS)}.")
+    entries = read_config(config_path)
+    _index_once(entries)
     sources = []
-    for entry in read_config(config_path):
+    for entry in entries:
         limits = [n for n in (entry["max_num_frames"], max_num_frames) if n is not None]
         frames = int(min(limits, default=DEFAULT_MAX_NUM_FRAMES))
         sources.append(load_source(entry, entry["fps"] or frame_fps, frames, split, fold, validation))

@@ -32,12 +32,14 @@ def index_videos(
     *,
     paths: Iterable[str] | None = None,
     workers: int | None = None,
+    report: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Facts of every video of a folder and the folders in it: {path below the folder (with /): entry}.
 
     cache     where the index is kept (None: videos_metadata.json in the folder; where that cannot be written, a warning, and no cache)
     paths     look only at these (paths below the folder); a missing one gets an entry that is not valid
     workers   processes (None: the cores of the machine, at most 8; 1 for few videos)
+    report    list newly found videos that cannot be read (callers that report what they leave out themselves say False)
 
     Entry: "duration" (s), "fps", "path", "frame_count", "valid", "size" (bytes), "mtime_ns"; for a video that cannot be read valid is
     false, the numbers are 0, and "error" says why. Newly found ones are listed once on standard error. Raises UserError where the folder
@@ -64,7 +66,7 @@ def index_videos(
         index[name] = entry
     if new or len(known) != len(index):
         unreadable = [f"  {name}: {index[name]['error']}" for name in new if not index[name]["valid"]]
-        if unreadable:
+        if unreadable and report:
             headline = f"{len(unreadable)} of {len(names)} videos in {folder} cannot be read and are left out:"
             print(headline, *unreadable, sep="\n", file=sys.stderr)
         _save(cache_path, known if paths is not None else {}, index, required=cache is not None)
