@@ -67,6 +67,7 @@ def load_hisum(entry: dict, folder: VideoFolder, split: str) -> tuple[list[Sampl
         if not isinstance(stored, dict) or not isinstance(stored.get(f"{part}_keys"), list):
             raise UserError(f"Mr.HiSum split file {split_path} has no list {part}_keys; download mr_hisum_split.json again.")
         keys += stored[f"{part}_keys"]
+    # The official metadata.csv has no titles; the copy among the Aha annotations (mr_hisum_metadata.csv) has.
     rows = {row["video_id"]: row for _, row in read_csv(metadata_path, ("video_id", "youtube_id", "title"), "Mr.HiSum metadata")}
 
     samples: list[Sample] = []
