@@ -17,19 +17,20 @@ class ModelArguments:
     """Which model is trained, and which part of it."""
 
     llm_pretrained: str = field(
-        default="lmms-lab/llava-onevision-qwen2-7b-ov", metadata={"help": "Base checkpoint: folder or hub id, LLaVA-NeXT or transformers layout."}
+        default="lmms-lab/llava-onevision-qwen2-7b-ov", metadata={"help": "Base checkpoint, either published layout: folder or hub id."}
     )
     lora_pretrained: str | None = field(
         default=None, metadata={"help": "LoRA adapter to start from: folder or hub id (MMDuet, Aha or our own). Default: a new adapter."}
     )
     objective: Literal["aha", "mmduet"] = field(
-        default="aha", metadata={"help": "Loss: aha (real-valued relevance, uncertainty) or mmduet (two classifications). With aha an MMDuet adapter's heads are converted."}
+        default="aha",
+        metadata={"help": "Loss: aha (relevance and its uncertainty; MMDuet's heads are converted) or mmduet (two classifications)."},
     )
     lora_r: int = field(default=16, metadata={"help": "Rank of a new adapter (an adapter given by --lora_pretrained keeps its own)."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of a new adapter: LoRA adds alpha / r * B A."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on LoRA's input, 0 to 1; also replaces that of --lora_pretrained."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on LoRA's input, from 0 to below 1."})
     modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Modules trained whole beside LoRA. Default: mm_projector lm_head and all heads. The heads cannot be left out."}
+        default=None, metadata={"help": "Modules trained whole beside LoRA: all heads, and by default mm_projector lm_head."}
     )
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = field(
         default=None, metadata={"help": "Attention kernel. Default: flash_attention_2 where it is installed and there is a GPU, else sdpa."}
@@ -42,11 +43,13 @@ class DataArguments:
 
     dataset_config: str = field(default="configs/datasets/tvsum.json", metadata={"help": "Mixture of data sets (JSON)."})
     frame_fps: float = field(default=1.0, metadata={"help": "Frames a second of video, where the mixture does not say otherwise."})
-    max_num_frames: int | None = field(default=None, metadata={"help": "Most frames of a sample, where the mixture does not say otherwise (default 128)."})
+    max_num_frames: int | None = field(
+        default=None, metadata={"help": "Most frames of a sample, where the mixture does not say otherwise (default 128)."}
+    )
     fold: int = field(default=0, metadata={"help": "TVSum: which fifth (0 to 4) is held out for testing; -1 trains on all videos."})
     limit: int | None = field(default=None, metadata={"help": "Use at most this many samples of each data set (smoke runs)."})
     vision_cache: str | None = field(
-        default=None, metadata={"help": "Folder for the frozen vision tower's features: computed once before training, no video is read after that."}
+        default=None, metadata={"help": "Folder for the frozen tower's features: computed before training, no video is read after that."}
     )
 
 
@@ -60,7 +63,7 @@ class RunArguments(TrainingArguments):
     warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up: a fraction of all steps (below 1) or a number of steps."})
     per_device_train_batch_size: int = field(default=1, metadata={"help": "Samples per GPU and forward pass."})
     gradient_accumulation_steps: int = field(default=16, metadata={"help": "Forward passes per optimizer step."})
-    gradient_checkpointing: bool = field(default=True, metadata={"help": "Keep only layer inputs for the backward pass and recompute the rest."})
+    gradient_checkpointing: bool = field(default=True, metadata={"help": "Keep only layer inputs and recompute the rest."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the mixture."})
     logging_steps: float = field(default=1, metadata={"help": "Optimizer steps between two log lines."})
     save_steps: float = field(default=100, metadata={"help": "Optimizer steps between two checkpoints."})
@@ -70,10 +73,18 @@ class RunArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: batches carry more than the model's inputs."})
     resume_from_checkpoint: str | None = field(
         default="auto",
-        metadata={"help": "auto: go on from the last complete checkpoint of --output_dir if there is one; none: start anew, removing earlier checkpoints; or a checkpoint folder."},
+        metadata={
+            "help": "auto: go on from the last complete checkpoint of --output_dir, if any; none: start anew, removing earlier ones; "
+            "or a checkpoint folder."
+        },
     )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes per GPU that read videos ahead."})
     group_by_length: bool = field(default=True, metadata={"help": "Give samples of similar length to all GPUs at the same time."})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.report_to, str) and "," in self.report_to:
+            self.report_to = self.report_to.split(",")
+        super().__post_init__()
 
 
 def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]:
@@ -88,7 +99,8 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]
 
             # would be compiled at the first step (a minute or more, and a C++ compiler); gloo does the same work
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments), prog="python -m aha.train", description="Fine-tune the highlight model.")
+    description = "Fine-tune the highlight model."
+    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments), prog="python -m aha.train", description=description)
     try:
         model, data, run, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except (ValueError, ImportError) as error:
@@ -116,8 +128,9 @@ def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None
 
 # What decides the losses of a run: a resumed run must agree in all of these.
 EXACT = (
-    "seed", "data_seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-    "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "bf16", "fp16", "group_by_length", "optim",
+    "seed", "data_seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "bf16", "fp16",
+    "group_by_length", "optim",
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,8 @@ def zero_stage(trainer: AhaTrainer) -> int | None:
 
 
 def full_state(trainer: AhaTrainer) -> dict[str, torch.Tensor] | None:
-    """The trained parameters, whole, on rank 0; None on other ranks. Under ZeRO-3 all ranks must call it; one parameter at a time is gathered
-    and moved to the host, so that memory is bounded by the adapter itself."""
+    """The trained parameters, whole, on rank 0; None on other ranks. All ranks must call it. Under ZeRO-3 one parameter at a time is
+    gathered and moved to the host, so that memory is bounded by the adapter itself."""
     named = [(n, p) for n, p in trainer.model.named_parameters() if p.requires_grad]
     main = trainer.args.process_index == 0
     if zero_stage(trainer) != 3:
@@ -156,7 +157,7 @@ def rotate(run: Path, limit: int | None, keep: str | None) -> None:
 
 
 def load_training_state(trainer: AhaTrainer, folder: str | os.PathLike) -> None:
-    """Optimizer, schedule and (with DeepSpeed) weights of a checkpoint into a prepared trainer. Random states follow when the data is in place."""
+    """Optimizer, schedule and (with DeepSpeed) weights of a checkpoint into a prepared trainer. Random states follow later."""
     if trainer.deepspeed is not None:
         # not strict: the frozen base is not in the checkpoint
         loaded, _ = trainer.deepspeed.load_checkpoint(str(folder), load_module_strict=False)
@@ -171,8 +172,8 @@ def load_training_state(trainer: AhaTrainer, folder: str | os.PathLike) -> None:
 
 def complete(run: Path) -> list[Path]:
     """Complete checkpoints of a run folder, oldest first."""
-    found = [(int(m.group(1)), p) for p in run.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name)) and (p / COMPLETE).is_file()]
-    return [folder for _, folder in sorted(found)]
+    named = [(m, p) for p in run.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))]
+    return [folder for _, folder in sorted((int(m.group(1)), p) for m, p in named if (p / COMPLETE).is_file())]
 
 
 def leftovers(run: Path) -> list[Path]:
@@ -190,7 +191,14 @@ def check_whole(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def find_resume(wanted: str | None, output_dir: str, world_size: int, stage: int | None, settings: dict[str, Any], difference) -> Path | None:
+def find_resume(
+    wanted: str | None,
+    output_dir: str,
+    world_size: int,
+    stage: int | None,
+    settings: dict[str, Any],
+    difference: Callable[[dict[str, Any], dict[str, Any]], list[str]],
+) -> Path | None:
     """The checkpoint to go on from, or None to start anew. `wanted`: auto, none, or a folder.
 
     Raises UserError where the checkpoint belongs to another world size, ZeRO stage or other settings.
@@ -206,12 +214,13 @@ def find_resume(wanted: str | None, output_dir: str, world_size: int, stage: int
     else:
         folder = Path(wanted)
         if not (folder / COMPLETE).is_file():
-            raise UserError(f"--resume_from_checkpoint {folder} is no complete checkpoint of this project (no {COMPLETE}); give one, or auto.")
+            raise UserError(f"--resume_from_checkpoint {folder} is no complete checkpoint (it has no {COMPLETE}); give one, or auto.")
     facts = check_whole(folder)
     if facts["world_size"] != world_size or facts["zero_stage"] != stage:
         raise UserError(
-            f"checkpoint {folder} was written by {facts['world_size']} processes with ZeRO stage {facts['zero_stage']}, this run has {world_size} with "
-            f"{stage}; an exact resume needs the same. To start from its weights only: --lora_pretrained {folder} and another --output_dir."
+            f"checkpoint {folder} was written by {facts['world_size']} processes with ZeRO stage {facts['zero_stage']}, this run has "
+            f"{world_size} with {stage}; an exact resume needs the same. To start from its weights only: --lora_pretrained {folder} and "
+            "another --output_dir."
         )
     changed = difference(settings, json.loads((folder / "settings.json").read_text(encoding="utf-8")))
     if changed:

@@ -27,7 +27,15 @@ class RankBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, count: int, *, batch_size: int, rank: int, world_size: int, seed: int, lengths: Callable[[], Sequence[int]] | None = None, window: int = 16
+        self,
+        count: int,
+        *,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        lengths: Callable[[], Sequence[int]] | None = None,
+        window: int = 16,
     ) -> None:
         self.count, self.batch_size, self.rank, self.world_size, self.seed = count, batch_size, rank, world_size, seed
         self.lengths, self.window = lengths, window
@@ -93,8 +101,8 @@ def placeholder(mixture: Mixture) -> dict[str, Any]:
     nothing = np.full(len(ids), -100)
     return {
         "input_ids": np.array(ids), "labels": nothing, "informative_labels": nothing, "relevance_labels": nothing,
-        "frames": np.zeros((1, 3, 384, 384), np.uint8), "sample_id": "placeholder", "video_path": "", "frame_fps": 1.0, "frame_times": [0.0],
-        "frame_indices": [0],
+        "frames": np.zeros((1, 3, 384, 384), np.uint8), "sample_id": "placeholder", "video_path": "", "frame_fps": 1.0,
+        "frame_times": [0.0], "frame_indices": [0],
     }  # fmt: skip
 
 

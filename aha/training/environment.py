@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from aha.errors import UserError
 from aha.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "safetensors", "numpy", "aha-video")
 
 
@@ -32,7 +36,7 @@ def load_env() -> None:
 
 
 def prepare_wandb(output_dir: str, main: bool) -> None:
-    """Environment variables for transformers' wandb callback: project, entity and tags from configs/wandb/wandb.config, mode, folder, run id.
+    """Environment variables for transformers' wandb callback: project, entity, tags (configs/wandb/wandb.config), mode, folder, run id.
 
     Without a key and without WANDB_MODE the run is kept offline in the run folder. A resumed run continues its wandb run.
     """
@@ -43,10 +47,11 @@ def prepare_wandb(output_dir: str, main: bool) -> None:
         if value:
             os.environ.setdefault(f"WANDB_{key.upper()}", ",".join(value) if isinstance(value, list) else str(value))
     netrc = Path("~/.netrc").expanduser()
-    if not os.environ.get("WANDB_MODE") and not os.environ.get("WANDB_API_KEY") and not (netrc.is_file() and "api.wandb.ai" in netrc.read_text()):
+    has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "api.wandb.ai" in netrc.read_text(encoding="utf-8"))
+    if not os.environ.get("WANDB_MODE") and not has_key:
         os.environ["WANDB_MODE"] = "offline"
         if main:
-            print(f"wandb: no WANDB_API_KEY (see .env.example), the run is kept offline; later: wandb sync {output_dir}/wandb/offline-run-*", flush=True)
+            print(f"wandb: no WANDB_API_KEY (see .env.example), the run is kept offline; wandb sync {output_dir}/wandb/offline-run-*")
     os.environ.setdefault("WANDB_DIR", output_dir)
     os.environ.setdefault("WANDB_SILENT", "true")
     Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -61,11 +66,13 @@ def prepare_wandb(output_dir: str, main: bool) -> None:
 def git_commit() -> str | None:
     """Commit of the project's working tree, with "+changes" where it differs from it; None outside a git checkout."""
     try:
-        commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        commit, changes = (
+            subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if changes.strip() else "")
+    return commit + ("+changes" if changes else "")
 
 
 def versions() -> dict[str, Any]:
@@ -81,12 +88,34 @@ def versions() -> dict[str, Any]:
 # ---- one rank of several ----
 
 
+def die_with_launcher() -> None:
+    """Ask Linux to kill this rank when torchrun dies: ranks live in sessions of their own, and `kill -9` of torchrun would leave them
+    training on into the folder of the run that is started next."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        launcher = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != launcher:  # it died before the request
+            os._exit(1)
+
+
+def lock_folder(folder: str) -> IO[str]:
+    """Hold `folder` for this process. Raises UserError where another run writes there. Keep the returned file open."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    file = (Path(folder) / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"another run is writing to {folder}; wait for it, end it, or choose another --output_dir.") from error
+    return file
+
+
 def run_rank(main: Callable[[list[str]], None]) -> None:
     """Run `main(argv)` as one process of a torchrun job.
 
     A rank that fails says why and is gone at once, without waiting for the others in a collective operation: torchrun then ends the
     job, and prints the first failure as the last thing in its log. UserError: one sentence, exit code 2; else the traceback, exit code 1.
     """
+    die_with_launcher()
     argv = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(argv) != len(sys.argv) - 1
     rank = int(os.environ.get("RANK", "0"))

@@ -1,4 +1,4 @@
-"""What a run leaves on disk beside the weights: loss_history.jsonl (exact, one line per optimizer step) and train.log (all that was logged).
+"""What a run leaves on disk beside the weights: loss_history.jsonl (exact, a line per optimizer step) and train.log (all that was logged).
 
 Both are JSON Lines. A resumed run first drops the lines after its checkpoint, so that the files are those of an uninterrupted run.
 """

@@ -51,11 +51,13 @@ def check_base(adapter: Path, base: Path, given: str) -> None:
     named = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
     if theirs is not None:
         if theirs != fingerprint(base):
-            raise UserError(f"adapter {adapter} was trained on a base with other weights ({named}) than {given}; give that base as --llm_pretrained.")
+            raise UserError(
+                f"adapter {adapter} was trained on a base ({named}) with other weights than {given}; give that base as --llm_pretrained."
+            )
     elif named and base_name(named) not in (base_name(str(base)), base_name(given)):
         raise UserError(
-            f"adapter {adapter} was trained on base {named}, not on {given}; give that base as --llm_pretrained (or, if it is the same one under "
-            "another name, correct base_model_name_or_path in adapter_config.json)."
+            f"adapter {adapter} was trained on base {named}, not on {given}; give that base as --llm_pretrained (or, if it is the same one "
+            "under another name, correct base_model_name_or_path in adapter_config.json)."
         )
 
 
@@ -111,8 +113,8 @@ def check_trained(model: AhaModel, names: list[str]) -> None:
 
 
 def check_optimizer(model: AhaModel, optimizer: torch.optim.Optimizer) -> None:
-    """Every trained parameter must be in the optimizer. Raises UserError naming those that are not (DeepSpeed: checked on its own groups)."""
+    """Every trained parameter must be in the optimizer. Raises UserError naming those that are not."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
     if missing:
-        raise UserError(f"the optimizer does not hold {', '.join(missing[:5])}: they would stay as they are. This is a bug in the set-up of the run.")
+        raise UserError(f"the optimizer does not hold {', '.join(missing[:5])}, which would stay as they are; check --modules_to_save.")

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from transformers import PrinterCallback, ProgressCallback
 
 from aha.conversation import load_tokenizer
 from aha.data.mixture import build_mixture
 from aha.models import aha_losses, mmduet_losses
 from aha.training import checkpoint
 from aha.training.arguments import RunArguments, difference, parse, settings
+from aha.training.console import Progress, quiet
 from aha.training.data import TrainingSet
-from aha.training.environment import prepare_wandb, versions
+from aha.training.environment import lock_folder, prepare_wandb, versions
 from aha.training.logs import LogFile
 from aha.training.model import build_model, check_optimizer, fingerprint, folder_of
 from aha.training.trainer import AhaTrainer
@@ -25,8 +27,10 @@ FINISHED = "finished.json"
 
 
 def train(argv: list[str]) -> None:
+    quiet()
     model_args, data_args, run = parse(argv)
     main = run.process_index == 0
+    lock = lock_folder(run.output_dir) if main else None
     base = folder_of(model_args.llm_pretrained)
     tokenizer = load_tokenizer(folder_of(model_args.lora_pretrained) if model_args.lora_pretrained else base)
     mixture = build_mixture(
@@ -52,16 +56,19 @@ def train(argv: list[str]) -> None:
         for parameter in model.parameters():  # steps of 2e-5 would be rounded away in 16 bits; DeepSpeed keeps its own float32 copy
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    trainer = AhaTrainer(
-        model, run, TrainingSet(mixture), objective=aha_losses if model_args.objective == "aha" else mmduet_losses, tokenizer=tokenizer, record=record
-    )
+    objective = aha_losses if model_args.objective == "aha" else mmduet_losses
+    trainer = AhaTrainer(model, run, TrainingSet(mixture), objective=objective, tokenizer=tokenizer, record=record)
     trainer.add_callback(LogFile(trainer.history))
+    trainer.pop_callback(PrinterCallback if run.disable_tqdm else ProgressCallback)
+    trainer.add_callback(Progress)
     if run.deepspeed is None:
         trainer.create_optimizer()
         check_optimizer(model, trainer.optimizer)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.save_model(run.output_dir)
     finish(trainer)
+    if lock is not None:
+        lock.close()
 
 
 def prepare_folder(folder: Path, run: RunArguments, resume: Path | None) -> None:
@@ -108,10 +115,10 @@ def finish(trainer: AhaTrainer) -> None:
     equal = len(set(hashes)) == 1
     stage = checkpoint.zero_stage(trainer)
     if trainer.args.process_index == 0:
-        how = "no DeepSpeed" if stage is None else f"ZeRO stage {stage}"
-        line = f"{'deepspeed' if stage is not None else 'training'}: world size {world}, {how}, parameters equal on all ranks: {'yes' if equal else 'NO'}"
-        trainer.history.event("finished", step=trainer.state.global_step, world_size=world, zero_stage=stage, parameters_equal=equal, hash=hashes[0])
-        print(line, flush=True)
+        how = "training: world size {}, no DeepSpeed" if stage is None else "deepspeed: world size {}, ZeRO stage {}"
+        print(how.format(world, stage) + f", parameters equal on all ranks: {'yes' if equal else 'NO'}", flush=True)
+        facts = {"world_size": world, "zero_stage": stage, "parameters_equal": equal, "parameter_hash": hashes[0]}
+        trainer.history.event("finished", step=trainer.state.global_step, **facts)
         print(f"saved: {trainer.args.output_dir}", flush=True)
     if not equal:
         raise RuntimeError(f"the ranks hold different parameters after training: {hashes}")

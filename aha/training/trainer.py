@@ -59,23 +59,26 @@ class EpochSetter(TrainerCallback):
 
 
 class AhaTrainer(Trainer):
-    """`objective`: `aha_losses` or `mmduet_losses`; `record`: what every checkpoint carries beside the weights (settings, video ids, versions)."""
+    """`objective`: `aha_losses` or `mmduet_losses`; `record`: what a checkpoint carries beside the weights."""
 
     args: RunArguments
 
-    def __init__(self, model: AhaModel, args: RunArguments, dataset: TrainingSet, *, objective: Objective, tokenizer: Any, record: checkpoint.Record, **kwargs):
+    def __init__(
+        self, model: AhaModel, args: RunArguments, dataset: TrainingSet, *, objective: Objective, tokenizer: Any, record: checkpoint.Record
+    ) -> None:
         self.objective, self.tokenizer, self.record = objective, tokenizer, record
         self.speed = Speed(model)
         self.history = History(args.output_dir, enabled=args.process_index == 0)
         self.rank_batches = RankBatches(
             len(dataset), batch_size=args.per_device_train_batch_size, rank=args.process_index, world_size=args.world_size,
-            seed=args.seed if args.data_seed is None else args.data_seed, lengths=(lambda: dataset.mixture.lengths) if args.group_by_length else None,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            lengths=(lambda: dataset.mixture.lengths) if args.group_by_length else None,
         )  # fmt: skip
         self._parts: dict[str, Tensor] = {}  # sums over the micro-steps of the current optimizer step
         self._weighted: dict[str, Tensor] = {}
         self._micro_steps = 0
         self._step_ids: list[str] = []
-        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=Collator(dataset.mixture), **kwargs)
+        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=Collator(dataset.mixture))
         self.add_callback(EpochSetter(dataset, self.rank_batches))
 
     # ---- data ----
@@ -84,7 +87,8 @@ class AhaTrainer(Trainer):
         workers = self.args.dataloader_num_workers
         return DataLoader(
             self.train_dataset, batch_sampler=self.rank_batches, collate_fn=self.data_collator, num_workers=workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None, pin_memory=self.args.dataloader_pin_memory and not self.args.use_cpu,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            pin_memory=self.args.dataloader_pin_memory and not self.args.use_cpu,
         )  # fmt: skip
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -93,7 +97,7 @@ class AhaTrainer(Trainer):
     # ---- loss ----
 
     def forward(self, model: torch.nn.Module, batch: dict[str, Any]):
-        """One forward pass over a batch of `Collator`. Pixels become vision features inside the model, cached features are used as they are."""
+        """One forward pass over a batch of `Collator`. Pixels become features inside the model, cached features are used as they are."""
         frames = batch["frames"]
         pixels, features = None, None
         if all(f.dtype == torch.uint8 for f in frames):
@@ -118,8 +122,9 @@ class AhaTrainer(Trainer):
         if not torch.isfinite(losses.total):
             values = ", ".join(f"{name} {value.item():g}" for name, value in losses.parts.items())
             raise UserError(
-                f"the loss at step {self.state.global_step + 1} is {losses.total.item():g} ({values}) for samples {', '.join(inputs['sample_ids'])}; "
-                "look at these samples' labels, lower --learning_rate, or train with --bf16 instead of --fp16. Nothing was saved after the last checkpoint."
+                f"the loss at step {self.state.global_step + 1} is {losses.total.item():g} ({values}) for samples "
+                f"{', '.join(inputs['sample_ids'])}; look at their labels, lower --learning_rate, or use --bf16 instead of --fp16. "
+                "Nothing was saved after the last checkpoint."
             )
         weight = inputs["weight"]
         for name, value in losses.parts.items():

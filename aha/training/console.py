@@ -1,0 +1,30 @@
+"""The progress bar of a run: one line that is kept up to date, not a dictionary per step. And which warnings a user need not see."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from transformers import ProgressCallback
+
+
+class Progress(ProgressCallback):
+    """transformers' bar with loss, learning rate and speed beside it."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or self.training_bar is None or not logs:
+            return
+        if "loss" in logs:
+            shown = {"loss": f"{logs['loss']:.4f}", "lr": f"{logs['learning_rate']:.1e}"}
+            if "frames_per_s" in logs:
+                shown["frames/s"] = f"{logs['frames_per_s']:.1f}"
+            self.training_bar.set_postfix(shown, refresh=False)
+        evaluation = {name: value for name, value in logs.items() if name.startswith("eval_") and isinstance(value, float)}
+        if evaluation:
+            self.training_bar.write("  ".join(f"{name} {value:.4f}" for name, value in evaluation.items()))
+
+
+def quiet() -> None:
+    """Hide notices about other libraries' futures and set-up that say nothing about the run."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|torch\.")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
