@@ -18,7 +18,6 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from aha.errors import UserError
@@ -41,15 +40,17 @@ def load_tokenizer(path: str | os.PathLike) -> Any:
     `<image>` gets the next free id where the folder does not have it (base checkpoints); adapters carry it already.
     Raises UserError where there is no tokenizer or it lacks the chat tokens.
     """
+    from llava_next import CheckpointError, resolve_folder  # imports torch: the rest of this module needs neither
     from transformers import AddedToken, AutoTokenizer
 
-    folder = Path(path)
-    if not folder.is_dir() and (folder.is_absolute() or len(folder.parts) != 2):
-        raise UserError(f"{path} is neither a folder nor a hub id (owner/name), so there is no tokenizer to load; check the path.")
+    try:
+        folder = resolve_folder(path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
     try:
         with warnings.catch_warnings():  # it reads the base's config.json too, whose settings of 2024 it calls deprecated
             warnings.simplefilter("ignore", FutureWarning)
-            tokenizer = AutoTokenizer.from_pretrained(os.fspath(path))
+            tokenizer = AutoTokenizer.from_pretrained(os.fspath(folder))
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         cure = "it must hold tokenizer.json, or vocab.json and merges.txt"
