@@ -4,7 +4,7 @@ Reads each benchmark's published annotations and those that MMDuet and Aha redis
 
 | benchmark | published file | redistributed file |
 | --- | --- | --- |
-| charades (Charades-STA, Gao et al., ICCV 2017) | `charades_sta_test.txt` (`VIDEO START END##words`) | `test-random_prompt.json`, UniVTG JSON Lines |
+| charades (Charades-STA, ICCV 2017) | `charades_sta_test.txt` (`VIDEO START END##words`) | `test-random_prompt.json`, UniVTG JSON Lines |
 | qvh (QVHighlights, Lei et al., NeurIPS 2021) | `highlight_val_release.jsonl` | `highlight_val-random_prompt.json` |
 | youcook2 (Zhou et al., AAAI 2018) | `youcookii_annotations_trainval.json` | `val-random_prompt.json` |
 | magqa (Shot2Story-MAGQA-39k, Wang et al. 2024) | `magqa_test.json` | the same |

@@ -2,8 +2,8 @@
 
 One interface (`Judge.ask`), three kinds: an OpenAI-compatible endpoint (`EndpointJudge`), a local transformers model
 (aha.eval.judge_local), and OpenAI batch files (`write_batch`, `read_batch`). Judgments are kept in a cache file, one JSON line each,
-written as they come in: an interrupted or failing judge loses nothing that it had answered. A judgment's key covers the prompt, the judge and the
-three texts; changing the prompt without raising PROMPT_VERSION is caught by a test.
+written as they come in: an interrupted or failing judge loses nothing that it had answered. A judgment's key covers the prompt, the judge
+and the three texts; changing the prompt without raising PROMPT_VERSION is caught by a test.
 """
 
 from __future__ import annotations

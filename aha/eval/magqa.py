@@ -5,8 +5,8 @@
     python -m aha.eval.magqa --predictions ... --judge batch --judge_model gpt-4o --batch_dir outputs/magqa/batch    (twice)
 
 Per gold span: mean grade of the replies within it (start <= time <= end; time -1 fits every span), 1 if there is none; mean over spans,
-then over questions (MMDuet, Aha). Only replies within a span are graded. `in_span` is over the answered questions, `in_span_padded` counts every
-unanswered one as 1, up to --num_examples (default: the annotated questions; the reference's default is 2000).
+then over questions (MMDuet, Aha). Only replies within a span are graded. `in_span` is over the answered questions, `in_span_padded` counts
+every unanswered one as 1, up to --num_examples (default: the annotated questions; the reference's default is 2000).
 Grades are cached (--judge_cache). The endpoint's key is OPENAI_API_KEY from the environment or .env, its address --judge_url or
 OPENAI_BASE_URL. A file that holds `evaluator_output` and `answer_time` needs neither judge nor annotations.
 """

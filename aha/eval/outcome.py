@@ -72,7 +72,10 @@ def metrics_document(outcome: Outcome) -> dict[str, object]:
         "baselines": baselines,
         "confidence_intervals": intervals,
         "videos": {
-            "scored": len(outcome.questions) - outcome.unanswered, "skipped": outcome.skipped, "constant": outcome.constant, "trained_on": outcome.trained_on,
+            "scored": len(outcome.questions) - outcome.unanswered,
+            "skipped": outcome.skipped,
+            "constant": outcome.constant,
+            "trained_on": outcome.trained_on,
         },
         "missing_metrics": {metric: why for protocol in outcome.protocols.values() for metric, why in protocol.missing.items()},
         "settings": outcome.settings,
