@@ -22,7 +22,7 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from aha.conversation import DEFAULT_SYSTEM_PROMPT, FRAME_TOKENS, DuetFormat, Tu
 from aha.data import hisum, mmduetit, tvsum
 from aha.data.labels import keep_frames, label_arrays
 from aha.data.samples import Problem, Sample, VideoFolder
-from aha.data.video import read_video
+from aha.data.video import VideoFrames, read_video
 from aha.data.video_index import index_videos
 from aha.errors import UserError
 from aha.files import read_json
@@ -173,12 +173,16 @@ class Mixture(Dataset):
 
         Raises UserError, naming the file, where the video cannot be read although the index says it can.
         """
+        return self.item(i)
+
+    def item(self, i: int, reader: Callable[..., VideoFrames] = read_video) -> dict[str, Any]:
+        """Item i with another reader: one that gives the frames' vision features instead of pixels, say."""
         s, n = self.items[i]
         source = self.sources[s]
         sample = source.samples[n]
         first, turns = self._plan(i)
         planned = sum(turn.num_frames for turn in turns)
-        video = read_video(sample.video_path, fps=source.fps, start=first / source.fps, max_frames=planned)
+        video = reader(sample.video_path, fps=source.fps, start=first / source.fps, max_frames=planned)
         read = len(video.frame_indices)
         if read < planned - 1:
             raise UserError(

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from aha.data.collate import collate
 from aha.data.mixture import Mixture
 from aha.errors import UserError
+from aha.training.features import VisionCache
 
 
 class RankBatches(Sampler[list[int]]):
@@ -76,10 +77,11 @@ class TrainingSet(Dataset):
     """A mixture whose broken samples are reported instead of raised: {"sample_id", "broken": reason}.
 
     One rank must not stop or skip while the others wait in a collective operation; the trainer gives such a sample weight 0.
+    `features`: where frames may be replaced by their cached vision features.
     """
 
-    def __init__(self, mixture: Mixture):
-        self.mixture = mixture
+    def __init__(self, mixture: Mixture, features: VisionCache | None = None):
+        self.mixture, self.features = mixture, features
 
     def __len__(self) -> int:
         return len(self.mixture)
@@ -89,7 +91,7 @@ class TrainingSet(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         try:
-            return self.mixture[i]
+            return self.mixture[i] if self.features is None else self.features.item(self.mixture, i)
         except UserError as error:
             source, sample = self.mixture.items[i]
             return {"sample_id": self.mixture.sources[source].samples[sample].sample_id, "broken": str(error)}

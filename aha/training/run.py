@@ -19,6 +19,7 @@ from aha.training.arguments import RunArguments, difference, parse, settings
 from aha.training.console import Progress, quiet
 from aha.training.data import TrainingSet
 from aha.training.environment import lock_folder, prepare_wandb, versions
+from aha.training.features import VisionCache
 from aha.training.logs import LogFile
 from aha.training.model import build_model, check_optimizer, fingerprint, folder_of
 from aha.training.trainer import AhaTrainer
@@ -57,7 +58,13 @@ def train(argv: list[str]) -> None:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     objective = aha_losses if model_args.objective == "aha" else mmduet_losses
-    trainer = AhaTrainer(model, run, TrainingSet(mixture), objective=objective, tokenizer=tokenizer, record=record)
+    features = None if data_args.vision_cache is None else VisionCache(data_args.vision_cache, model)
+    if features is not None:
+        if stage == 3:
+            features.check_every_epoch(mixture)
+        features.fill(mixture, model, run.process_index, run.world_size)
+        checkpoint.barrier()
+    trainer = AhaTrainer(model, run, TrainingSet(mixture, features), objective=objective, tokenizer=tokenizer, record=record)
     trainer.add_callback(LogFile(trainer.history))
     trainer.pop_callback(PrinterCallback if run.disable_tqdm else ProgressCallback)
     trainer.add_callback(Progress)
