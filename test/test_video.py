@@ -383,7 +383,7 @@ def test_other_backends_give_the_same_frames(tmp_path, backend, codec, suffix, o
 
 
 @pytest.mark.parametrize("backend", ["decord", "torchcodec"])
-@pytest.mark.parametrize("codec, suffix", [("libx265", "mp4"), ("libx264", "ts")])
+@pytest.mark.parametrize("codec, suffix", [("libx265", "mp4"), ("libx264", "ts"), ("mpeg2video", "vob"), ("libx264", "avi"), ("libx264", "h264")])
 def test_backends_refuse_what_they_get_wrong(tmp_path, backend, codec, suffix):
     path = write_video(tmp_path / f"video.{suffix}", codec)
     if (backend, suffix) == ("torchcodec", "mp4"):

@@ -1,8 +1,9 @@
 """Decoding chosen frames of a video file with one of three libraries.
 
 - pyav (default): decodes only what the chosen frames need, and checks every frame by its time stamp;
-- decord: refused for HEVC and MPEG-TS, where it silently returns other frames (measured); its reader is dropped at once;
-- torchcodec: refused for MPEG-TS for the same reason.
+- decord: refused for HEVC, MPEG-TS and program streams, and files without time stamps (AVI with B-frames), of which it silently returns
+  other frames (measured); its reader is dropped at once, since it decodes on in the background;
+- torchcodec: refused for the same but HEVC.
 
 All take frame indices of the same packet index (aha/data/packet_index.py), so the choice of frames is the same. No decoder outlives the
 call that made it, so readers are safe in forked DataLoader workers.
@@ -143,9 +144,7 @@ def to_upright_rgb(index: VideoIndex, frame_index: int, frame: av.VideoFrame) ->
 
 def decode_decord(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[tuple[int, np.ndarray, float]]:
     """As `decode_pyav`, with decord. Raises UserError where decord is not installed, is known to be wrong, or counts other frames."""
-    if index.codec == "hevc" or index.container == "mpegts":
-        what = "HEVC" if index.codec == "hevc" else "MPEG-TS"
-        raise UserError(f'video {index.path} is {what}, of which decord silently returns wrong frames; use the default backend="pyav".')
+    _refuse(index, "decord", ("hevc",))
     try:
         import decord
     except ImportError as error:
@@ -171,8 +170,7 @@ def decode_decord(index: VideoIndex, wanted: list[int], threads: int) -> Iterato
 
 def decode_torchcodec(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[tuple[int, np.ndarray, float]]:
     """As `decode_pyav`, with torchcodec in its exact mode. Raises UserError as `decode_decord` does."""
-    if index.container == "mpegts":
-        raise UserError(f'video {index.path} is MPEG-TS, of which torchcodec returns wrong frames; use the default backend="pyav".')
+    _refuse(index, "torchcodec", ())
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: installed, but the FFmpeg libraries do not load
@@ -194,6 +192,20 @@ def decode_torchcodec(index: VideoIndex, wanted: list[int], threads: int) -> Ite
             raise _other_backend(index, "torchcodec", error) from error
         for frame_index, image_HWC in zip(chunk, frames_THWC):
             yield frame_index, image_HWC, _turned_aspect(index, image_HWC)
+
+
+def _refuse(index: VideoIndex, backend: str, codecs: tuple[str, ...]) -> None:
+    """Raise UserError for what the backend was measured to get wrong without saying so."""
+    kinds = {"mpegts": "MPEG-TS", "mpeg": "an MPEG program stream"}
+    if index.codec in codecs:
+        what = index.codec.upper()
+    elif index.container in kinds:
+        what = kinds[index.container]
+    elif index.by_count:
+        what = f"{index.codec} in {index.container}, without time stamps"
+    else:
+        return
+    raise UserError(f'video {index.path} is {what}, of which {backend} silently returns wrong frames; use the default backend="pyav".')
 
 
 def _turned_aspect(index: VideoIndex, image_HWC: np.ndarray) -> float:
