@@ -43,8 +43,18 @@ def is_flash(image: np.ndarray) -> bool:
 
 
 def make_video(
-    path: Path, *, seconds: float = 12, fps: int | Fraction = 24, size: tuple[int, int] = (192, 144), codec: str = "libx264",
-    sound: bool = True, variable: bool = False, rotation: int = 0, container: str | None = None, flash_every: float = 1.0, gop: int = 48,
+    path: Path,
+    *,
+    seconds: float = 12,
+    fps: int | Fraction = 24,
+    size: tuple[int, int] = (192, 144),
+    codec: str = "libx264",
+    sound: bool = True,
+    variable: bool = False,
+    rotation: int = 0,
+    container: str | None = None,
+    flash_every: float = 1.0,
+    gop: int = 48,
     pixel_aspect: Fraction | None = None,
 ) -> list[float]:
     """Write a numbered video; returns the time of each frame. A flash and a 1 kHz beep of 0.1 s begin at each multiple of `flash_every`."""

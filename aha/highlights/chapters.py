@@ -1,4 +1,4 @@
-"""Chapters as WebVTT: one per segment, with the highlights named. Players (VLC, mpv, HTML's <track kind="chapters">) show them in the seek bar."""
+"""Chapters as WebVTT: one per segment, with the highlights named. Players (VLC, mpv, HTML) show them in the seek bar."""
 
 from __future__ import annotations
 

@@ -17,7 +17,12 @@ RELEVANCE, INFORMATIVE, UNSURE, CHOSEN, EDGE = "#1f6feb", "#8250df", "#9aa4b2", 
 
 
 def write_timeline(
-    path: str | os.PathLike, track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[Segment], highlights: Sequence[Highlight], title: str
+    path: str | os.PathLike,
+    track: ScoreTrack,
+    fused_F: np.ndarray,
+    segments: Sequence[Segment],
+    highlights: Sequence[Highlight],
+    title: str,
 ) -> None:
     """Write the timeline as PNG (or PDF, by the path's suffix). Figures are made without pyplot, so any thread may call this."""
     figure = Figure(figsize=(11, 3.6), dpi=120, layout="constrained")
@@ -39,7 +44,9 @@ def write_timeline(
     axes.plot(times_F, fused_F, color="black", lw=1.5, marker=dot, label="score")
     top = max(1.0, float(np.max(fused_F)))
     for highlight in highlights:
-        axes.text((highlight.start + highlight.end) / 2, top * 1.015, str(highlight.rank), ha="center", va="bottom", fontsize=8, clip_on=False)
+        axes.text(
+            (highlight.start + highlight.end) / 2, top * 1.015, str(highlight.rank), ha="center", va="bottom", fontsize=8, clip_on=False
+        )
     axes.set_xlim(0, max(track.duration, 1e-3))
     axes.set_ylim(min(0.0, float(np.min(fused_F))), top)
     axes.xaxis.set_major_formatter(lambda value, _: clock(value))

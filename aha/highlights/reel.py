@@ -23,7 +23,8 @@ import numpy as np
 from av.video.reformatter import Colorspace
 from PIL import Image, ImageDraw, ImageFont
 
-from aha.data.video_backends import VideoIndex, decode_pyav, video_index
+from aha.data.packet_index import VideoIndex, open_container, video_index
+from aha.data.video_backends import decode_pyav
 from aha.errors import UserError
 from aha.files import atomic_path
 
@@ -153,7 +154,6 @@ class _PictureWriter:
         self.codec.color_range = 1  # 16..235
         self.width = self.height = 0
         self._last_ticks = -1
-        self._held: list[av.Packet] = []
 
     def write(self, image_HWC: np.ndarray, pixel_aspect: float, time: Fraction, cut: _Cut, is_first: bool) -> None:
         height, width = image_HWC.shape[:2]
@@ -217,7 +217,7 @@ def burn_title(image_HWC: np.ndarray, title: str) -> np.ndarray:
 
 def _sound_of(path: str) -> tuple[int, str] | None:
     """(sampling rate, layout) for the reel's sound; None where the video has none that can be decoded."""
-    with av.open(path, options={"protocol_whitelist": "file"}) as container:
+    with open_container(path) as container:
         for stream in container.streams.audio:
             codec = stream.codec_context
             if codec is None or not codec.sample_rate:
@@ -267,7 +267,7 @@ class _SoundWriter:
         """(sample position relative to the start of the clip, [C, N]) of the decoded sound from a little before `start` to `end`."""
         resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=self.rate)
         expected: int | None = None
-        with av.open(self.path, options={"protocol_whitelist": "file"}) as container:
+        with open_container(self.path) as container:
             stream = next(s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate)
             # A decoder needs a moment to settle (AAC: one packet; Opus: 80 ms).
             target = max(0, (self.origin + start - Fraction(1, 2)) / stream.time_base)

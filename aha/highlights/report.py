@@ -17,11 +17,11 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
-import av
 import numpy as np
 from PIL import Image
 
-from aha.data.video_backends import VideoIndex, decode_pyav, video_index
+from aha.data.packet_index import VideoIndex, open_container, video_index
+from aha.data.video_backends import decode_pyav
 from aha.files import write_text
 from aha.highlights.chapters import clock
 from aha.highlights.reel import Clip, write_reel
@@ -77,7 +77,7 @@ def _moment(highlight: Highlight, thumbnail: str) -> str:
         f'<li><button class=moment data-start="{highlight.start:.3f}" data-end="{highlight.end:.3f}" '
         f'data-peak="{highlight.peak_time:.3f}"><img alt="" src="{thumbnail}"><span class=rank>{highlight.rank}</span>'
         f"<span class=text><b>{clock(highlight.start)} – {clock(highlight.end)}</b> score {highlight.score:.3f}"
-        f"<small>relevance {highlight.relevance:.3f} · informative {highlight.informative:.3f}{unsure}</small>{sentence}</span></button></li>"
+        f"<br><small>relevance {highlight.relevance:.3f} · informative {highlight.informative:.3f}{unsure}</small>{sentence}</span></button></li>"
     )
 
 
@@ -115,7 +115,7 @@ def playable(index: VideoIndex) -> str | None:
     kind = "mp4" if "mp4" in index.container.split(",") else "webm" if index.path.lower().endswith(".webm") else None
     if (kind, index.codec) not in PLAYABLE:
         return None
-    with av.open(index.path, options={"protocol_whitelist": "file"}) as container:
+    with open_container(index.path) as container:
         eight_bits = container.streams.video[0].codec_context.pix_fmt in ("yuv420p", "yuvj420p")
     return kind if eight_bits else None
 

@@ -134,7 +134,14 @@ def open_output(folder: str | os.PathLike, overwrite: bool) -> Path:
 
 
 def write_result(
-    result: Result, video: str | os.PathLike, folder: str | os.PathLike, *, frame_fps: float, titles: bool = False, reel: bool = True, note: str = ""
+    result: Result,
+    video: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    frame_fps: float,
+    titles: bool = False,
+    reel: bool = True,
+    note: str = "",
 ) -> ReelInfo | None:
     """Write FILES into `folder` (see open_output); returns what the reel became. titles: burn rank and query into the pictures.
 
@@ -143,7 +150,9 @@ def write_result(
     folder, video = Path(folder), Path(video)
     free = shutil.disk_usage(folder).free
     if free < 1 << 20:
-        raise UserError(f"the disk of {folder} has {free >> 10} KiB left, not enough for a reel and a report; free some or choose another output.")
+        raise UserError(
+            f"the disk of {folder} has {free >> 10} KiB left, not enough for a reel and a report; free some or choose another output."
+        )
     write_json(folder / "scores.json", prediction(result, video.stem, frame_fps))
     segment_means = [float(np.mean(result.fused_F[s.first : s.last])) for s in result.segments]
     write_json(folder / "segments.json", [
@@ -155,7 +164,9 @@ def write_result(
     write_text(folder / "chapters.vtt", chapters_vtt(result.segments, result.highlights, result.query))
     from aha.highlights.plot import write_timeline  # matplotlib takes a second to import
 
-    write_timeline(folder / "timeline.png", result.track, result.fused_F, result.segments, result.highlights, f"{result.query} – {video.name}")
+    write_timeline(
+        folder / "timeline.png", result.track, result.fused_F, result.segments, result.highlights, f"{result.query} – {video.name}"
+    )
     info = None
     (folder / "reel.mp4").unlink(missing_ok=True)
     if reel and result.highlights:

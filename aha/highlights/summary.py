@@ -15,6 +15,7 @@ from aha.highlights.offline import split_long
 from aha.highlights.ranking import diverse, peaks, segment_means
 from aha.highlights.timeline import ScoreTrack, Segment
 
+LONGEST_MOMENT = 10.0  # seconds of one of the best moments
 LONGEST_SHARE = 1 / 3  # of the budget that one moment may take: a reel shows more than one thing
 
 
@@ -68,15 +69,15 @@ def summarise_budget(track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[
 
 
 def summarise_top(
-    track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[Segment], count: int, max_similarity: float = 0.9, max_seconds: float = 10.0
+    track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[Segment], count: int, max_similarity: float = 0.9
 ) -> list[Segment]:
     """The `count` best moments that differ, best first: the segments in which the fused score peaks, then those of the best mean score.
 
-    A segment longer than `max_seconds` is cut into equal parts first.
+    A moment lasts at most 10 seconds, and all together at most half of the video: longer segments are cut into equal parts first.
     """
     if count < 1:
         raise ValueError(f"top must be at least 1, not {count}")
-    parts = split_long(track, list(segments), max_seconds)
+    parts = split_long(track, list(segments), max(min(LONGEST_MOMENT, track.duration / (2 * count)), 1e-3))
     of_frame = np.repeat(np.arange(len(parts)), [part.last - part.first for part in parts])
     spread = float(np.ptp(fused_F))
     first = [int(of_frame[frame]) for frame in peaks(fused_F, prominence=0.05 * spread)]

@@ -1,0 +1,97 @@
+"""The reading thread and its queue, with the rule for falling behind.
+
+A file or a pipe waits for the model: nothing is dropped. A camera or a live stream does not wait: where frames arrive faster than they are
+scored, the queue fills, and then the OLDEST waiting frame is dropped, so that what is scored is never older than the queue is long.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import av
+
+from aha.errors import UserError
+from aha.watch.sources import Lost, Reconnected, SourceFrame
+
+Item = SourceFrame | Lost | Reconnected
+
+
+class Feed:
+    """Reads `items` in a thread; `get` takes the next one. After the last `ended` is set, and `error` says why if reading failed."""
+
+    def __init__(self, items: Iterator[Item], size: int, live: bool, paced: bool = False):
+        self.live, self.size, self.paced = live, size, paced
+        self.dropped = 0
+        self.ended = self.complete = False  # no more items; and that in good order
+        self.error: Exception | None = None
+        self._items = items
+        self._queue: deque[Item] = deque()
+        self._waiting = 0  # frames in the queue
+        self._stop = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, name="aha-watch-reader", daemon=True)
+        self._thread.start()
+
+    def get(self, timeout: float) -> Item | None:
+        """The next item; None if none came in `timeout` seconds or the feed has ended."""
+        with self._changed:
+            if not self._queue and not self.ended:
+                self._changed.wait(timeout)
+            if not self._queue:
+                return None
+            item = self._queue.popleft()
+            self._waiting -= isinstance(item, SourceFrame)
+            self._changed.notify_all()
+            return item
+
+    @property
+    def empty(self) -> bool:
+        with self._changed:
+            return self.ended and not self._queue
+
+    def stop(self) -> None:
+        """End the thread; what waits in the queue is thrown away."""
+        with self._changed:
+            self._stop = True
+            self._queue.clear()
+            self._waiting = 0
+            self._changed.notify_all()
+        self._thread.join(timeout=2.0)
+
+    def _read(self) -> None:
+        started: float | None = None
+        try:
+            for item in self._items:
+                if self.paced and isinstance(item, SourceFrame):
+                    started = time.monotonic() - item.time if started is None else started
+                    time.sleep(max(0.0, started + item.time - time.monotonic()))
+                    item = SourceFrame(item.image_CHW, item.time, time.monotonic())
+                if not self._put(item):
+                    return
+            self.complete = True
+        except (UserError, OSError, av.error.FFmpegError) as error:
+            self.error = error
+        finally:
+            with self._changed:
+                self.ended = True
+                self._changed.notify_all()
+
+    def _put(self, item: Item) -> bool:
+        with self._changed:
+            while not self.live and self._waiting >= self.size and not self._stop:
+                self._changed.wait()
+            if self._stop:
+                return False
+            if isinstance(item, SourceFrame):
+                if self._waiting >= self.size:
+                    oldest = next(i for i, waiting in enumerate(self._queue) if isinstance(waiting, SourceFrame))
+                    del self._queue[oldest]
+                    self._waiting -= 1
+                    self.dropped += 1
+                self._waiting += 1
+            self._queue.append(item)
+            self._changed.notify_all()
+            return True
