@@ -6,15 +6,12 @@ contiguous and inside the range of training (StreamingLLM, Xiao et al. 2023, sec
 
     full          nothing is dropped
     sink          the first `sink_tokens` tokens stay, of the others the most recent
-    dynamic_sink  the prompt stays (system, what was asked before the first frame, and the first query if that comes later), of the others the
-                  most recent (Aha, "dynamic sink")
+    dynamic_sink  the prompt stays (system, what was asked before the first frame, and the first query if that comes later), of the others
+                  the most recent (Aha, "dynamic sink")
     sliding       the most recent stay
     static        all that the user and the system said stays; of the video only the current frame
 
-`ReferenceSink`, `ReferenceSliding` and `ReferenceStatic` (cache_semantics="reference") do what the released Aha code does: it lets a block see
-`window` tokens *after* eviction too, but numbers the new tokens from the old length on, turns kept keys back by the number of new tokens even
-when nothing was dropped (sink) or not at all (sliding), feeds text and the frame after it in one call, and with sdpa has no causal mask inside a block
-once the window is full.
+cache_semantics="reference" (aha.streaming.reference) does what the released Aha code does.
 
 Shapes: T new tokens of a block, L tokens it sees.
 """
@@ -47,7 +44,7 @@ class Block:
 class Cache:
     """Our semantics. Arrays are replaced, never changed in place: a snapshot is a shallow copy.
 
-    slots: [L] of the kept tokens, oldest first. pinned: [L], never dropped. dropped: slots no longer needed, until the owner of the pool takes them.
+    slots: [L] of the kept tokens, oldest first. pinned: [L], never dropped. dropped: slots that the owner of the pool may take back.
     """
 
     joins_text = False  # text and the frame after it are fed in one call
@@ -62,7 +59,10 @@ class Cache:
         return copy.copy(self)
 
     def block(self, new: np.ndarray, role: str) -> Block:
-        """Feed a block into slots `new`. role: "prompt", "text" (queries, turn ends), "frame" or "reply". Raises UserError where it cannot fit."""
+        """Feed a block into slots `new`. role: "prompt", "text" (queries, turn ends), "frame" or "reply".
+
+        Raises UserError where it cannot fit.
+        """
         keep = np.ones(len(self.slots), bool)
         if self.kind == "static" and role == "frame":
             keep = self.pinned

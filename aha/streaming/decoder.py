@@ -1,4 +1,4 @@
-"""The decoder over blocks of new tokens whose past lies in a KVPool. One forward call may hold many frames of a stream, or frames of many streams.
+"""The decoder over blocks of new tokens whose past lies in a KVPool: many frames of one stream, or frames of many streams, in one call.
 
 transformers' layers give the weights, norms and MLPs; only attention is done here, because keys are rotated when they are read (see
 pool.py) and because each block reads its own slots.

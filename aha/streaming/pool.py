@@ -16,7 +16,9 @@ from torch import Tensor
 class KVPool:
     """keys[layer], values[layer]: [C, G, D]. Grows by doubling where `fixed` is False; raises MemoryError otherwise."""
 
-    def __init__(self, layers: int, heads: int, width: int, *, capacity: int, dtype: torch.dtype, device: torch.device, fixed: bool = False):
+    def __init__(
+        self, layers: int, heads: int, width: int, *, capacity: int, dtype: torch.dtype, device: torch.device, fixed: bool = False
+    ):
         shape = (capacity, heads, width)
         # zeros, not empty: padding reads slot 0 under a mask, and NaN times zero is NaN
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
@@ -30,7 +32,9 @@ class KVPool:
         attention = model.model.layers[0].self_attn
         weight = model.model.norm.weight
         heads = model.config.num_key_value_heads
-        return cls(len(model.model.layers), heads, attention.head_dim, capacity=capacity, dtype=weight.dtype, device=weight.device, fixed=fixed)
+        return cls(
+            len(model.model.layers), heads, attention.head_dim, capacity=capacity, dtype=weight.dtype, device=weight.device, fixed=fixed
+        )
 
     @property
     def capacity(self) -> int:

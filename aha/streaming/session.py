@@ -30,7 +30,9 @@ DEFAULT_WINDOW = 2048
 DEFAULT_SINK_TOKENS = 32
 
 
-def make_cache(kind: str = "full", window: int | None = None, sink_tokens: int | None = None, semantics: str = "aha", attention: str = "sdpa") -> Cache:
+def make_cache(
+    kind: str = "full", window: int | None = None, sink_tokens: int | None = None, semantics: str = "aha", attention: str = "sdpa"
+) -> Cache:
     """The cache of that name. window and sink_tokens in tokens (defaults 2048 and 32). Raises UserError for sizes that cannot work."""
     if kind not in CACHES:
         raise UserError(f"cache {kind!r} is none of {', '.join(CACHES)}.")
@@ -53,7 +55,7 @@ class Session:
     """One stream on a model.
 
     query: asked before the first frame. cache, window, sink_tokens, cache_semantics: see aha.streaming.caches. prompt_order: "aha" (as in
-    training) or "reference". tokenizer: that of the checkpoint (default: where the model was loaded from). Raises UserError for settings that cannot work.
+    training) or "reference". tokenizer: that of the checkpoint (default: where the model was loaded from). Raises UserError.
     """
 
     def __init__(

@@ -1,0 +1,306 @@
+"""Scoring a whole benchmark: what `python -m aha.score --dataset NAME` does.
+
+    python -m aha.score --llm_pretrained BASE --lora_pretrained ADAPTER --dataset tvsum --fold 0 --output outputs/tvsum.json
+    torchrun --nproc_per_node 8 -m aha.score ... --dataset hisum --output outputs/hisum.json
+
+Videos are dealt out over the ranks that torchrun gives (RANK, WORLD_SIZE), the longest first. Each rank appends one JSON line per finished
+video to its file in `OUTPUT.parts-<settings>/`, flushed to disk; rank 0 merges them when all are there. The same command again after a kill
+goes on where it stopped: at most one video per rank is scored twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava_next import resolve_folder
+from tqdm import tqdm
+
+from aha.conversation import Query
+from aha.data.benchmarks import BENCHMARKS, list_questions
+from aha.data.hisum import load_hisum
+from aha.data.samples import VideoFolder
+from aha.data.tvsum import split_ids
+from aha.data.video_index import index_videos
+from aha.errors import UserError
+from aha.eval.annotations import find_tvsum, read_tvsum
+from aha.files import read_json, write_json, write_text
+
+POLL_S = 0.5
+DATASETS = ("tvsum", "hisum", *BENCHMARKS)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video to be scored. key: unique in the benchmark; extra: further fields of its element in the prediction file."""
+
+    key: str
+    video_id: str
+    path: str
+    duration: float
+    queries: tuple[Query, ...]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+# ---- which videos ----
+
+
+def list_items(args: argparse.Namespace) -> tuple[list[Item], dict[str, str]]:
+    """(videos to score in the benchmark's order, {video: why it is left out}). Raises UserError."""
+    if args.dataset not in DATASETS:
+        raise UserError(f"--dataset {args.dataset} is none of {', '.join(DATASETS)}.")
+    root = Path(args.data_root or Path("datasets") / args.dataset)
+    if args.fold is not None and (args.dataset != "tvsum" or not 0 <= args.fold <= 4):
+        raise UserError(f"--fold {args.fold}: only tvsum has folds, 0 to 4.")
+    if args.dataset == "tvsum":
+        items, missing = tvsum_items(root, args.fold, args.split)
+    elif args.dataset == "hisum":
+        items, missing = hisum_items(root, args.split or "test")
+    else:
+        items, missing = question_items(args.dataset, root if args.data_root else None)
+    if args.query_map is not None:
+        items = with_queries(items, args.query_map)
+    items = items[: args.limit]
+    if not items:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(missing.items())[:3])
+        raise UserError(
+            f"no video of {args.dataset} under {root} can be scored ({reasons or 'the split is empty'}); see datasets/README.md."
+        )
+    return items, missing
+
+
+def first_folder(*candidates: Path) -> Path:
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        f"no video folder: neither {' nor '.join(map(str, candidates))} exists; see datasets/README.md for where to put the videos."
+    )
+
+
+def tvsum_items(root: Path, fold: int | None, split: str | None) -> tuple[list[Item], dict[str, str]]:
+    annotations = find_tvsum(root)
+    videos = read_tvsum(annotations)
+    ids = split_ids(videos, split or ("all" if fold is None else "test"), fold)
+    folder = first_folder(annotations.parent.parent / "video", root / "videos", root / "video")
+    found = VideoFolder(index_videos(folder, root / "videos_metadata.json"))
+    items, missing = [], {}
+    for video_id in ids:
+        facts, reason = found.find(f"{video_id}.mp4")
+        if facts is None:
+            missing[video_id] = reason
+        else:
+            items.append(Item(video_id, video_id, facts["path"], facts["duration"], (Query(videos[video_id].title),)))
+    return items, missing
+
+
+def hisum_items(root: Path, split: str) -> tuple[list[Item], dict[str, str]]:
+    folder = first_folder(root / "videos")
+    annotations = root / "annotations"
+    entry = {
+        "name": "hisum",
+        "scores": annotations / "mr_hisum.h5",
+        "split": annotations / "mr_hisum_split.json",
+        "metadata": annotations / "metadata.csv",
+    }
+    samples, problems = load_hisum(entry, VideoFolder(index_videos(folder, root / "videos_metadata.json")), split)
+    items = [Item(s.video_id, s.video_id, s.video_path, s.duration, (Query(s.request),)) for s in samples]
+    return items, {problem.item: problem.reason for problem in problems}
+
+
+def question_items(name: str, root: Path | None) -> tuple[list[Item], dict[str, str]]:
+    annotations = None
+    if root is not None:
+        names = BENCHMARKS[name].annotations
+        annotations = next((root / "annotations" / n for n in names if (root / "annotations" / n).is_file()), None)
+        if annotations is None:
+            raise UserError(f"no {name} annotations ({' or '.join(names)}) in {root / 'annotations'}; check --data_root.")
+    found, missing = list_questions(name, annotations, root / "videos" if root is not None else None)
+    items = [
+        Item(
+            q.question_id,
+            path.stem,
+            str(path),
+            q.duration or 0.0,
+            tuple(Query(text, t) for t, text in q.queries),
+            {"question_id": q.question_id},
+        )
+        for q, path in found
+    ]
+    return items, missing
+
+
+def with_queries(items: Sequence[Item], path: str) -> list[Item]:
+    """The same videos with the queries of a JSON file {video id: query}. Raises UserError for a video that it does not name."""
+    queries = read_json(path, "query map")
+    if not isinstance(queries, dict) or not all(isinstance(text, str) for text in queries.values()):
+        raise UserError(f"query map {path} must be a JSON object {{video id: query text}}.")
+    absent = [item.video_id for item in items if item.video_id not in queries]
+    if absent:
+        raise UserError(f"query map {path} has no query for video {', '.join(absent[:5])}; add {'it' if len(absent) == 1 else 'them'}.")
+    return [Item(i.key, i.video_id, i.path, i.duration, (Query(queries[i.video_id]),), i.extra) for i in items]
+
+
+def shard(items: Sequence[Item], rank: int, world: int) -> list[Item]:
+    """This rank's videos, longest first: each video goes to the rank that has the least to do so far."""
+    load = [0.0] * world
+    mine = []
+    for item in sorted(items, key=lambda item: (-item.duration, item.key)):
+        lightest = load.index(min(load))
+        load[lightest] += item.duration + 1.0  # opening a video costs something too
+        if lightest == rank:
+            mine.append(item)
+    return mine
+
+
+# ---- parts on disk ----
+
+
+def parts_folder(args: argparse.Namespace, items: Sequence[Item]) -> Path:
+    """Beside the output; its name depends on everything that changes scores, so that parts of other settings are never mixed in."""
+    settings: list[Any] = sorted((name, value) for name, value in vars(args).items() if name != "output")
+    for source in filter(None, (args.llm_pretrained, args.lora_pretrained)):
+        for path in sorted(resolve_folder(source).glob("*.safetensors")):
+            settings.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
+    settings.append([(item.key, item.path, [(q.text, q.time) for q in item.queries]) for item in items])
+    digest = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
+    output = Path(args.output)
+    return output.with_name(f"{output.name}.parts-{digest}")
+
+
+def read_parts(folder: Path) -> dict[str, dict[str, Any]]:
+    """{key: {"entry": prediction} or {"error": reason}} of all ranks' files. A last line that was cut off by a kill does not count."""
+    done: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("rank-*.jsonl")):
+        for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line end is empty or cut off
+            record = json.loads(line)
+            done[record["key"]] = record
+    return done
+
+
+@contextmanager
+def part_writer(folder: Path, rank: int, world: int) -> Iterator[Any]:
+    """A function that appends one record and returns when it is on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"rank-{rank:04d}-of-{world:04d}.jsonl"
+    with path.open("ab") as file:
+        data = path.read_bytes()
+        file.truncate(data.rfind(b"\n") + 1)  # a line that a kill cut off
+
+        def write(record: dict[str, Any]) -> None:
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+        yield write
+
+
+# ---- scoring ----
+
+
+def trained_on_ids(args: argparse.Namespace) -> set[str]:
+    """Ids of the videos that the model was trained on: trained_on_videos.json beside its weights, empty where there is none."""
+    ids: set[str] = set()
+    for source in filter(None, (args.llm_pretrained, args.lora_pretrained)):
+        path = resolve_folder(source) / "trained_on_videos.json"
+        if path.is_file():
+            listed = read_json(path, "list of trained-on videos")
+            if not isinstance(listed, list):
+                raise UserError(f"{path} must be a JSON list of video ids.")
+            ids |= set(map(str, listed))
+    return ids
+
+
+def warn_trained_on(items: Sequence[Item], ids: set[str]) -> None:
+    seen = sorted({item.video_id for item in items} & ids)
+    if seen:
+        line = "!" * 78
+        print(
+            f"{line}\nWARNING: the model was TRAINED ON {len(seen)} of these {len(items)} videos ({', '.join(seen[:5])}"
+            f'{", ..." if len(seen) > 5 else ""}).\nTheir scores say nothing about new videos; they are marked "trained_on": true.\n{line}',
+            file=sys.stderr,
+        )
+
+
+def score_items(args: argparse.Namespace, items: Sequence[Item], trained_on: set[str], write: Any, rank: int) -> None:
+    from aha.score import load_model, score_settings
+    from aha.streaming.offline import score_video
+
+    settings = score_settings(args)
+    model, tokenizer = load_model(args)
+
+    def expected(item: Item) -> int:
+        return min(args.max_num_frames or sys.maxsize, max(int(item.duration * args.frame_fps), 1))
+
+    total = sum(map(expected, items))
+    with tqdm(total=total, unit=" frames", desc=f"rank {rank}: {len(items)} videos", disable=None if rank == 0 else True) as bar:
+        for item in items:
+            before = bar.n
+            try:
+                entry = score_video(
+                    model, tokenizer, item.path, item.queries, settings, lambda done, before=before: bar.update(before + done - bar.n)
+                )
+            except UserError as error:
+                write({"key": item.key, "error": str(error)})
+                bar.total -= expected(item)
+                bar.refresh()
+                continue
+            entry = {"video_uuid": item.video_id, **item.extra, **{k: v for k, v in entry.items() if k != "video_uuid"}}
+            if item.video_id in trained_on:
+                entry["trained_on"] = True
+            write({"key": item.key, "entry": entry})
+
+
+def merge(args: argparse.Namespace, items: Sequence[Item], done: dict[str, dict[str, Any]], missing: dict[str, str]) -> None:
+    """Write the prediction file in the benchmark's order, and OUTPUT.skipped.json where videos were left out."""
+    entries = [done[item.key]["entry"] for item in items if "entry" in done[item.key]]
+    skipped = {**missing, **{item.key: done[item.key]["error"] for item in items if "error" in done[item.key]}}
+    output = Path(args.output)
+    if skipped:
+        print(f"{len(skipped)} videos left out:", *(f"  {name}: {reason}" for name, reason in skipped.items()), sep="\n", file=sys.stderr)
+        write_json(output.with_name(output.name + ".skipped.json"), skipped)
+    if not entries:
+        raise UserError(
+            f"none of the {len(items)} videos of {args.dataset} could be scored; the first reason: {next(iter(skipped.values()))}"
+        )
+    # one line per video: as JSON a list, and readable for people and grep
+    write_text(output, "[" + ",\n".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in entries) + "]\n")
+    frames = sum(len(entry["debug_data"]) for entry in entries)
+    print(f"{len(entries)} videos, {frames} frames scored -> {output}" + (f"; {len(skipped)} left out" if skipped else ""))
+
+
+def score_dataset(args: argparse.Namespace) -> None:
+    """The command, on one rank. Only rank 0 prints and merges. Raises UserError."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    items, missing = list_items(args)
+    folder = parts_folder(args, items)
+    done = read_parts(folder)
+    trained_on = trained_on_ids(args)
+    if rank == 0:
+        warn_trained_on(items, trained_on)
+        if done:
+            print(f"{len(done)} of {len(items)} videos were scored before ({folder}); going on with the others", file=sys.stderr)
+    todo = [item for item in shard(items, rank, world) if item.key not in done]
+    if todo:
+        with part_writer(folder, rank, world) as write:
+            score_items(args, todo, trained_on, write, rank)
+    if rank > 0:
+        return
+    while not all(item.key in done for item in items):
+        done = read_parts(folder)
+        if world == 1:
+            break
+        time.sleep(POLL_S)
+    merge(args, items, done, missing)
+    if todo:  # else another rank may still have to see that all is done
+        shutil.rmtree(folder)

@@ -1,0 +1,163 @@
+"""Scoring a whole video: frames are read ahead in a thread, go through the vision tower in batches and through the decoder in chunks.
+
+The scores are those of pushing frame by frame: a frame's score does not depend on later frames.
+
+Shapes: N frames of a chunk, K tokens of a frame (49), H decoder width.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from aha.conversation import Query, QuerySchedule
+from aha.data.video import Frame, iter_frames, probe
+from aha.errors import UserError
+from aha.models.model import AhaModel, FrameScores
+from aha.streaming.session import Session
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How videos are scored. frame_fps: frames a second; 0 = `max_num_frames` frames spread over the video. chunk_frames: frames in one
+    forward call (changes the speed, not the scores). session: settings of aha.streaming.Session."""
+
+    frame_fps: float = 1.0
+    max_num_frames: int | None = None
+    sampling: str = "timestamps"
+    chunk_frames: int = 32
+    session: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.frame_fps < 0 or (self.frame_fps == 0 and not self.max_num_frames):
+            raise UserError(f"--frame_fps is {self.frame_fps}; give frames a second above 0, or 0 together with --max_num_frames.")
+        if self.chunk_frames < 1:
+            raise UserError(f"--chunk_frames is {self.chunk_frames}; give at least 1.")
+
+
+def read_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
+    """The same items, made in a thread up to `depth` ahead. Its exceptions come out here; leaving early stops it."""
+    done, stop = object(), threading.Event()
+    waiting: queue.Queue = queue.Queue(maxsize=depth)
+
+    def put(item: Any) -> bool:
+        while not stop.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+            put(done)
+        except Exception as error:  # noqa: BLE001 (raised again in the caller's thread)
+            put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not done:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def debug_rows(times: Sequence[float], scores: FrameScores) -> list[dict[str, float]]:
+    """`debug_data` of a prediction file for N frames; scores unrounded."""
+    rows = [
+        {"time": time, "informative_score": informative, "relevance_score": relevance}
+        for time, informative, relevance in zip(times, scores.informative.tolist(), scores.relevance.tolist())
+    ]
+    if scores.uncertainty is not None:
+        for row, variance in zip(rows, scores.uncertainty.tolist()):
+            row["uncertainty_score"] = variance
+    return rows
+
+
+def score_frames(session: Session, frames: Iterable[Frame], schedule: QuerySchedule, chunk_frames: int) -> Iterator[tuple[Frame, dict]]:
+    """Yield (frame, its `debug_data` row); queries are asked when they are due."""
+    for batch in in_batches(read_ahead(frames, 2 * chunk_frames), chunk_frames):
+        with torch.inference_mode():
+            visual_NKH = session.model.visual_embed(torch.from_numpy(np.stack([frame.frame_CHW for frame in batch])))
+        start, rows = 0, []
+        for k, frame in enumerate(batch):
+            due = schedule.due(frame.time)
+            if due and k > start:
+                rows += debug_rows([f.time for f in batch[start:k]], session.push_embeds(visual_NKH[start:k]))
+                start = k
+            for query in due:
+                session.ask(query.text)
+        rows += debug_rows([f.time for f in batch[start:]], session.push_embeds(visual_NKH[start:]))
+        yield from zip(batch, rows)
+
+
+def score_video(
+    model: AhaModel,
+    tokenizer: Any,
+    video: str | os.PathLike,
+    queries: Sequence[Query],
+    settings: ScoreSettings,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Score a video file -> one element of a prediction file. `progress` is told the number of frames after each.
+
+    Raises UserError for a video that cannot be read and for scores that are not finite.
+    """
+    info = probe(video)
+    spread = settings.frame_fps == 0
+    fps = settings.max_num_frames / info.duration if spread else settings.frame_fps
+    frames = iter_frames(
+        video, fps=None if spread else fps, num_frames=settings.max_num_frames if spread else None,
+        max_frames=None if spread else settings.max_num_frames, sampling=settings.sampling,
+    )  # fmt: skip
+    session = Session(model, tokenizer=tokenizer, **(settings.session or {}))
+    schedule = QuerySchedule(queries, session.state.prompt_order, fps)
+    indices: list[int] = []
+    rows: list[dict[str, float]] = []
+    for frame, row in score_frames(session, frames, schedule, settings.chunk_frames):
+        indices.append(frame.frame_index)
+        rows.append(row)
+        if progress is not None:
+            progress(len(rows))
+    for k, row in enumerate(rows):
+        bad = [name for name, value in row.items() if not np.isfinite(value)]
+        if bad:
+            raise UserError(f"video {video}: {bad[0]} of frame {k} is not finite; the weights are damaged, or try --dtype float32.")
+    return {
+        "video_uuid": Path(video).stem,
+        "query": " ".join(query.text for query in queries),
+        "video_duration": info.duration,
+        "frame_fps": fps,
+        "true_frames_list": indices,
+        "debug_data": rows,
+        "model_response_list": [],
+    }

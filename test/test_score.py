@@ -1,0 +1,180 @@
+"""python -m aha.score: one file, a benchmark, shards, a kill in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from paths import REPO, shared_fixture
+from training_data import write_tvsum
+
+from aha import score
+from aha.errors import UserError
+from aha.eval.predictions import read_predictions
+from aha.score_dataset import Item, read_parts, shard
+
+
+@pytest.fixture(scope="module")
+def model_flags() -> list[str]:
+    folder = shared_fixture("reference")
+    return ["--llm_pretrained", str(folder / "llava-onevision-qwen2-tiny-ov"), "--lora_pretrained", str(folder / "aha-adapter")]
+
+
+def official_tvsum(root: Path, videos: int) -> Path:
+    """A small data set in the folders of the official archive."""
+    archive = root / "ydata-tvsum50-v1_1"
+    write_tvsum(archive, videos, seconds=4)
+    (archive / "data").mkdir()
+    for name in ("anno", "info"):
+        (archive / f"{name}.tsv").rename(archive / "data" / f"ydata-tvsum50-{name}.tsv")
+    return root
+
+
+@pytest.fixture(scope="module")
+def tvsum(tmp_path_factory) -> Path:
+    return official_tvsum(tmp_path_factory.mktemp("tvsum"), 10)
+
+
+@pytest.fixture(scope="module")
+def whole(tvsum, model_flags, tmp_path_factory) -> list[dict]:
+    output = tmp_path_factory.mktemp("whole") / "scores.json"
+    score.main([*model_flags, "--dataset", "tvsum", "--data_root", str(tvsum), "--frame_fps", "2", "--output", str(output)])
+    assert [path.name for path in output.parent.iterdir()] == ["scores.json"]  # no parts left behind
+    return json.loads(output.read_text())
+
+
+def test_one_video(model_flags, tmp_path):
+    video, output = shared_fixture("reference/videos/landscape.mp4"), tmp_path / "scores.json"
+    queries = ["--query", "first", "--query", "second", "--query_time", "0", "--query_time", "7.5"]
+    score.main([*model_flags, "--video", str(video), *queries, "--chunk_frames", "3", "--output", str(output)])
+    (entry,) = json.loads(output.read_text())
+    assert (entry["video_uuid"], entry["video_duration"], entry["frame_fps"]) == ("landscape", 20.0, 1.0)
+    assert entry["true_frames_list"] == list(range(0, 500, 25))
+    assert [row["time"] for row in entry["debug_data"]] == list(range(20))
+    assert set(entry["debug_data"][0]) == {"time", "informative_score", "relevance_score", "uncertainty_score"}
+    score.main([*model_flags, "--video", str(video), "--query", "first", "--output", str(output)])
+    (alone,) = json.loads(output.read_text())
+    same = [a == pytest.approx(b, abs=1e-5) for a, b in zip(entry["debug_data"], alone["debug_data"])]
+    assert all(same[:8]) and not any(same[8:])  # the second query counts from the first frame at or after 7.5 s
+
+
+def test_auto_frame_rate_spreads_the_frames(model_flags, tmp_path):
+    video, output = shared_fixture("reference/videos/landscape.mp4"), tmp_path / "scores.json"
+    score.main([*model_flags, "--video", str(video), "--frame_fps", "0", "--max_num_frames", "5", "--output", str(output)])
+    (entry,) = json.loads(output.read_text())
+    assert entry["true_frames_list"] == [0, 100, 200, 300, 400] and entry["frame_fps"] == 0.25
+
+
+def test_dataset_file_is_readable_by_the_evaluation(whole, tmp_path):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(whole))
+    predictions = read_predictions(path)
+    assert len(predictions) == 10 and all(len(p.scores) == 8 and not p.trained_on for p in predictions.values())
+
+
+def test_folds_limit_and_trained_on(model_flags, tvsum, whole, tmp_path, capsys):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for file in Path(model_flags[3]).iterdir():
+        (adapter / file.name).symlink_to(file)
+    output = tmp_path / "scores.json"
+    flags = [*model_flags[:3], str(adapter), "--dataset", "tvsum", "--data_root", str(tvsum), "--frame_fps", "2", "--output", str(output)]
+    score.main([*flags, "--fold", "1"])
+    test_ids = {entry["video_uuid"] for entry in json.loads(output.read_text())}
+    (adapter / "trained_on_videos.json").write_text(json.dumps([entry["video_uuid"] for entry in whole if entry["video_uuid"] not in test_ids]))
+    capsys.readouterr()
+    score.main([*flags, "--fold", "1"])
+    assert "TRAINED ON" not in capsys.readouterr().err
+    assert not any("trained_on" in entry for entry in json.loads(output.read_text()))
+    score.main([*flags, "--fold", "1", "--split", "train", "--limit", "3"])
+    assert "TRAINED ON 3 of these 3 videos" in capsys.readouterr().err
+    entries = json.loads(output.read_text())
+    assert len(entries) == 3 and all(entry["trained_on"] is True for entry in entries)
+    assert not test_ids & {entry["video_uuid"] for entry in entries}
+
+
+def test_query_map_replaces_titles(model_flags, tvsum, whole, tmp_path):
+    queries, output = tmp_path / "queries.json", tmp_path / "scores.json"
+    queries.write_text(json.dumps({entry["video_uuid"]: "something else" for entry in whole}))
+    flags = [*model_flags, "--dataset", "tvsum", "--data_root", str(tvsum), "--frame_fps", "2", "--output", str(output)]
+    score.main([*flags, "--query_map", str(queries), "--limit", "1"])
+    (entry,) = json.loads(output.read_text())
+    assert entry["query"] == "something else" and entry["debug_data"] != whole[0]["debug_data"]
+    queries.write_text("{}")
+    with pytest.raises(UserError, match="has no query for video"):
+        score.main([*flags, "--query_map", str(queries)])
+
+
+def test_unreadable_videos_are_listed(model_flags, tmp_path, capsys):
+    official_tvsum(tmp_path, 5)
+    videos = sorted(tmp_path.rglob("*.mp4"))
+    videos[0].write_bytes(b"this is no video")
+    videos[1].write_bytes(videos[1].read_bytes()[:-2000])
+    output = tmp_path / "scores.json"
+    score.main([*model_flags, "--dataset", "tvsum", "--data_root", str(tmp_path), "--output", str(output)])
+    assert len(json.loads(output.read_text())) == 3
+    skipped = json.loads((tmp_path / "scores.json.skipped.json").read_text())
+    assert set(skipped) == {videos[0].stem, videos[1].stem}
+    assert "2 videos left out" in capsys.readouterr().err
+
+
+def test_shards_are_disjoint_complete_and_balanced():
+    items = [Item(f"v{i}", f"v{i}", "", float(7 * i % 50 + 1), ()) for i in range(40)]
+    shards = [shard(items, rank, 3) for rank in range(3)]
+    assert sorted(item.key for part in shards for item in part) == sorted(item.key for item in items)
+    loads = [sum(item.duration for item in part) for part in shards]
+    assert max(loads) - min(loads) <= 51
+    assert all(a.duration >= b.duration for part in shards for a, b in zip(part, part[1:]))
+
+
+def command(flags: list[str], tvsum: Path, output: Path) -> list[str]:
+    return [sys.executable, "-m", "aha.score", *flags, "--dataset", "tvsum", "--data_root", str(tvsum), "--frame_fps", "2", "--output", str(output)]
+
+
+def test_killed_in_the_middle_then_resumed_by_other_ranks(model_flags, tvsum, whole, tmp_path):
+    output = tmp_path / "scores.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    process = subprocess.Popen(command(model_flags, tvsum, output), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finished = 0
+    while finished < 3 and process.poll() is None:
+        time.sleep(0.02)
+        finished = sum(path.read_bytes().count(b"\n") for path in tmp_path.glob("*.parts-*/*"))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (parts,) = tmp_path.glob("*.parts-*")
+    part = next(parts.iterdir())
+    before = read_parts(parts)
+    assert 3 <= len(before) < 10 and not output.exists()
+    part.write_bytes(part.read_bytes() + b'{"key": "cut o')  # what a kill in the middle of a line leaves
+    ranks = [
+        subprocess.Popen(command(model_flags, tvsum, output), env={**environment, "RANK": str(rank), "WORLD_SIZE": "2"}, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    errors = [process.communicate()[1].decode() for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], errors
+    assert f"{len(before)} of 10 videos were scored before" in errors[0]
+    assert json.loads(output.read_text()) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset", "nonsense"], "none of tvsum, hisum"),
+        (["--dataset", "tvsum", "--data_root", "nowhere"], "no TVSum annotations"),
+        (["--dataset", "hisum", "--fold", "1"], "only tvsum has folds"),
+        (["--video", "nowhere.mp4"], "cannot be opened"),
+        (["--video", "x.mp4", "--frame_fps", "0"], "--frame_fps is 0"),
+        (["--video", "x.mp4", "--chunk_frames", "0"], "--chunk_frames is 0"),
+    ],
+)
+def test_bad_input_is_one_sentence(model_flags, flags, message, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
+        score.main([*model_flags, *flags, "--output", str(tmp_path / "x.json")])
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
