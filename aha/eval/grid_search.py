@@ -3,8 +3,8 @@
     python -m aha.eval.grid_search --predictions outputs/tvsum/predictions.json --output outputs/tvsum/grid.json
 
 Frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold). Every combination is scored on every video
-(vectorised); then, for each of the folds, the combination with the best mean objective over the OTHER folds' videos is taken and reported on
-the fold's own. The mean over all held-out videos is the result. What tuning on all videos and reporting on the same would give (as the
+(vectorised); then, for each of the folds, the combination with the best mean objective over the OTHER folds' videos is taken and reported
+on the fold's own. The mean over all held-out videos is the result. What tuning on all videos and reporting on the same would give (as the
 released Aha scripts do) is printed beside it, named "tuned on test".
 
 Dimensions: V videos, S samples of a video, K combinations.
@@ -44,7 +44,7 @@ BLOCK = 4096  # combinations at once: keeps a block of scores within some megaby
 
 @dataclass(frozen=True)
 class HeadScores:
-    """One video: heads [3, S] (informative, relevance, uncertainty) at the samples, mean [S] annotation in 0..1, users [A, S] annotations."""
+    """One video at its samples: heads [3, S] (informative, relevance, uncertainty), mean [S] annotation in 0..1, users [A, S]."""
 
     video_id: str
     category: str
@@ -69,7 +69,7 @@ def grid_values(text: str) -> list[float]:
 
 
 def combinations(grid: dict[str, Sequence[float]]) -> np.ndarray:
-    """[K, 4] in the order product(alpha, beta, epsilon, threshold), without those of alpha = beta = 0. Raises UserError where none is left."""
+    """[K, 4] in the order product(alpha, beta, epsilon, threshold), without alpha = beta = 0. Raises UserError where none is left."""
     rows = np.array(list(itertools.product(*(grid[name] for name in PARAMETERS))))
     rows = rows[(rows[:, 0] != 0) | (rows[:, 1] != 0)]
     if not len(rows):
@@ -161,7 +161,7 @@ def objective_table(videos: Sequence[HeadScores], combinations_K4: np.ndarray, o
 
 
 def tune(objective_VK: np.ndarray) -> int:
-    """Index of the combination with the best mean over the given videos; the first of equal ones. It sees the videos it is given, no others."""
+    """Index of the combination with the best mean over the given videos, the first of equal ones. It sees no other videos."""
     with np.errstate(invalid="ignore"):
         means = np.nanmean(np.where(np.isnan(objective_VK), np.nan, objective_VK), axis=0)
     if np.isnan(means).all():
@@ -232,8 +232,8 @@ def search(
 ) -> dict:
     """The whole search; returns what `--output` holds.
 
-    "best" is tuned on all videos: the parameters to use from now on. Its metrics are on those same videos and no result; the estimate of how
-    good it is on new ones is cross_validation.mean.
+    "best" is tuned on all videos: the parameters to use from now on. Its metrics are on those same videos and no result; the estimate of
+    how good it is on new ones is cross_validation.mean.
     """
     rows = combinations(grid)
     objective_VK = objective_table(videos, rows, objective, workers)

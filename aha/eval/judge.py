@@ -41,6 +41,7 @@ SYSTEM = (
 USER = "Question: {question}\nCorrect answer: {gold}\nGiven answer: {predicted}\nGrade:"
 ATTEMPTS = 5  # per pair, when the judge is busy or its connection fails
 NONSENSE_ATTEMPTS = 2
+NOT_ASKED = "not asked any more"
 
 
 class JudgeFailure(Exception):
@@ -152,8 +153,9 @@ def judge_pairs(pairs: Iterable[Pair], judge: Judge, cache: JudgmentCache, worke
             stop.set()  # an error or Ctrl-C here ends the waits of the other workers
             pool.shutdown(wait=True, cancel_futures=True)
     if failures:
+        reason = next((failure for failure in failures if failure != NOT_ASKED), NOT_ASKED)
         raise UserError(
-            f"the judge {judge.identity} left {len(failures)} of {len(pairs)} answers ungraded (last: {failures[-1]}); the "
+            f"the judge {judge.identity} left {len(failures)} of {len(pairs)} answers ungraded ({reason}); the "
             f"{len(pairs) - len(failures)} grades so far are kept in {cache.path}, run the same command again for the rest."
         )
     return {pair: cache.grades[pair.key(judge.identity)] for pair in pairs}, asked
@@ -161,7 +163,7 @@ def judge_pairs(pairs: Iterable[Pair], judge: Judge, cache: JudgmentCache, worke
 
 def _grade(pair: Pair, judge: Judge, stop: threading.Event) -> tuple[int | None, str, int]:
     """(grade or None, reply or reason, questions asked)."""
-    nonsense, reason = 0, "not asked"
+    nonsense, reason = 0, NOT_ASKED
     for attempt in range(ATTEMPTS):
         if stop.is_set():
             return None, reason, attempt
