@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -92,9 +94,14 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]
 
     Raises UserError for values that cannot work together.
     """
+    with_deepspeed = any(a.split("=")[0] == "--deepspeed" for a in argv)
+    if with_deepspeed and "WORLD_SIZE" not in os.environ:
+        run_alone()
     if not torch.cuda.is_available():
-        argv = ["--use_cpu", "True", "--ddp_backend", "gloo", "--dataloader_pin_memory", "False", *argv]
-        if "--deepspeed" in argv or any(a.startswith("--deepspeed=") for a in argv):
+        argv = ["--use_cpu", "True", "--dataloader_pin_memory", "False", *argv]
+        if "WORLD_SIZE" in os.environ:
+            argv = ["--ddp_backend", "gloo", *argv]
+        if with_deepspeed:
             import deepspeed
 
             # would be compiled at the first step (a minute or more, and a C++ compiler); gloo does the same work
@@ -109,6 +116,14 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]
         raise UserError(f"unknown flag {rest[0]}; see python -m aha.train --help.")
     check(model, data, run)
     return model, data, run
+
+
+def run_alone() -> None:
+    """What torchrun would set for one process: DeepSpeed wants a process group even then."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
 def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None:

@@ -42,7 +42,9 @@ def train(argv: list[str]) -> None:
         base=model_args.llm_pretrained, settings={**settings(model_args, data_args, run), "base_fingerprint": fingerprint(base)},
         trained_on=mixture.trained_on_ids(), versions=versions(),
     )  # fmt: skip
-    stage = None if run.hf_deepspeed_config is None else run.hf_deepspeed_config.config.get("zero_optimization", {}).get("stage", 0)
+    stage = None
+    if run.deepspeed_plugin is not None:
+        stage = run.deepspeed_plugin.zero_stage
     resume = checkpoint.find_resume(run.resume_from_checkpoint, run.output_dir, run.world_size, stage, record.settings, difference)
     if main:
         prepare_folder(Path(run.output_dir), run, resume)
