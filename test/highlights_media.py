@@ -56,8 +56,11 @@ def make_video(
     flash_every: float = 1.0,
     gop: int = 48,
     pixel_aspect: Fraction | None = None,
+    sound_span: tuple[float, float] | None = None,
 ) -> list[float]:
-    """Write a numbered video; returns the time of each frame. A flash and a 1 kHz beep of 0.1 s begin at each multiple of `flash_every`."""
+    """Write a numbered video; returns the time of each frame. A flash and a 1 kHz beep of 0.1 s begin at each multiple of `flash_every`.
+
+    sound_span: the sound exists only between these seconds."""
     times, clock, k = [], Fraction(0), 0
     while clock < seconds:
         times.append(clock)
@@ -84,7 +87,8 @@ def make_video(
             n = int(seconds * RATE)
             t = np.arange(n) / RATE
             beep = np.where(t % flash_every < 0.1, 0.5 * np.sin(2 * np.pi * 1000 * t), 0).astype(np.float32)
-            for start in range(0, n, 960):
+            first, last = (0, n) if sound_span is None else (int(s * RATE) // 960 * 960 for s in sound_span)
+            for start in range(first, last, 960):
                 piece = np.ascontiguousarray(np.stack([beep[start : start + 960]] * 2))
                 audio = av.AudioFrame.from_ndarray(piece, format="fltp", layout="stereo")
                 audio.sample_rate, audio.pts, audio.time_base = RATE, start, Fraction(1, RATE)

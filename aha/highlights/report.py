@@ -77,7 +77,8 @@ def _moment(highlight: Highlight, thumbnail: str) -> str:
         f'<li><button class=moment data-start="{highlight.start:.3f}" data-end="{highlight.end:.3f}" '
         f'data-peak="{highlight.peak_time:.3f}"><img alt="" src="{thumbnail}"><span class=rank>{highlight.rank}</span>'
         f"<span class=text><b>{clock(highlight.start)} – {clock(highlight.end)}</b> score {highlight.score:.3f}"
-        f"<br><small>relevance {highlight.relevance:.3f} · informative {highlight.informative:.3f}{unsure}</small>{sentence}</span></button></li>"
+        f"<small>relevance {highlight.relevance:.3f} · informative {highlight.informative:.3f}{unsure}</small>"
+        f"{sentence}</span></button></li>"
     )
 
 
