@@ -21,7 +21,6 @@ IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 _WEIGHT_BITS = 11  # fixed-point weights: 2048 is one
 
 
-@functools.lru_cache(maxsize=64)
 def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """For each of `target` pixels along one axis: the two source pixels and their integer weights (out of 2048)."""
     # The scale is a double, the position a float32: the roundings of the original decide single grey levels.
@@ -35,22 +34,36 @@ def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return left, right, left_weight, right_weight
 
 
+@functools.lru_cache(maxsize=16)
+def _resize_plan(source_height: int, source_width: int, height: int, width: int) -> tuple[np.ndarray, list, list]:
+    """(source rows that are needed; [(columns of the flattened row, weights)] x 2; [(rows among the needed ones, weights)] x 2)."""
+    top, bottom, top_weight, bottom_weight = _taps(source_height, height)
+    left, right, left_weight, right_weight = _taps(source_width, width)
+    rows, place = np.unique(np.concatenate([top, bottom]), return_inverse=True)
+    columns = [(taps[:, None] * 3 + np.arange(3)).ravel() for taps in (left, right)]
+    across = [(columns[0], np.repeat(left_weight, 3)), (columns[1], np.repeat(right_weight, 3))]
+    down = [(place[:height], top_weight[:, None]), (place[height:], bottom_weight[:, None])]
+    return rows, across, down
+
+
 def resize_bilinear(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bilinear resize of a uint8 image [H,W,3] to [height,width,3], pixel centres aligned, no smoothing on the way down."""
-    top, bottom, top_weight, bottom_weight = _taps(image_HWC.shape[0], height)
-    left, right, left_weight, right_weight = _taps(image_HWC.shape[1], width)
-    columns = np.stack([left, right])
-    weights = np.stack([left_weight, right_weight])[:, None, :, None]
-
-    def along_width(rows: np.ndarray) -> np.ndarray:
-        picked = np.take(image_HWC, rows, axis=0)
-        pair = np.take(picked, columns[0], axis=1) * weights[0]
-        pair += np.take(picked, columns[1], axis=1) * weights[1]
-        return pair >> 4  # 19 bits -> 15 bits, so that the product with the vertical weight stays in 32 bits
-
-    upper = (along_width(top) * top_weight[:, None, None]) >> 16
-    lower = (along_width(bottom) * bottom_weight[:, None, None]) >> 16
-    return ((upper + lower + 2) >> 2).astype(np.uint8)
+    rows, across, down = _resize_plan(*image_HWC.shape[:2], height, width)
+    picked = image_HWC[rows].reshape(len(rows), -1)
+    (columns, weights), (next_columns, next_weights) = across  # written out in place: twice as fast as a sum of expressions
+    sums = np.take(picked, columns, axis=1) * weights
+    sums += np.take(picked, next_columns, axis=1) * next_weights
+    sums >>= 4  # 19 bits -> 15 bits, so that the product with the vertical weight stays in 32 bits
+    (places, weights), (next_places, next_weights) = down
+    upper, lower = sums[places], sums[next_places]
+    upper *= weights
+    upper >>= 16
+    lower *= next_weights
+    lower >>= 16
+    upper += lower
+    upper += 2
+    upper >>= 2
+    return upper.astype(np.uint8).reshape(height, width, 3)
 
 
 def letterbox(image_HWC: np.ndarray, size: int = 384, pixel_aspect: float = 1.0) -> np.ndarray:
