@@ -13,8 +13,10 @@ import os
 import sys
 
 from aha.conversation import Query
+from aha.data.corrupt import KINDS, Corruption
 from aha.errors import UserError, run_command
 from aha.files import write_json
+from aha.prompts import STYLES
 from aha.streaming.caches import CACHES
 
 
@@ -42,6 +44,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="of the fold (tvsum; default: test with --fold, else all) or of the data set (hisum; default test)",
     )
     what.add_argument("--query_map", metavar="FILE", help="JSON {video id: query} used instead of the titles, for prompt studies")
+    what.add_argument("--prompt_style", choices=STYLES, default="specific", help="wording of a benchmark's queries (default specific)")
+    what.add_argument("--corrupt", choices=KINDS, help="make a share of every video's seconds worse: robustness studies")
+    what.add_argument("--corrupt_ratio", type=float, default=0.2, metavar="X", help="that share, 0 to 1 (default 0.2)")
+    what.add_argument("--seed", type=int, default=0, help="of --corrupt and --prompt_style unrelated (default 0)")
     what.add_argument("--limit", type=int, metavar="N", help="only the first N videos")
     how = parser.add_argument_group("how")
     how.add_argument("--frame_fps", type=float, default=1.0, metavar="FPS",
@@ -66,6 +72,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error("--query_time must be 0 or more (seconds)")
     if args.dataset is not None and args.query:
         parser.error("--query is for --video; a benchmark has its own queries (--query_map replaces them)")
+    if args.prompt_style != "specific" and (args.dataset is None or args.query_map is not None):
+        parser.error("--prompt_style is for --dataset without --query_map")
     return args
 
 
@@ -99,6 +107,7 @@ def score_settings(args: argparse.Namespace):
             "cache": args.cache, "window": args.window, "sink_tokens": args.sink_tokens, "cache_semantics": args.cache_semantics,
             "prompt_order": args.prompt_order,
         },
+        corruption=Corruption(args.corrupt, args.corrupt_ratio, args.seed) if args.corrupt else None,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from aha.data.video_index import index_videos
 from aha.errors import UserError
 from aha.eval.annotations import find_tvsum, read_tvsum
 from aha.files import read_json, write_json, write_text
+from aha.prompts import restyle
 
 POLL_S = 0.5
 DATASETS = ("tvsum", "hisum", *BENCHMARKS)
@@ -50,6 +51,7 @@ class Item:
     duration: float
     queries: tuple[Query, ...]
     extra: dict[str, Any] = field(default_factory=dict)
+    category: str = ""
 
 
 # ---- which videos ----
@@ -70,6 +72,7 @@ def list_items(args: argparse.Namespace) -> tuple[list[Item], dict[str, str]]:
         items, missing = question_items(args.dataset, root if args.data_root else None)
     if args.query_map is not None:
         items = with_queries(items, args.query_map)
+    items = with_style(items, args.prompt_style, args.seed)
     items = items[: args.limit]
     if not items:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(missing.items())[:3])
@@ -100,7 +103,8 @@ def tvsum_items(root: Path, fold: int | None, split: str | None) -> tuple[list[I
         if facts is None:
             missing[video_id] = reason
         else:
-            items.append(Item(video_id, video_id, facts["path"], facts["duration"], (Query(videos[video_id].title),)))
+            items.append(Item(video_id, video_id, facts["path"], facts["duration"], (Query(videos[video_id].title),),
+                              category=videos[video_id].category))  # fmt: skip
     return items, missing
 
 
@@ -149,6 +153,13 @@ def with_queries(items: Sequence[Item], path: str) -> list[Item]:
     if absent:
         raise UserError(f"query map {path} has no query for video {', '.join(absent[:5])}; add {'it' if len(absent) == 1 else 'them'}.")
     return [Item(i.key, i.video_id, i.path, i.duration, (Query(queries[i.video_id]),), i.extra) for i in items]
+
+
+def with_style(items: Sequence[Item], style: str, seed: int) -> list[Item]:
+    """The same videos with their queries in another style (aha.prompts)."""
+    asked = {item.key: tuple((query.time, query.text) for query in item.queries) for item in items}
+    styled = restyle(asked, style, {item.key: item.category for item in items}, seed)
+    return [replace(item, queries=tuple(Query(text, time) for time, text in styled[item.key])) for item in items]
 
 
 def shard(items: Sequence[Item], rank: int, world: int) -> list[Item]:

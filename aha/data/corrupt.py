@@ -1,8 +1,7 @@
 """Robustness studies: the same video with a share of its seconds made worse (`--corrupt KIND --corrupt_ratio 0.2 --seed N`).
 
 Kinds are those of aha.data.degrade (quality, block_noise, color_banding, blackout). Which seconds are hit, and the noise in them, follow
-from the seed and the video's name alone: another batch size, machine or order of videos gives the same pictures. (Aha's code hits intervals of
-1 to 5 seconds too; its own draws are not seeded per video.)
+from the seed and the video's name alone: another batch size, machine or order of videos gives the same pictures.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from aha.conversation import Query, QuerySchedule
+from aha.data.corrupt import Corruption
 from aha.data.video import Frame, iter_frames, probe
 from aha.errors import UserError
 from aha.models.model import AhaModel, FrameScores
@@ -30,13 +31,15 @@ Item = TypeVar("Item")
 @dataclass(frozen=True)
 class ScoreSettings:
     """How videos are scored. frame_fps: frames a second; 0 = `max_num_frames` frames spread over the video. chunk_frames: frames in one
-    forward call (changes the speed, not the scores). session: settings of aha.streaming.Session."""
+    forward call (changes the speed, not the scores). session: settings of aha.streaming.Session. corruption: pictures made worse on
+    purpose."""
 
     frame_fps: float = 1.0
     max_num_frames: int | None = None
     sampling: str = "timestamps"
     chunk_frames: int = 32
     session: dict[str, Any] | None = None
+    corruption: Corruption | None = None
 
     def __post_init__(self) -> None:
         if self.frame_fps < 0 or (self.frame_fps == 0 and not self.max_num_frames):
@@ -139,6 +142,8 @@ def score_video(
         video, fps=None if spread else fps, num_frames=settings.max_num_frames if spread else None,
         max_frames=None if spread else settings.max_num_frames, sampling=settings.sampling,
     )  # fmt: skip
+    if settings.corruption is not None:
+        frames = settings.corruption.apply(frames, info.duration, Path(video).stem)
     session = Session(model, tokenizer=tokenizer, **(settings.session or {}))
     schedule = QuerySchedule(queries, session.state.prompt_order, fps)
     indices: list[int] = []
