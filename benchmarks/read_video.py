@@ -2,9 +2,9 @@
 
     python benchmarks/read_video.py --seconds 120 --repeats 3
 
-Makes the videos (1280x720, 30 frames a second, moving noise) in a temporary folder, reads each `--repeats` times in a process of its own, and
-prints one JSON line last: the machine, the sizes, and for each decoder and key frame distance the median wall and processor seconds and the
-peak memory. A decoder that is not installed is left out.
+Makes the videos (1280x720, 30 frames a second, moving noise) in a temporary folder, reads each `--repeats` times in a process of its
+own, and prints one JSON line last: the machine, the sizes, and for each decoder and key frame distance the median wall and processor
+seconds and the peak memory. A decoder that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -84,11 +84,14 @@ def main() -> None:
                     print(f"{backend}: {runs[0]['error']}", file=sys.stderr)
                     continue
                 medians = {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}
-                results.append({"decoder": backend, "key_distance": key_distance, "file_MB": round(path.stat().st_size / 1e6, 1), **medians})
+                file_MB = round(path.stat().st_size / 1e6, 1)
+                results.append({"decoder": backend, "key_distance": key_distance, "file_MB": file_MB, **medians})
                 print(results[-1], flush=True)
-    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2), "python": platform.python_version()}
-    sizes = {"width": WIDTH, "height": HEIGHT, "video_fps": FPS, "seconds": arguments.seconds, "sample_fps": 1, "threads": arguments.threads}
-    print(json.dumps({"benchmark": "read_video", "machine": machine, "av": av.__version__, "sizes": sizes, "repeats": arguments.repeats, "results": results}))
+    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+    versions = {"python": platform.python_version(), "av": av.__version__}
+    sizes = {"width": WIDTH, "height": HEIGHT, "video_fps": FPS, "seconds": arguments.seconds, "sample_fps": 1}
+    settings = {"threads": arguments.threads, "repeats": arguments.repeats}
+    print(json.dumps({"benchmark": "read_video", "machine": machine, **versions, "sizes": sizes, **settings, "results": results}))
 
 
 if __name__ == "__main__":
