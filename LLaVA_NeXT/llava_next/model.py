@@ -9,6 +9,8 @@ Shapes: N frames, P patches (729), K tokens of a frame (49), C tower width, H de
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,16 @@ def pick_attention(device: str | torch.device = "cpu", wanted: str | None = None
     if wanted == "flash_attention_2" and not (on_gpu and is_flash_attn_2_available()):
         raise ValueError("attention flash_attention_2 needs a GPU and the package flash-attn; use sdpa instead.")
     return wanted
+
+
+@functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)  # the result is kept, and may be used in training later
+def _pooling(side: int, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Bilinear pooling of a side x side grid to tokens x tokens as a matrix: weights [K, U] (float32) and the patches used [U] of side**2."""
+    identity = torch.eye(side * side).view(1, side * side, side, side)
+    weight_KP = F.interpolate(identity, size=(tokens, tokens), mode="bilinear").flatten(2)[0].T
+    used_U = (weight_KP != 0).any(0).nonzero().squeeze(1)
+    return weight_KP[:, used_U].contiguous().to(device), used_U.to(device)
 
 
 class SiglipTower(nn.Module):
@@ -107,13 +119,23 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
         return torch.cat(chunks) if len(chunks) != 1 else chunks[0]
 
     def project(self, features_NPC: Tensor) -> Tensor:
-        """Tower features [N, 729, C] -> frame tokens [N, 49, H]: projector on every patch, then bilinear pooling of the 27 x 27 grid."""
-        projector = self.model.mm_projector
-        hidden_NPH = projector(features_NPC.to(projector[0].weight.dtype))
-        side = self.config.patches_per_side
-        grid_NHss = hidden_NPH.view(hidden_NPH.shape[0], side, side, -1).permute(0, 3, 1, 2)
-        pooled_NHss = F.interpolate(grid_NHss, size=(self.config.tokens_per_side, self.config.tokens_per_side), mode="bilinear")
-        return pooled_NHss.flatten(2).transpose(1, 2)
+        """Tower features [N, 729, C] -> frame tokens [N, 49, H]: the projector on every patch, then bilinear pooling of the 27 x 27 grid.
+
+        Two facts make this 9 times less work, with the same result up to rounding: pooling at stride 4 looks at 13 of the 27 rows and
+        columns only, and, being a weighted mean, it may come before the projector's second linear layer. The features may be given
+        as the 169 patches that are looked at (`used_patches`).
+        """
+        first, activation, second = self.model.mm_projector
+        hidden_NUH = activation(first(self.used_patches(features_NPC).to(first.weight.dtype)))
+        weight_KU, _ = _pooling(self.config.patches_per_side, self.config.tokens_per_side, features_NPC.device)
+        with torch.autocast(features_NPC.device.type, enabled=False):
+            pooled_NKH = (weight_KU @ hidden_NUH.float()).to(hidden_NUH.dtype)
+        return second(pooled_NKH)
+
+    def used_patches(self, features_NPC: Tensor) -> Tensor:
+        """The patches that pooling looks at, [N, 169, C] of [N, 729, C]; what is reduced already is returned as it is."""
+        _, used_U = _pooling(self.config.patches_per_side, self.config.tokens_per_side, features_NPC.device)
+        return features_NPC if features_NPC.shape[1] == len(used_U) else features_NPC[:, used_U]
 
     def visual_embed(self, frames_NCHW: Tensor, batch_size: int = 64) -> Tensor:
         """uint8 frames [N, 3, 384, 384] -> frame tokens [N, 49, H] (gradients reach the projector, never the tower)."""

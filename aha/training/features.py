@@ -1,6 +1,6 @@
 """Vision features of the training videos, computed once before training: epochs after that read no video and run no vision tower.
 
-Shapes: F frames, P patches (729), C tower width.
+Shapes: F frames, P patches (the 169 of 729 that pooling looks at), C tower width.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class VisionCache:
             video = self.read(path, fps=fps, start=start, max_frames=max_frames)
             if not isinstance(video.frames_TCHW, np.ndarray):
                 return video
-            features_FPC = model.tower_features(torch.from_numpy(video.frames_TCHW))
+            features_FPC = model.used_patches(model.tower_features(torch.from_numpy(video.frames_TCHW)))
             key = key_of(path, fps, start, max_frames)
             self.cache.put(key + "-facts", torch.tensor([video.frame_indices, video.times, video.frame_times], dtype=torch.float64))
             self.cache.put(key, features_FPC)

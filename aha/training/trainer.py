@@ -103,12 +103,17 @@ class AhaTrainer(Trainer):
         if all(f.dtype == torch.uint8 for f in frames):
             pixels = torch.cat(frames)
         else:
-            tower = self.model.tower_features
-            features = torch.cat([tower(f) if f.dtype == torch.uint8 else f.to(self.args.device, non_blocking=True) for f in frames])
+            features = torch.cat([self._features(f) for f in frames])
         return model(
             input_ids=batch["input_ids_BT"], frames=pixels, vision_features=features, attention_mask=batch["attention_mask_BT"],
             logits_mask=batch["labels_BT"] != -100,
         )  # fmt: skip
+
+    def _features(self, frames: Tensor) -> Tensor:
+        """Pixels or cached features of one sample -> features [F,169,C] on the device."""
+        if frames.dtype == torch.uint8:
+            return self.model.used_patches(self.model.tower_features(frames))
+        return frames.to(self.args.device, non_blocking=True)
 
     def _prepare_inputs(self, inputs):
         device = self.args.device
