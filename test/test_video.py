@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import gc
 import hashlib
 import json
 import math
@@ -342,6 +343,19 @@ def test_iter_frames_gives_the_same_frames_one_by_one(tmp_path):
         assert (frame.frame_index, frame.time, frame.frame_time) == (frames.frame_indices[k], frames.times[k], frames.frame_times[k])
         assert (frame.frame_CHW == frames.frames_TCHW[k]).all()
     assert k == len(frames.times) - 1
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])  # by time stamps, by count
+def test_decoded_pictures_do_not_pile_up(tmp_path, suffix):
+    path = write_video(tmp_path / f"video.{suffix}", "libx264", rotation=90 if suffix == "mp4" else None)
+    gc.collect()
+    gc.disable()  # what is not freed by counting references stays
+    try:
+        for _ in iter_frames(path):
+            pass
+        assert sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects()) <= 2
+    finally:
+        gc.enable()
 
 
 def test_reading_in_a_forked_worker(tmp_path):

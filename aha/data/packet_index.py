@@ -9,6 +9,7 @@ Time stamps ("pts", "dts") are integers in units of the stream's time base.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ def _cached_index(path: str, size: int, mtime_ns: int) -> VideoIndex:
         cut_off = bool(failures) or _is_cut_off(path, size, container_name, stream)
         # AVI stores no time stamps: with B-frames those that FFmpeg makes up are not the frames' own.
         by_count = without_pts or not durations or (container_name == "avi" and codec.has_b_frames)
-        codec_name, width, height, promised_frames = codec.name, codec.width, codec.height, stream.frames
+        codec_name, width, height, promised_frames = codec.codec.canonical_name, codec.width, codec.height, stream.frames
         aspect = stream.sample_aspect_ratio
         pixel_aspect = float(aspect) if aspect is not None and Fraction(1, 10) <= aspect <= 10 else 1.0
     if by_count:
@@ -228,7 +229,8 @@ def _decoded_pts(path: str, time_base: Fraction, fps: Fraction | None) -> list[i
     """Time stamps of every frame found by decoding; where frames have none, or they do not increase, evenly spaced by the frame rate."""
     container, stream = open_decoder(path, threads=2)
     with container:
-        pts = [frame.pts for packet in (*packets_of(container, stream), None) for frame in decode_packet(stream, packet)]
+        packets = itertools.chain(packets_of(container, stream), [None])
+        pts = [frame.pts for packet in packets for frame in decode_packet(stream, packet)]
     if not pts:
         raise UserError(f"video {path} has no frame that can be decoded; download it again or re-encode it.")
     if None in pts or any(b <= a for a, b in zip(pts, pts[1:])):

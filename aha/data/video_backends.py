@@ -14,6 +14,7 @@ Dimensions in names: H height, W width, C channels (RGB).
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import struct
 from collections.abc import Iterator
@@ -44,17 +45,18 @@ def decode_pyav(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[
     Raises UserError, naming the frame, where one cannot be decoded.
     """
     remaining = list(wanted)
+    matrices: dict[int, tuple[int, ...] | None] = {}
     source = _decode_by_count(index, wanted, threads) if index.by_count else _decode_by_pts(index, wanted, threads)
     for frame_index, frame in source:
         if frame_index != remaining[0]:
             break
-        yield remaining.pop(0), *to_upright_rgb(index, frame_index, frame)
+        yield remaining.pop(0), *to_upright_rgb(index, frame_index, frame, matrices)
     if remaining and not index.by_count:
         # A key frame that cannot be started from after all: once more without leaving anything out.
         for frame_index, frame in _decode_by_pts(index, list(remaining), threads, skip=False):
             if frame_index != remaining[0]:
                 break
-            yield remaining.pop(0), *to_upright_rgb(index, frame_index, frame)
+            yield remaining.pop(0), *to_upright_rgb(index, frame_index, frame, matrices)
     if remaining:
         raise missing_frame(index, remaining[0])
 
@@ -63,7 +65,7 @@ def _decode_by_count(index: VideoIndex, wanted: list[int], threads: int) -> Iter
     container, stream = open_decoder(index.path, threads)
     last, count, chosen = wanted[-1], 0, set(wanted)
     with container:
-        for packet in (*packets_of(container, stream), None):
+        for packet in itertools.chain(packets_of(container, stream), [None]):
             for frame in decode_packet(stream, packet):
                 if count in chosen:
                     yield count, frame
@@ -122,13 +124,19 @@ def shown_size(index: VideoIndex) -> tuple[int, int, int]:
     """(width, height, clockwise rotation in degrees) of the first frame as it is shown. Raises UserError where it cannot be decoded."""
     source = _decode_by_count(index, [0], 1) if index.by_count else _decode_by_pts(index, [0], 1)
     for _, frame in source:
-        image_HWC, _ = to_upright_rgb(index, 0, frame)
+        image_HWC, _ = to_upright_rgb(index, 0, frame, {})
         return image_HWC.shape[1], image_HWC.shape[0], -frame.rotation % 360
     raise missing_frame(index, 0)
 
 
-def to_upright_rgb(index: VideoIndex, frame_index: int, frame: av.VideoFrame) -> tuple[np.ndarray, float]:
-    """One decoded frame as (uint8 RGB [H,W,3] turned as it is shown, pixel aspect of the turned image)."""
+def to_upright_rgb(
+    index: VideoIndex, frame_index: int, frame: av.VideoFrame, matrices: dict[int, tuple[int, ...] | None]
+) -> tuple[np.ndarray, float]:
+    """One decoded frame as (uint8 RGB [H,W,3] turned as it is shown, pixel aspect of the turned image).
+
+    `matrices` keeps the display matrix for each rotation seen: asking a frame for its side data ties it into a reference cycle, and
+    pictures that only the garbage collector frees pile up to hundreds of megabytes.
+    """
     if frame.width * frame.height > MAX_PIXELS:
         raise missing_frame(index, frame_index)
     try:
@@ -137,8 +145,10 @@ def to_upright_rgb(index: VideoIndex, frame_index: int, frame: av.VideoFrame) ->
         raise UserError(
             f"video {index.path}: frame {frame_index} cannot be converted to RGB ({reason(error)}); re-encode the video as H.264."
         ) from error
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    matrix = struct.unpack("<9i", bytes(matrix)) if matrix is not None else None
+    if frame.rotation not in matrices:
+        data = frame.side_data.get("DISPLAYMATRIX")
+        matrices[frame.rotation] = struct.unpack("<9i", bytes(data)) if data is not None else None
+    matrix = matrices[frame.rotation]
     return turn_upright(image_HWC, matrix), 1 / index.pixel_aspect if swaps_axes(matrix) else index.pixel_aspect
 
 
