@@ -1,12 +1,15 @@
-"""A streaming session: frames and questions go in, scores come out.
+"""A streaming session: frames and questions go in, scores and replies come out.
 
-    session = model.stream(query="how to repair a tyre", cache="dynamic_sink")
+    session = model.stream(query="how to repair a tyre", cache="dynamic_sink", policy=Threshold(0.6))
     scores = session.push(frame)         # uint8 [3, 384, 384] or several [N, 3, 384, 384] -> FrameScores of [1] or [N]
+    if session.wants_to_speak:
+        print(session.respond())
     session.ask("which tool was that?")
 
-All state is in the session: any number of them may run on one model. Pushing several frames at once gives the same scores as one by one.
+All state is in the session: any number of them may run on one model. Pushing several frames at once gives the same scores as one by one;
+frames of several sessions go into one forward call with `push_many`.
 
-Shapes: N frames, K tokens of a frame (49), T tokens, H decoder width.
+Shapes: N frames, K tokens of a frame (49), T tokens, H decoder width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,43 +22,30 @@ import torch
 from llava_next import resolve_folder
 from torch import Tensor
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, DuetState, load_tokenizer
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, FRAME_TOKENS, DuetFormat, DuetState, load_tokenizer
 from aha.errors import UserError
 from aha.models.model import AhaModel, FrameScores
 from aha.streaming.caches import CACHES, Block, Cache
 from aha.streaming.decoder import make_plan, run_layers
+from aha.streaming.policies import load_policy_state, policy_state
 from aha.streaming.pool import KVPool
+from aha.streaming.reference import ReferenceCache
 
 DEFAULT_WINDOW = 2048
 DEFAULT_SINK_TOKENS = 32
-
-
-def make_cache(
-    kind: str = "full", window: int | None = None, sink_tokens: int | None = None, semantics: str = "aha", attention: str = "sdpa"
-) -> Cache:
-    """The cache of that name. window and sink_tokens in tokens (defaults 2048 and 32). Raises UserError for sizes that cannot work."""
-    if kind not in CACHES:
-        raise UserError(f"cache {kind!r} is none of {', '.join(CACHES)}.")
-    if semantics not in ("aha", "reference"):
-        raise UserError(f"cache_semantics {semantics!r} is neither aha nor reference.")
-    window = DEFAULT_WINDOW if window is None else window
-    sink_tokens = DEFAULT_SINK_TOKENS if sink_tokens is None else sink_tokens
-    if kind in ("sink", "sliding", "dynamic_sink") and window < 2 * 49 + (sink_tokens if kind == "sink" else 0):
-        raise UserError(f"a window of {window} tokens is too small: it must hold the sink and at least two frames of 49 tokens.")
-    if sink_tokens < 0:
-        raise UserError(f"sink_tokens is {sink_tokens}, below 0.")
-    return Cache(kind, None if kind in ("full", "static") else window, sink_tokens if kind == "sink" else 0)
-
-
-def family_of(model: AhaModel) -> str:
-    return "mmduet" if model.config.relevance_outputs == 2 else "aha"
+SLACK = 512  # slots beyond the window: the frames of a chunk, and a reply that may be taken back
 
 
 class Session:
     """One stream on a model.
 
-    query: asked before the first frame. cache, window, sink_tokens, cache_semantics: see aha.streaming.caches. prompt_order: "aha" (as in
-    training) or "reference". tokenizer: that of the checkpoint (default: where the model was loaded from). Raises UserError.
+    query: asked before the first frame. cache: full, sink, dynamic_sink, sliding or static, with `window` and `sink_tokens` in tokens
+    (defaults 2048 and 32) and cache_semantics "aha" or "reference": see aha.streaming.caches. prompt_order: "aha" (as in training) or
+    "reference". tokenizer: that of the checkpoint (default: where the model was loaded from). policy: when to speak
+    (aha.streaming.policies); needs frame_fps, the frames pushed per second of video, for its clock. remove_assistant_turns: a reply
+    leaves no trace in the cache (with cache_semantics="reference" on an Aha model it does: the released code forgets to remove it).
+    pool: shared memory (push_many).
+    Raises UserError for settings that cannot work.
     """
 
     def __init__(
@@ -70,14 +60,34 @@ class Session:
         cache_semantics: str = "aha",
         prompt_order: str = "aha",
         system_prompt: str = DEFAULT_SYSTEM_PROMPT,
+        policy: Any = None,
+        frame_fps: float = 1.0,
+        remove_assistant_turns: bool = False,
+        max_new_tokens: int = 200,
+        repetition_penalty: float | None = None,
         pool: KVPool | None = None,
     ):
+        if max_new_tokens < 1 or frame_fps <= 0 or (repetition_penalty is not None and repetition_penalty <= 0):
+            raise UserError("max_new_tokens must be at least 1, frame_fps and repetition_penalty above 0.")
         self.model = model
         self.format = DuetFormat(tokenizer if tokenizer is not None else tokenizer_of(model))
-        self.state = DuetState(self.format, prompt_order, family_of(model), system_prompt)
-        self.cache = make_cache(cache, window, sink_tokens, cache_semantics)
-        self.pool = pool if pool is not None else KVPool.of_model(model, 4096 if self.cache.window is None else self.cache.window + 512)
+        family = "mmduet" if model.config.relevance_outputs == 2 else "aha"
+        self.state = DuetState(self.format, prompt_order, family, system_prompt)
+        self.cache = make_cache(
+            cache, window, sink_tokens, cache_semantics, len(self.format.system(system_prompt)), model.config._attn_implementation
+        )
+        self.keeps_removed_replies = cache_semantics == "reference" and family == "aha"
+        self.policy, self.frame_fps = policy, frame_fps
+        self.remove_assistant_turns, self.max_new_tokens, self.repetition_penalty = (
+            remove_assistant_turns,
+            max_new_tokens,
+            repetition_penalty,
+        )
+        self.pool = pool if pool is not None else KVPool.of_model(model, (self.cache.window or 2 * DEFAULT_WINDOW) + SLACK)
         self.asked = False
+        self.wants_to_speak = False
+        self.reply_ids: list[int] = []  # tokens of the last reply, with its <|im_end|>
+        self.penalised: list[int] = []  # words of all replies, which the repetition penalty makes less likely (ending never is)
         if query is not None:
             self.ask(query)
 
@@ -85,6 +95,11 @@ class Session:
     def frames(self) -> int:
         """Frames pushed so far."""
         return self.state.frames
+
+    @property
+    def time(self) -> float:
+        """Seconds of video at the last frame pushed."""
+        return max(self.frames - 1, 0) / self.frame_fps
 
     # ---- what goes in ----
 
@@ -94,7 +109,10 @@ class Session:
         self.asked = True
 
     def push(self, frames: Tensor | np.ndarray) -> FrameScores:
-        """uint8 RGB [3, H, W] or [N, 3, H, W], already scaled and padded to the tower's size (aha.data.video) -> scores [1] or [N]."""
+        """uint8 RGB [3, H, W] or [N, 3, H, W], already scaled and padded to the tower's size (aha.data.video) -> scores [1] or [N].
+
+        With a policy one frame at a time: look at `wants_to_speak` after each.
+        """
         frames_NCHW = torch.from_numpy(frames) if isinstance(frames, np.ndarray) else frames
         if frames_NCHW.ndim == 3:
             frames_NCHW = frames_NCHW[None]
@@ -104,28 +122,28 @@ class Session:
     @torch.inference_mode()
     def push_embeds(self, visual_NKH: Tensor) -> FrameScores:
         """Frame tokens [N, 49, H] (`model.visual_embed`, or `model.project` of stored tower features) -> scores [N]."""
-        if not len(visual_NKH):
-            raise ValueError("push needs at least one frame")
+        if not len(visual_NKH) or (self.policy is not None and len(visual_NKH) > 1):
+            raise ValueError(f"push of {len(visual_NKH)} frames: at least one, and with a policy one at a time")
         visual_NKH = visual_NKH.to(self.model.model.norm.weight)
+        text = self.state.frame()
         hidden: list[Tensor] = []
-        start = 0
-        while start < len(visual_NKH):
-            text = self.state.frame()
-            end = start + 1
-            if text:
-                role = "prompt" if self.state.frames == 1 else "text"
-                if self.cache.joins_text:
-                    joint = torch.cat([self._embed(text), visual_NKH[start : start + 1]], 1)
-                    hidden.append(self._feed(joint, [self._block(joint.shape[1], "frame")])[:, -1])
-                    start = end
-                    continue
-                self._feed_text(text, role)
-            while end < len(visual_NKH):  # nothing comes between frames of an open stream turn
-                self.state.frame()
-                end += 1
-            hidden.append(self._feed_frames(visual_NKH[start:end]))
-            start = end
-        return self.model.score(torch.cat(hidden))
+        if text and self.cache.joins_text:
+            joint_1TH = torch.cat([self._embed(text), visual_NKH[:1]], 1)
+            hidden.append(self._feed(joint_1TH, [self._block(joint_1TH.shape[1], "frame")])[:, -1])
+            visual_NKH = visual_NKH[1:]
+        else:
+            self._feed_text(text, self._role())
+        for _ in range(len(visual_NKH) + len(hidden) - 1):
+            self.state.frame()  # nothing comes between the frames of an open stream turn
+        if len(visual_NKH):
+            hidden.append(self._feed_frames(visual_NKH))
+        scores = self.model.score(torch.cat(hidden))
+        self._consult(scores)
+        return scores
+
+    def _role(self) -> str:
+        """What the text before a frame is: part of the prompt before the first one."""
+        return "prompt" if self.frames == 1 else "text"
 
     def _feed_frames(self, visual_NKH: Tensor) -> Tensor:
         """Frames with nothing between them -> hidden states of their last tokens [N, H]."""
@@ -135,28 +153,191 @@ class Session:
             return hidden_1TH.view(count, tokens, width)[:, -1]
         return self._feed(visual_NKH, [self._block(tokens, "frame") for _ in range(count)])[:, -1]
 
+    def _consult(self, scores: FrameScores) -> None:
+        if self.policy is not None:
+            row = {"time": self.time, "informative_score": float(scores.informative), "relevance_score": float(scores.relevance)}
+            if scores.uncertainty is not None:
+                row["uncertainty_score"] = float(scores.uncertainty)
+            self.wants_to_speak = self.policy.update(row)
+
+    # ---- what comes out ----
+
+    @torch.inference_mode()
+    def respond(self, max_new_tokens: int | None = None) -> str:
+        """Let the model speak now: greedy, until `<|im_end|>` or the limit. Returns the text; `reply_ids` holds the tokens."""
+        before = self.cache.snapshot()
+        penalised = torch.tensor(self.penalised, dtype=torch.long, device=self.model.model.norm.weight.device)
+        hidden_1H = self._feed_text(self.state.begin_reply(), "reply", hold=True)
+        ids: list[int] = []
+        limit = max_new_tokens or self.max_new_tokens
+        while True:
+            logits_V = self.model.lm_head(hidden_1H.to(self.model.lm_head.weight.dtype))[0].float()
+            if self.repetition_penalty is not None:
+                chosen = logits_V[penalised]
+                logits_V[penalised] = torch.where(chosen > 0, chosen / self.repetition_penalty, chosen * self.repetition_penalty)
+            token = logits_V.argmax()
+            ids.append(int(token))
+            if ids[-1] == self.format.im_end_id or len(ids) == limit:
+                break
+            if self.repetition_penalty is not None:
+                penalised = torch.cat([penalised, token[None]])
+            hidden_1H = self._feed_text(ids[-1:], "reply", hold=True)
+        self.state.end_reply(ids, removed=self.remove_assistant_turns)
+        if self.remove_assistant_turns and not self.keeps_removed_replies:
+            self._restore(before)
+        self.pool.give_back(self.cache.take_dropped())
+        if self.repetition_penalty is not None:
+            self.penalised += [token for token in ids if token != self.format.im_end_id]
+        self.reply_ids, self.wants_to_speak = ids, False
+        if self.policy is not None:
+            self.policy.spoke(self.time)
+        return self.format.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _restore(self, before: Cache) -> None:
+        """Go back to an earlier state of the cache; what came since is dropped. Slots dropped since must not have been given back."""
+        since = np.concatenate([self.cache.slots, *self.cache.dropped])
+        before.dropped = [np.setdiff1d(since, before.slots)]
+        self.cache = before
+
+    def close(self) -> None:
+        """Give the memory back to a shared pool; the session cannot be used afterwards."""
+        self.pool.give_back(np.concatenate([self.cache.slots, self.cache.take_dropped()]))
+        self.cache.slots = self.cache.slots[:0]
+
+    # ---- suspend and resume ----
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the future depends on, as plain values and one tensor: `torch.save` it, `torch.load(weights_only=True)` it."""
+        return {
+            "conversation": conversation_state(self.state),
+            "cache": {
+                "kind": self.cache.kind,
+                "window": self.cache.window,
+                "sink_tokens": self.cache.sink_tokens,
+                **self.cache.state_dict(),
+            },
+            "kv": self.pool.gather(self.cache.slots).cpu(),
+            "asked": self.asked,
+            "wants_to_speak": self.wants_to_speak,
+            "penalised": list(self.penalised),
+            "policy": policy_state(self.policy) if self.policy is not None else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; the session must have been made with the same settings. Raises UserError where it was not."""
+        for name in ("kind", "window", "sink_tokens"):
+            if state["cache"][name] != getattr(self.cache, name):
+                raise UserError(
+                    f"the suspended session has cache {name} {state['cache'][name]}, this one {getattr(self.cache, name)}; use the same."
+                )
+        if (state["policy"] is None) != (self.policy is None):
+            raise UserError("the suspended session and this one must both have a policy, or neither.")
+        self.close()
+        slots = self.pool.take(state["kv"].shape[2])
+        self.pool.scatter(slots, state["kv"])
+        self.cache.load_state_dict(state["cache"], slots)
+        for name, value in state["conversation"].items():
+            setattr(self.state, name, value)
+        self.asked, self.wants_to_speak, self.penalised = state["asked"], state["wants_to_speak"], list(state["penalised"])
+        if self.policy is not None:
+            load_policy_state(self.policy, state["policy"])
+
     # ---- feeding ----
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
         return self.model.embed_tokens(torch.tensor([ids], device=self.model.model.norm.weight.device))
 
     @torch.inference_mode()
-    def _feed_text(self, ids: Sequence[int], role: str) -> Tensor:
+    def _feed_text(self, ids: Sequence[int], role: str, hold: bool = False) -> Tensor | None:
         """Feed token ids, in pieces where the window is small -> hidden state of the last one [1, H]."""
         hidden = None
         while ids:
             size = self.cache.piece() or len(ids)
             piece, ids = ids[:size], ids[size:]
-            hidden = self._feed(self._embed(piece), [self._block(len(piece), role)])[:, -1]
+            hidden = self._feed(self._embed(piece), [self._block(len(piece), role)], hold)[:, -1]
         return hidden
 
     def _block(self, tokens: int, role: str) -> Block:
         return self.cache.block(self.pool.take(tokens), role)
 
-    def _feed(self, embeds_NTH: Tensor, blocks: list[Block]) -> Tensor:
+    def _feed(self, embeds_NTH: Tensor, blocks: list[Block], hold: bool = False) -> Tensor:
         hidden_NTH = run_layers(self.model, embeds_NTH, self.pool, make_plan(self.model, blocks))
-        self.pool.give_back(self.cache.take_dropped())
+        if not hold:
+            self.pool.give_back(self.cache.take_dropped())
         return hidden_NTH
+
+
+def conversation_state(state: DuetState) -> dict[str, Any]:
+    """What a DuetState remembers between events, as plain values."""
+    return {"open_turn": state.open_turn, "frames": state.frames, "_pending": list(state._pending)}
+
+
+@torch.inference_mode()
+def push_many(sessions: Sequence[Session], frames: Tensor | Sequence[Tensor]) -> FrameScores:
+    """One frame for each of several sessions of one model and one pool, in one forward call -> scores [N], in the order of the sessions.
+
+    frames: uint8 [N, 3, H, W], or N of [3, H, W]. Sessions may come and go between calls. The scores are those of pushing alone.
+    """
+    frames_NCHW = frames if isinstance(frames, Tensor) else torch.stack(list(frames))
+    model = sessions[0].model
+    return push_many_embeds(sessions, model.visual_embed(frames_NCHW))
+
+
+@torch.inference_mode()
+def push_many_embeds(sessions: Sequence[Session], visual_NKH: Tensor) -> FrameScores:
+    """`push_many` for frame tokens [N, 49, H]."""
+    pool, model = sessions[0].pool, sessions[0].model
+    if len(sessions) != len(visual_NKH) or len({id(s) for s in sessions}) != len(sessions):
+        raise ValueError(f"{len(visual_NKH)} frames for {len(sessions)} sessions: one frame for each, and each session once")
+    if any(session.pool is not pool or session.model is not model for session in sessions):
+        raise ValueError("push_many needs sessions of one model and one pool (Session(model, pool=pool))")
+    visual_NKH = visual_NKH.to(model.model.norm.weight)
+    blocks, together, alone = [], [], {}
+    for n, session in enumerate(sessions):
+        if session.cache.joins_text:
+            alone[n] = session.push_embeds(visual_NKH[n : n + 1])
+            continue
+        session._feed_text(session.state.frame(), session._role())
+        blocks.append(session._block(FRAME_TOKENS, "frame"))
+        together.append(n)
+    scores: list[FrameScores] = [alone.get(n) for n in range(len(sessions))]
+    if together:
+        hidden_NTH = run_layers(model, visual_NKH[together], pool, make_plan(model, blocks))
+        batch = model.score(hidden_NTH[:, -1])
+        for row, n in enumerate(together):
+            scores[n] = FrameScores(*(None if values is None else values[row : row + 1] for values in batch))
+            pool.give_back(sessions[n].cache.take_dropped())
+            sessions[n]._consult(scores[n])
+    return FrameScores(*(None if values[0] is None else torch.cat(values) for values in zip(*scores)))
+
+
+def make_cache(
+    kind: str, window: int | None, sink_tokens: int | None, semantics: str = "aha", prompt_tokens: int = 0, attention: str = "sdpa"
+) -> Cache:
+    """The cache of that name. Raises UserError for sizes that cannot work."""
+    if kind not in CACHES:
+        raise UserError(f"cache {kind!r} is none of {', '.join(CACHES)}.")
+    if semantics not in ("aha", "reference"):
+        raise UserError(f"cache_semantics {semantics!r} is neither aha nor reference.")
+    window = DEFAULT_WINDOW if window is None else window
+    sinks = DEFAULT_SINK_TOKENS if sink_tokens is None else sink_tokens
+    if sinks < 0:
+        raise UserError(f"sink_tokens is {sinks}, below 0.")
+    smallest = 2 * FRAME_TOKENS + (sinks if kind == "sink" else 0)
+    if kind in ("sink", "sliding", "dynamic_sink") and window < smallest:
+        raise UserError(
+            f"a window of {window} tokens is too small: with two frames and the sink it must be at least {smallest} (--window)."
+        )
+    if semantics == "reference":
+        causal = attention == "flash_attention_2"
+        if kind == "full":
+            cache = Cache("full")
+            cache.joins_text = True
+            return cache
+        if kind == "dynamic_sink":  # "instruction_sink": the system prompt is the sink, and the window shrinks by what that adds
+            return ReferenceCache("sink", window - (prompt_tokens - sinks), prompt_tokens, causal=causal)
+        return ReferenceCache(kind, window, sinks if kind == "sink" else 0, causal=causal)
+    return Cache(kind, None if kind in ("full", "static") else window, sinks if kind == "sink" else 0)
 
 
 def tokenizer_of(model: AhaModel) -> Any:

@@ -1,0 +1,182 @@
+"""When to speak. Plain classes that see one frame's scores after the other.
+
+    policy = MinimumGap(UncertaintyHold(Threshold(0.6), variance=0.5, max_wait_frames=5), seconds=10)
+    session = model.stream(query=..., policy=policy)
+
+`update(row)` takes a frame's scores (`time` in seconds, `informative_score`, `relevance_score`, `uncertainty_score`, as in `debug_data` of
+a prediction file) and says whether to speak now; `spoke(time)` tells the policy that a reply was made. Thresholds are strict, as in MMDuet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from aha.errors import UserError
+
+Row = Mapping[str, float]
+HEADS = ("informative_score", "relevance_score", "uncertainty_score")
+
+
+def check_heads(heads: tuple[str, ...]) -> None:
+    unknown = [head for head in heads if head not in HEADS]
+    if unknown or not heads:
+        raise UserError(f"score head {', '.join(unknown) or '(none)'} is none of {', '.join(HEADS)}.")
+
+
+def total(row: Row, heads: tuple[str, ...]) -> float:
+    try:
+        return sum(row[head] for head in heads)
+    except KeyError as error:
+        raise UserError(f"this model gives no {error.args[0]} (MMDuet has no uncertainty head); choose other --score_heads.") from error
+
+
+@dataclass
+class Threshold:
+    """Speak when the sum of the frame's `heads` is above `threshold` (MMDuet's stream_end_prob_threshold)."""
+
+    threshold: float
+    heads: tuple[str, ...] = ("informative_score",)
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads)
+
+    def update(self, row: Row) -> bool:
+        return total(row, self.heads) > self.threshold
+
+    def spoke(self, time: float) -> None:
+        pass
+
+
+@dataclass
+class Accumulated:
+    """Speak when the sum over all frames since the last reply is above `threshold` (MMDuet's stream_end_score_sum_threshold)."""
+
+    threshold: float
+    heads: tuple[str, ...] = ("informative_score",)
+    sum: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads)
+
+    def update(self, row: Row) -> bool:
+        self.sum += total(row, self.heads)
+        return self.sum > self.threshold
+
+    def spoke(self, time: float) -> None:
+        self.sum = 0.0
+
+
+@dataclass
+class RunningZScore:
+    """Speak when the frame's score is more than `deviations` standard deviations above the mean of the frames before it.
+
+    At least `warm_up` frames are needed first. Mean and variance are running ones (Welford), so memory is constant.
+    """
+
+    deviations: float
+    heads: tuple[str, ...] = ("informative_score",)
+    warm_up: int = 10
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0  # sum of squared differences from the mean
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads)
+
+    def update(self, row: Row) -> bool:
+        score = total(row, self.heads)
+        deviation = math.sqrt(self.squares / self.count) if self.count else 0.0
+        speak = self.count >= self.warm_up and score - self.mean > self.deviations * deviation
+        self.count += 1
+        difference = score - self.mean
+        self.mean += difference / self.count
+        self.squares += difference * (score - self.mean)
+        return speak
+
+    def spoke(self, time: float) -> None:
+        pass
+
+
+@dataclass
+class AnyOf:
+    """Speak when one of several policies says so; all see every frame."""
+
+    policies: list[Any]
+
+    def update(self, row: Row) -> bool:
+        wants = [policy.update(row) for policy in self.policies]
+        return any(wants)
+
+    def spoke(self, time: float) -> None:
+        for policy in self.policies:
+            policy.spoke(time)
+
+
+@dataclass
+class UncertaintyHold:
+    """Wait while the variance is above `variance`, at most `max_wait_frames` frames from when `policy` wants to speak; then it decides."""
+
+    policy: Any
+    variance: float
+    max_wait_frames: int = 10
+    waited: int = 0
+
+    def update(self, row: Row) -> bool:
+        if not self.policy.update(row):
+            self.waited = 0
+            return False
+        if total(row, ("uncertainty_score",)) > self.variance and self.waited < self.max_wait_frames:
+            self.waited += 1
+            return False
+        return True
+
+    def spoke(self, time: float) -> None:
+        self.waited = 0
+        self.policy.spoke(time)
+
+
+@dataclass
+class MinimumGap:
+    """At least `seconds` between two replies; what `policy` wants in between is dropped."""
+
+    policy: Any
+    seconds: float
+    last: float | None = field(default=None)
+
+    def update(self, row: Row) -> bool:
+        wants = self.policy.update(row)
+        return wants and (self.last is None or row["time"] - self.last >= self.seconds)
+
+    def spoke(self, time: float) -> None:
+        self.last = time
+        self.policy.spoke(time)
+
+
+def policy_state(policy: Any) -> dict[str, Any]:
+    """Everything that a policy remembers, as plain values."""
+    state: dict[str, Any] = {}
+    for entry in fields(policy):
+        value = getattr(policy, entry.name)
+        if entry.name == "policy":
+            value = policy_state(value)
+        elif entry.name == "policies":
+            value = [policy_state(inner) for inner in value]
+        elif entry.name == "heads":
+            value = list(value)
+        state[entry.name] = value
+    return state
+
+
+def load_policy_state(policy: Any, state: dict[str, Any]) -> None:
+    """Put back what `policy_state` gave, into a policy built in the same way."""
+    for name, value in state.items():
+        if name == "policy":
+            load_policy_state(policy.policy, value)
+        elif name == "policies":
+            for inner, inner_state in zip(policy.policies, value):
+                load_policy_state(inner, inner_state)
+        else:
+            setattr(policy, name, tuple(value) if name == "heads" else value)
