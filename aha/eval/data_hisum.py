@@ -34,11 +34,20 @@ class HiSumFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise UserError(f"annotation file {path} does not exist; datasets/README.md says where to get mr_hisum.h5.")
+        self._open()
         try:
-            self.file = h5py.File(self.path, "r")
             self.ids: dict[str, None] = dict.fromkeys(self.file)  # an ordered set
         except (OSError, RuntimeError, ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read ({error}); it is cut off or not mr_hisum.h5, download it again.") from error
+            raise self._damaged(str(self.path), error) from error
+
+    def _open(self) -> None:
+        try:
+            self.file, self.reads = h5py.File(self.path, "r"), 0
+        except (OSError, RuntimeError, ValueError) as error:
+            raise self._damaged(str(self.path), error) from error
+
+    def _damaged(self, where: str, error: Exception) -> UserError:
+        return UserError(f"{where} cannot be read ({error}); the file is cut off, damaged or not mr_hisum.h5, download it again.")
 
     def __enter__(self) -> HiSumFile:
         return self
@@ -48,41 +57,55 @@ class HiSumFile:
 
     def read(self, video_id: str, with_summary: bool = True) -> HiSumVideo:
         """One video; gt_summary (also spelled gtsummary) and change_points only if wanted."""
+        if self.reads == 1000:  # the library keeps about 15 KB of every group it has seen until the file is closed
+            self.file.close()
+            self._open()
+        self.reads += 1
         where = f"{self.path}: {video_id}"
-        try:
-            group = self.file[video_id]
-            if not isinstance(group, h5py.Group):
-                raise UserError(f"{where} is no group with gtscore, gt_summary and change_points; is this mr_hisum.h5?")
-            gtscore = self._vector(group, "gtscore", where)
-            if not with_summary:
-                return HiSumVideo(gtscore, None, None)
-            summary = self._vector(group, "gt_summary" if "gt_summary" in group else "gtsummary", where)
-            points = np.asarray(self._dataset(group, "change_points", where), dtype=np.float64)
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{where} cannot be read ({error}); the file is damaged, download it again.") from error
+        gtscore = self._vector(video_id, ("gtscore",), where)
+        if not with_summary:
+            return HiSumVideo(gtscore, None, None)
         n = len(gtscore)
-        if len(summary) != n or not np.isin(summary, (0, 1)).all():
+        summary = self._vector(video_id, ("gt_summary", "gtsummary"), where)
+        points = self._numbers(video_id, ("change_points",), where)
+        if len(summary) != n or not ((summary == 0) | (summary == 1)).all():
             raise UserError(f"{where}: gt_summary is not one 0 or 1 for each of the {n} seconds; the file is damaged, download it again.")
         if points.ndim != 2 or points.shape[1] != 2 or not len(points) or (points != np.floor(points)).any():
             raise UserError(f"{where}: change_points is no list of [start, end) pairs; the file is damaged, download it again.")
-        points = points.astype(np.int64)
-        if points[0, 0] < 0 or points[-1, 1] > n or (points[:, 1] <= points[:, 0]).any() or (points[1:, 0] < points[:-1, 1]).any():
+        inside = points.min() >= 0 and points.max() <= n
+        if not inside or (points[:, 1] <= points[:, 0]).any() or (points[1:, 0] < points[:-1, 1]).any():
             raise UserError(f"{where}: change_points are not ascending [start, end) pairs within 0 and {n}; the file is damaged.")
-        return HiSumVideo(gtscore, summary.astype(bool), points)
+        return HiSumVideo(gtscore, summary.astype(bool), points.astype(np.int64))
 
-    def _dataset(self, group: h5py.Group, name: str, where: str) -> np.ndarray:
-        if name not in group:
-            raise UserError(f"{where} lacks the field {name}; use mr_hisum.h5 as published, or leave out the protocol that needs it.")
-        if not isinstance(group[name], h5py.Dataset) or group[name].size > 10_000_000:
-            raise UserError(f"{where}: {name} is no list of numbers of a video's length; the file is damaged, download it again.")
-        return group[name][()]
+    def _numbers(self, video_id: str, spellings: tuple[str, ...], where: str) -> np.ndarray:
+        """A field as float64, by the library's low-level calls (half the time of the high-level ones)."""
+        for name in spellings:
+            try:
+                dataset = h5py.h5d.open(self.file.id, f"{video_id}/{name}".encode())
+            except KeyError:
+                continue
+            except (OSError, RuntimeError, ValueError, TypeError) as error:
+                raise self._damaged(f"{where}: {name}", error) from error
+            if not 0 < int(np.prod(dataset.shape, dtype=np.float64)) < 10_000_000:
+                raise UserError(
+                    f"{where}: {name} has the shape {dataset.shape}; the file is damaged or not mr_hisum.h5, download it again."
+                )
+            values = np.empty(dataset.shape, dtype=np.float64)
+            try:
+                dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+            except (OSError, RuntimeError, ValueError, TypeError) as error:
+                raise self._damaged(f"{where}: {name}", error) from error
+            if not np.isfinite(values).all():
+                raise UserError(
+                    f"{where}: {name} {int(np.argmin(np.isfinite(values.ravel())))} is not a finite number; the file is damaged."
+                )
+            return values
+        raise UserError(f"{where} lacks the field {spellings[0]}; use mr_hisum.h5 as published, or leave out the protocol that needs it.")
 
-    def _vector(self, group: h5py.Group, name: str, where: str) -> np.ndarray:
-        values = np.asarray(self._dataset(group, name, where), dtype=np.float64)
-        if values.ndim != 1 or not len(values):
-            raise UserError(f"{where}: {name} has the shape {values.shape}, not one number for each second; the file is damaged.")
-        if not np.isfinite(values).all():
-            raise UserError(f"{where}: {name} {int(np.argmin(np.isfinite(values)))} is not a finite number; the file is damaged.")
+    def _vector(self, video_id: str, spellings: tuple[str, ...], where: str) -> np.ndarray:
+        values = self._numbers(video_id, spellings, where)
+        if values.ndim != 1:
+            raise UserError(f"{where}: {spellings[0]} has the shape {values.shape}, not one number for each second; the file is damaged.")
         return values
 
 

@@ -25,10 +25,12 @@ def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     if positives == 0:
         return 0.0
     ranking = order(scores)
-    last_of_step = np.append(np.diff(scores[ranking]) != 0, True)
-    hits = np.cumsum(labels[ranking])[last_of_step]
-    shown = (np.flatnonzero(last_of_step) + 1).astype(np.float64)
-    return float((np.diff(hits, prepend=0) * hits / shown).sum() / positives)
+    ranked = scores[ranking]
+    steps = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # last item of each run of equal scores
+    hits = np.cumsum(labels[ranking])[steps]
+    new_hits = hits.copy()
+    new_hits[1:] -= hits[:-1]
+    return float((new_hits * hits / (steps + 1)).sum() / positives)
 
 
 def trapezoid_ap(top_labels: np.ndarray) -> np.ndarray:
