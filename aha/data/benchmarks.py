@@ -289,15 +289,19 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 def find_annotations(name: str, given: str | Path | None = None) -> Path:
-    """`given`, or the annotation file of a benchmark under datasets/. Raises UserError naming what to fetch."""
-    if given is not None:
-        return Path(given)
+    """`given` (a file, or the folder of the data set), else the annotation file of a benchmark under datasets/.
+
+    Raises UserError naming what to fetch.
+    """
     benchmark = BENCHMARKS[name]
+    if given is not None and not Path(given).is_dir():
+        return Path(given)
+    folder = Path(given) if given is not None else benchmark.folder
     for file in benchmark.annotations:
-        if (benchmark.folder / "annotations" / file).is_file():
-            return benchmark.folder / "annotations" / file
+        if (folder / "annotations" / file).is_file():
+            return folder / "annotations" / file
     raise UserError(
-        f"no {name} annotations ({' or '.join(benchmark.annotations)}) in {benchmark.folder / 'annotations'}; "
+        f"no {name} annotations ({' or '.join(benchmark.annotations)}) in {folder / 'annotations'}; "
         f"`python -m aha.data.prepare {name}` says where to get them, or give --annotations."
     )
 
