@@ -18,6 +18,7 @@ from aha.errors import UserError, run_command
 from aha.files import write_json
 from aha.prompts import STYLES
 from aha.streaming.caches import CACHES
+from aha.streaming.policies import Accumulated, AnyOf, Threshold, UncertaintyHold
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -62,6 +63,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     how.add_argument(
         "--chunk_frames", type=int, default=32, metavar="N", help="frames in one forward call: speed only, not the scores (default 32)"
     )
+    speak = parser.add_argument_group("when to speak (without a threshold nothing is said)")
+    speak.add_argument("--stream_end_prob_threshold", type=float, metavar="X", help="reply when a frame's score is above X")
+    speak.add_argument(
+        "--stream_end_score_sum_threshold", type=float, metavar="X", help="reply when the sum since the last reply is above X"
+    )
+    speak.add_argument("--score_heads", default="informative_score", metavar="A,B",
+                       help="heads added up: informative_score, relevance_score, uncertainty_score (default: the first)")  # fmt: skip
+    speak.add_argument("--uncertainty_wait_threshold", type=float, metavar="X", help="wait while the variance is above X")
+    speak.add_argument("--max_wait_frames", type=int, default=10, metavar="N", help="wait at most N frames (default 10)")
+    speak.add_argument("--remove_assistant_turns", action="store_true", help="a reply leaves no trace in what the model remembers")
+    speak.add_argument("--repetition_penalty", type=float, metavar="X", help="divide the logits of words said before by X")
+    speak.add_argument("--max_new_tokens", type=int, default=200, metavar="N", help="longest reply, in tokens (default 200)")
     parser.add_argument("--output", required=True, metavar="FILE", help="prediction file to write (JSON)")
     args = parser.parse_args(argv)
     if (args.video is None) == (args.dataset is None):
@@ -101,11 +114,26 @@ def load_model(args: argparse.Namespace):
 def score_settings(args: argparse.Namespace):
     from aha.streaming.offline import ScoreSettings
 
+    heads = tuple(args.score_heads.split(","))
+    policies: list = []
+    if args.stream_end_prob_threshold is not None:
+        policies.append(Threshold(args.stream_end_prob_threshold, heads))
+    if args.stream_end_score_sum_threshold is not None:
+        policies.append(Accumulated(args.stream_end_score_sum_threshold, heads))
+    policy = AnyOf(policies) if len(policies) > 1 else next(iter(policies), None)
+    if args.uncertainty_wait_threshold is not None:
+        if policy is None:
+            raise UserError(
+                "--uncertainty_wait_threshold waits with a reply; give --stream_end_prob_threshold or ..._score_sum_threshold too."
+            )
+        policy = UncertaintyHold(policy, args.uncertainty_wait_threshold, args.max_wait_frames)
     return ScoreSettings(
+        policy=policy,
         frame_fps=args.frame_fps, max_num_frames=args.max_num_frames, sampling=args.sampling, chunk_frames=args.chunk_frames,
         session={
             "cache": args.cache, "window": args.window, "sink_tokens": args.sink_tokens, "cache_semantics": args.cache_semantics,
-            "prompt_order": args.prompt_order,
+            "prompt_order": args.prompt_order, "remove_assistant_turns": args.remove_assistant_turns,
+            "repetition_penalty": args.repetition_penalty, "max_new_tokens": args.max_new_tokens,
         },
         corruption=Corruption(args.corrupt, args.corrupt_ratio, args.seed) if args.corrupt else None,
     )  # fmt: skip

@@ -7,6 +7,7 @@ Shapes: N frames of a chunk, K tokens of a frame (49), H decoder width.
 
 from __future__ import annotations
 
+import copy
 import os
 import queue
 import threading
@@ -31,14 +32,15 @@ Item = TypeVar("Item")
 @dataclass(frozen=True)
 class ScoreSettings:
     """How videos are scored. frame_fps: frames a second; 0 = `max_num_frames` frames spread over the video. chunk_frames: frames in one
-    forward call (changes the speed, not the scores). session: settings of aha.streaming.Session. corruption: pictures made worse on
-    purpose."""
+    forward call (changes the speed, not the scores). session: settings of aha.streaming.Session. policy: when to speak (None:
+    never). corruption: pictures made worse on purpose."""
 
     frame_fps: float = 1.0
     max_num_frames: int | None = None
     sampling: str = "timestamps"
     chunk_frames: int = 32
     session: dict[str, Any] | None = None
+    policy: Any = None
     corruption: Corruption | None = None
 
     def __post_init__(self) -> None:
@@ -106,21 +108,33 @@ def debug_rows(times: Sequence[float], scores: FrameScores) -> list[dict[str, fl
     return rows
 
 
-def score_frames(session: Session, frames: Iterable[Frame], schedule: QuerySchedule, chunk_frames: int) -> Iterator[tuple[Frame, dict]]:
-    """Yield (frame, its `debug_data` row); queries are asked when they are due."""
+@dataclass(frozen=True)
+class ScoredFrame:
+    """A frame, its `debug_data` row, the queries asked before it and the reply made after it (None: nothing was said)."""
+
+    frame: Frame
+    row: dict[str, float]
+    asked: list[Query]
+    reply: str | None = None
+
+
+def score_frames(session: Session, frames: Iterable[Frame], schedule: QuerySchedule, chunk_frames: int) -> Iterator[ScoredFrame]:
+    """Ask the queries when they are due, score every frame, and reply where the session's policy wants it.
+
+    Without a policy the decoder takes `chunk_frames` frames at once; with one it goes frame by frame, for a reply changes what follows.
+    """
     for batch in in_batches(read_ahead(frames, 2 * chunk_frames), chunk_frames):
         with torch.inference_mode():
             visual_NKH = session.model.visual_embed(torch.from_numpy(np.stack([frame.frame_CHW for frame in batch])))
-        start, rows = 0, []
-        for k, frame in enumerate(batch):
-            due = schedule.due(frame.time)
-            if due and k > start:
-                rows += debug_rows([f.time for f in batch[start:k]], session.push_embeds(visual_NKH[start:k]))
-                start = k
-            for query in due:
+        asked = [schedule.due(frame.time) for frame in batch]
+        starts = [k for k in range(len(batch)) if k == 0 or asked[k] or session.policy is not None]
+        for start, end in zip(starts, [*starts[1:], len(batch)]):
+            for query in asked[start]:
                 session.ask(query.text)
-        rows += debug_rows([f.time for f in batch[start:]], session.push_embeds(visual_NKH[start:]))
-        yield from zip(batch, rows)
+            rows = debug_rows([frame.time for frame in batch[start:end]], session.push_embeds(visual_NKH[start:end]))
+            reply = session.respond() if session.wants_to_speak else None
+            for k, row in zip(range(start, end), rows):
+                yield ScoredFrame(batch[k], row, asked[k], reply)
 
 
 def score_video(
@@ -144,19 +158,22 @@ def score_video(
     )  # fmt: skip
     if settings.corruption is not None:
         frames = settings.corruption.apply(frames, info.duration, Path(video).stem)
-    session = Session(model, tokenizer=tokenizer, **(settings.session or {}))
+    policy = copy.deepcopy(settings.policy)  # it remembers scores: each video starts with a new one
+    session = Session(model, tokenizer=tokenizer, policy=policy, frame_fps=fps, **(settings.session or {}))
     schedule = QuerySchedule(queries, session.state.prompt_order, fps)
     indices: list[int] = []
     rows: list[dict[str, float]] = []
-    for frame, row in score_frames(session, frames, schedule, settings.chunk_frames):
-        indices.append(frame.frame_index)
-        rows.append(row)
+    turns: list[dict[str, Any]] = []
+    for scored in score_frames(session, frames, schedule, settings.chunk_frames):
+        bad = [name for name, value in scored.row.items() if not np.isfinite(value)]
+        if bad:
+            raise UserError(f"video {video}: {bad[0]} of frame {len(rows)} is not finite; the weights are damaged, or try --dtype float32.")
+        indices.append(scored.frame.frame_index)
+        rows.append(scored.row)
+        if scored.reply is not None:
+            turns.append({"role": "assistant", "time": scored.frame.time, "content": scored.reply})
         if progress is not None:
             progress(len(rows))
-    for k, row in enumerate(rows):
-        bad = [name for name, value in row.items() if not np.isfinite(value)]
-        if bad:
-            raise UserError(f"video {video}: {bad[0]} of frame {k} is not finite; the weights are damaged, or try --dtype float32.")
     return {
         "video_uuid": Path(video).stem,
         "query": " ".join(query.text for query in queries),
@@ -164,5 +181,5 @@ def score_video(
         "frame_fps": fps,
         "true_frames_list": indices,
         "debug_data": rows,
-        "model_response_list": [],
+        "model_response_list": turns,
     }
