@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from aha.api import Highlighter, checked_query
 from aha.errors import UserError
@@ -38,6 +38,9 @@ from aha.watch.sources import (
     read_pipe,
 )
 from aha.watch.watcher import Watcher, WatchSettings
+
+if TYPE_CHECKING:
+    from aha.streaming.policies import MinimumGap
 
 BEHIND_SECONDS = 2.0  # a frame that waited longer is worth an event ...
 BEHIND_EVERY = 5.0  # ... but not more often than this
@@ -71,6 +74,20 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
         help="a segment is a highlight if its mean score is in this top share of the last 3,600 scored frames (default %(default)s)",
     )
     parser.add_argument("--highlight_score", type=float, metavar="X", help="or, if given, at least X")
+    parser.add_argument(
+        "--stream_end_prob_threshold",
+        type=float,
+        metavar="X",
+        help="the model speaks when the informative score is above X (default: never)",
+    )
+    parser.add_argument(
+        "--stream_end_score_sum_threshold",
+        type=float,
+        metavar="X",
+        help="or when the informative scores since it last spoke add up to more",
+    )
+    parser.add_argument("--speak_gap", type=float, default=5.0, help="seconds between two replies at least (default %(default)s)")
+    parser.add_argument("--max_new_tokens", type=int, default=60, help="longest reply in tokens (default %(default)s)")
     parser.add_argument(
         "--cache",
         default="dynamic_sink",
@@ -106,6 +123,23 @@ def open_feed(args: argparse.Namespace) -> Feed:
     return Feed(items, max(1, round(args.buffer_seconds * fps)), live, paced)
 
 
+def policy_of(args: argparse.Namespace) -> MinimumGap | None:
+    """When the model speaks unasked; None = never."""
+    from aha.streaming.policies import Accumulated, AnyOf, MinimumGap, Threshold, UncertaintyHold  # brings torch: not for --help
+
+    policies = []
+    if args.stream_end_prob_threshold is not None:
+        policies.append(Threshold(args.stream_end_prob_threshold))
+    if args.stream_end_score_sum_threshold is not None:
+        policies.append(Accumulated(args.stream_end_score_sum_threshold))
+    if not policies:
+        return None
+    policy = AnyOf(policies)
+    if args.uncertainty_wait_threshold is not None:
+        policy = UncertaintyHold(policy, args.uncertainty_wait_threshold, args.max_wait_frames)
+    return MinimumGap(policy, args.speak_gap)
+
+
 class Questions:
     """Lines typed while the stream runs; from the terminal itself where standard input is the video."""
 
@@ -139,7 +173,9 @@ def run_watch(args: argparse.Namespace, model: Highlighter, fusion: Fusion, onli
     """Watch until the source ends or Ctrl-C. Raises UserError where the source cannot be opened."""
     _check(args)
     settings = WatchSettings(online, fusion, args.highlight_share, args.highlight_score, frame_seconds=1 / args.frame_fps)
-    watcher = Watcher(model, args.query, settings, cache=args.cache, window=args.window)
+    watcher = Watcher(
+        model, args.query, settings, cache=args.cache, window=args.window, policy=policy_of(args), max_new_tokens=args.max_new_tokens
+    )
     stopped = threading.Event()
     previous = signal.signal(signal.SIGINT, lambda *_: _stop(stopped))
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,16 +52,12 @@ class _Row:
 
 
 class Watcher:
-    """The state of one watched stream.
+    """The state of one watched stream. session_settings: cache, window, policy (when to speak; see aha.streaming.policies)."""
 
-    speak: called with (session, scores of the newest frame) after each frame, returns what the model says now, or None.
-    """
-
-    def __init__(
-        self, model: Highlighter, query: str | None, settings: WatchSettings, speak: Callable[..., str | None] | None = None, **cache: Any
-    ):
-        self.model, self.settings, self.speak = model, settings, speak
-        self.session = model.stream(checked_query(query) if query is not None else None, **cache)
+    def __init__(self, model: Highlighter, query: str | None, settings: WatchSettings, **session_settings: Any):
+        self.model, self.settings = model, settings
+        query = checked_query(query) if query is not None else None
+        self.session = model.stream(query, frame_fps=1 / settings.frame_seconds, **session_settings)
         self.segmenter = OnlineSegmenter(settings.online)
         self.frames = self.segments = self.highlights = self.said = 0
         self.time = 0.0
@@ -89,9 +84,8 @@ class Watcher:
             events += self._close(boundary)
         if len(self._rows) > OPEN_FRAMES:
             self._fold(self._rows.popleft())
-        if self.speak is not None and (text := self.speak(self.session, row.informative, row.relevance, variance)):
-            self.said += 1
-            events.append({"event": "say", "time": time, "text": text})
+        if self.session.wants_to_speak:
+            events.append(self._say())
         return events
 
     def ask(self, text: str) -> list[dict[str, Any]]:
@@ -100,8 +94,7 @@ class Watcher:
         self.session.ask(text)
         events = [{"event": "question", "time": self.time, "text": text}]
         if self.frames:
-            self.said += 1
-            events.append({"event": "say", "time": self.time, "text": self.session.respond()})
+            events.append(self._say())
         return events
 
     def finish(self) -> list[dict[str, Any]]:
@@ -113,6 +106,10 @@ class Watcher:
         best = [event for _, _, event in sorted(self._best, reverse=True)]
         summary = {"frames": self.frames, "segments": self.segments, "highlights": self.highlights, "said": self.said, "best": best}
         return [*events, {"event": "end", "time": self.time, **summary}]
+
+    def _say(self) -> dict[str, Any]:
+        self.said += 1
+        return {"event": "say", "time": self.time, "text": self.session.respond().strip()}
 
     def _fold(self, row: _Row) -> None:
         """A very long segment: its oldest frames are kept as sums."""

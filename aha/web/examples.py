@@ -1,0 +1,35 @@
+"""Two small videos of coloured shapes, drawn when the page starts: what the embedded demo model knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+
+from aha.demo.scenes import draw_frame, random_scene, random_thing
+
+FPS, SECONDS = 10, 5  # frames a second, seconds of a scene
+EXAMPLES = (
+    ("red things", ("blue", "red", "green", "yellow", "red", "purple"), "All the red things in one video"),
+    ("blue things", ("orange", "green", "blue", "white", "red", "blue"), "Everything blue: a collection"),
+)
+
+
+def write_examples(folder: Path) -> list[tuple[str, str]]:
+    """Write the example videos into `folder` -> (path, what to ask) of each."""
+    written = []
+    for number, (name, colours, query) in enumerate(EXAMPLES):
+        path = folder / f"{name.replace(' ', '_')}.mp4"
+        random = np.random.default_rng(1000 + number)
+        with av.open(str(path), "w", options={"movflags": "+faststart"}) as out:
+            stream = out.add_stream("libx264", rate=FPS, options={"crf": "26", "preset": "veryfast"})
+            stream.width, stream.height, stream.pix_fmt = 384, 288, "yuv420p"
+            for colour in colours:
+                scene = random_scene(random, [random_thing(random, colour=colour), random_thing(random, colour=colour)])
+                for k in range(FPS * SECONDS):
+                    picture = draw_frame(scene, k / FPS, 384, 288)
+                    out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            out.mux(stream.encode(None))
+        written.append((str(path), query))
+    return written

@@ -1,0 +1,265 @@
+"""One visitor of the demo page: a video that is scored in a thread of its own, questions, and the files made from it.
+
+Visitors share the model and nothing else. The model is used a few frames at a time, whoever waited longest first. What goes wrong in one
+visitor's thread is shown to that visitor; the others do not notice.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aha.api import Highlighter, checked_query
+from aha.data.video import VideoInfo, iter_frames, probe
+from aha.errors import UserError
+from aha.highlights.result import Options, Result, find_highlights, write_result
+from aha.highlights.timeline import ScoreTrack
+
+BATCH = 4  # frames scored before the next visitor has a turn
+REPLY_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a visitor may upload. fps: frames a second that are scored."""
+
+    megabytes: float = 200
+    minutes: float = 20
+    fps: float = 2.0
+
+
+class Turns:
+    """A lock that is given in the order in which it was asked for."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._next = self._serving = 0
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        with self._changed:
+            ticket = self._next
+            self._next += 1
+            while self._serving != ticket:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._serving += 1
+                self._changed.notify_all()
+
+
+class Visitor:
+    """The state of one browser tab. All methods may be called from any thread."""
+
+    def __init__(self, model: Highlighter, turns: Turns, root: Path, limits: Limits, use: Callable[[Path, int], None]):
+        """use(video, 1 or -1): this visitor looks at an upload, or no longer does."""
+        self.model, self.turns, self.limits, self._use = model, turns, limits, use
+        self.folder = Path(tempfile.mkdtemp(prefix="visitor-", dir=root))
+        self.video: Path | None = None
+        self.info: VideoInfo | None = None
+        self.query = ""
+        self.answers: list[tuple[float, str, str]] = []  # time, who, text
+        self.version = 0  # grows with everything that is shown
+        self._lock = threading.Lock()
+        self._rows: list[tuple[int, float, float, float, float | None, np.ndarray]] = []
+        self._questions: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._running = threading.Event()
+        self._stop = threading.Event()
+        self._thread: ThreadPoolExecutor | None = None
+        self._done: Future[None] | None = None
+        self._scored_all = False
+        self._cached: tuple[tuple[int, Options], Result, float, float] | None = None  # made of what, result, seconds it took, when
+
+    # ---- what the visitor does ----
+
+    def start(self, video: str, query: str) -> None:
+        """Score a video from its beginning; what was there before is dropped. Raises UserError for what is not allowed."""
+        query = checked_query(query)
+        size = os.path.getsize(video) / 1e6
+        if size > self.limits.megabytes:
+            raise UserError(
+                f"the video has {size:.0f} MB, more than the {self.limits.megabytes:g} MB that this page takes; cut it shorter."
+            )
+        info = probe(video)
+        if info.duration > self.limits.minutes * 60:
+            minutes = info.duration / 60
+            raise UserError(
+                f"the video lasts {minutes:.1f} minutes, more than the {self.limits.minutes:g} that this page takes; cut it shorter."
+            )
+        self.halt()
+        with self._lock:
+            before, self.video, self.info, self.query = self.video, Path(video), info, query
+            self._rows, self.answers, self._cached, self._scored_all = [], [], None, False
+            self._questions = queue.SimpleQueue()
+            self.version += 1
+        self._use(self.video, 1)
+        if before is not None:
+            self._use(before, -1)
+        self._stop.clear()
+        self._running.set()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="aha-visitor")
+        self._done = self._thread.submit(self._score)
+
+    def pause(self, paused: bool) -> None:
+        (self._running.clear if paused else self._running.set)()
+        self.version += 1
+
+    @property
+    def paused(self) -> bool:
+        return self._thread is not None and not self._running.is_set()
+
+    def ask(self, text: str) -> None:
+        """Ask about what was seen so far; the answer comes between two frames. Raises UserError."""
+        text = checked_query(text)
+        if self._done is None:
+            raise UserError("there is no video yet; start one, then ask.")
+        if self._done.done():
+            raise UserError("this video was stopped; start it again to ask.")
+        self._questions.put(text)
+
+    def halt(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._running.set()
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None
+
+    def close(self) -> None:
+        """The visitor has left: end the thread, remove uploads and files."""
+        self.halt()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.video is not None:
+            self._use(self.video, -1)
+
+    # ---- what the visitor sees ----
+
+    @property
+    def error(self) -> str | None:
+        """What went wrong in the thread, in one sentence."""
+        failure = self._done.exception() if self._done is not None and self._done.done() else None
+        if failure is None:
+            return None
+        return str(failure) if isinstance(failure, UserError) else f"the scoring failed ({type(failure).__name__}: {failure}); start again."
+
+    @property
+    def status(self) -> str:
+        if self._done is None or self.info is None:
+            return "Choose a video, say what to look for, and press Start."
+        if self.error:
+            return f"Error: {self.error}"
+        seen = self._rows[-1][1] if self._rows else 0.0
+        if self._scored_all:
+            return f"Done: {len(self._rows)} frames of {self.info.duration:.0f} s scored. Move the sliders, click the curve, ask."
+        state = "Paused" if self.paused else "Watching"
+        return f"{state}: {seen:.0f} of {self.info.duration:.0f} s, {len(self._rows)} frames scored."
+
+    @property
+    def finished(self) -> bool:
+        return self._scored_all
+
+    def track(self) -> ScoreTrack | None:
+        """The scores so far; None before the first."""
+        with self._lock:
+            rows, info = list(self._rows), self.info
+        if not rows or info is None:
+            return None
+        frames, times, informative, relevance, uncertainty, features = zip(*rows)
+        variance = None if uncertainty[0] is None else np.array(uncertainty)
+        end = info.duration if self._scored_all else times[-1] + 1 / self.limits.fps
+        return ScoreTrack(
+            np.array(times),
+            np.array(frames),
+            np.array(informative),
+            np.array(relevance),
+            variance,
+            min(end, info.duration),
+            np.stack(features),
+        )
+
+    def result(self, options: Options) -> Result | None:
+        """Highlights of what was scored so far, without scoring anything again."""
+        track = self.track()
+        if track is None or self.info is None:
+            return None
+        key = (len(track) + self._scored_all, options)
+        if self._cached is not None:
+            made_of, result, cost, at = self._cached
+            # Of a long video finding highlights takes a while: while it is watched that may be a fifth of the time.
+            if made_of == key or (made_of[1] == options and not self._scored_all and time.monotonic() - at < 5 * cost):
+                return result
+        begin = time.monotonic()
+        result = find_highlights(track, self.query, options, self.info.fps)
+        self._cached = (key, result, time.monotonic() - begin, time.monotonic())
+        return result
+
+    def files(self, options: Options) -> tuple[str, str]:
+        """Make reel and report of what was scored so far -> their paths. Raises UserError."""
+        result = self.result(options)
+        if result is None or self.video is None:
+            raise UserError("nothing is scored yet; start a video first.")
+        folder = Path(tempfile.mkdtemp(prefix="files-", dir=self.folder))
+        write_result(result, self.video, folder, frame_fps=self.limits.fps, note=self.model.note)
+        return str(folder / "reel.mp4"), str(folder / "report.html")
+
+    # ---- the thread ----
+
+    def _score(self) -> None:
+        session = self.model.stream(self.query, frame_fps=self.limits.fps)
+        frames, batch = iter_frames(self.video, fps=self.limits.fps), []
+        for frame in frames:
+            batch.append(frame)
+            if len(batch) == BATCH:
+                self._push(session, batch)
+                batch = []
+            while not self._stop.is_set() and (self.paused or not self._questions.empty()):
+                self._push(session, batch)
+                batch = []
+                self._answer(session, timeout=0.1)
+            if self._stop.is_set():
+                return
+        self._push(session, batch)
+        with self._lock:
+            self._scored_all = True
+            self.version += 1
+        while not self._stop.is_set():  # questions may still come
+            self._answer(session, timeout=0.2)
+
+    def _push(self, session, batch) -> None:
+        if not batch:
+            return
+        with self.turns.turn():
+            visual_NKH = self.model.embed(np.stack([frame.frame_CHW for frame in batch]))
+            informative, relevance, uncertainty = self.model.push(session, visual_NKH)
+            features = visual_NKH.float().mean(1).cpu().numpy()
+        with self._lock:
+            for i, frame in enumerate(batch):
+                variance = None if uncertainty is None else float(uncertainty[i])
+                self._rows.append((frame.frame_index, frame.time, float(informative[i]), float(relevance[i]), variance, features[i]))
+            self.version += 1
+
+    def _answer(self, session, timeout: float) -> None:
+        try:
+            text = self._questions.get(timeout=timeout)
+        except queue.Empty:
+            return
+        with self.turns.turn():
+            session.ask(text)
+            reply = session.respond(max_new_tokens=REPLY_TOKENS).strip() if session.frames else ""
+        seconds = self._rows[-1][1] if self._rows else 0.0
+        with self._lock:
+            self.answers += [(seconds, "you", text), (seconds, "model", reply or "(nothing)")]
+            self.version += 1
