@@ -18,7 +18,8 @@ from aha.data.benchmarks import find_annotations, read_charades
 from aha.errors import UserError, run_command
 from aha.eval.metrics import grounding, moments
 from aha.eval.outcome import Outcome, Protocol, add_common_arguments, add_fusion_arguments, finish, mean
-from aha.eval.questions import Entry, Fusion, read_answers
+from aha.eval.predictions import Weights
+from aha.eval.questions import Entry, read_answers
 
 WINDOWS = tuple(range(15))  # smoothing windows of the published sweep
 
@@ -36,10 +37,10 @@ def select(answers: dict[str, Entry], question_ids: list[str]) -> tuple[list[str
 
 
 def evaluate_scores(
-    answers: dict[str, Entry], spans: dict[str, tuple], scored: list[str], fusion: Fusion, windows: list[int], threshold: float
+    answers: dict[str, Entry], spans: dict[str, tuple], scored: list[str], weights: Weights, windows: list[int], threshold: float
 ) -> tuple[dict[str, Protocol], list[str], dict[str, object]]:
     """Both threshold forms from frame scores: protocols for `windows` and `threshold`, questions with constant scores, the whole sweep."""
-    frames = {q: answers[q].frames(fusion) for q in scored}
+    frames = {q: answers[q].frames(weights) for q in scored}
     constant = [q for q in scored if np.ptp(frames[q][1]) == 0]
     chosen = int(np.argmin(np.abs(grounding.THRESHOLDS - threshold)))
     if abs(grounding.THRESHOLDS[chosen] - threshold) > 1e-6:
@@ -102,8 +103,8 @@ def evaluate(args: argparse.Namespace) -> Outcome:
         protocols["univtg_windows"] = Protocol("UniVTG (ICCV 2023): R@1 and mIoU of the first listed window, mAP over at most 10", metrics)
         extra["official_rounded_2_decimals"] = official_layout(metrics)
     else:
-        fusion = Fusion(args.alpha, args.beta, args.epsilon, args.uncertainty_threshold)
-        protocols, constant, extra["sweep"] = evaluate_scores(answers, spans, scored, fusion, args.smooth_windows, args.threshold)
+        weights = Weights(args.alpha, args.beta, args.epsilon, args.uncertainty_threshold)
+        protocols, constant, extra["sweep"] = evaluate_scores(answers, spans, scored, weights, args.smooth_windows, args.threshold)
     settings = {key: value for key, value in vars(args).items() if key not in ("output", "report")} | {"annotations": str(annotations)}
     trained_on = [q for q in scored if answers[q].trained_on]
     return Outcome("Charades-STA", scored, protocols, settings, skipped, constant, trained_on, extra=extra)
@@ -117,20 +118,18 @@ def window_list(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        "python -m aha.eval.charades", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_common_arguments(
-        parser, "charades_sta_test.txt, test-random_prompt.json or UniVTG JSON Lines (default: datasets/charades/annotations)"
-    )
-    add_fusion_arguments(parser)
-    parser.add_argument(
-        "--smooth_windows", type=window_list, default=[0, 8], help="frames averaged on each side, comma-separated (default 0,8)"
-    )
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser("python -m aha.eval.charades", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_arguments(p, "charades_sta_test.txt, test-random_prompt.json or UniVTG JSON Lines (default: datasets/charades/annotations)")
+    add_fusion_arguments(p)
+    p.add_argument("--smooth_windows", type=window_list, default=[0, 8], help="frames averaged on each side, comma-separated (default 0,8)")
     threshold_help = "the fixed threshold, 0.30 to 0.70 in steps of 0.02; not tuned (default %(default)s)"
-    parser.add_argument("--threshold", type=float, default=0.5, help=threshold_help)
-    args = parser.parse_args(argv)
+    p.add_argument("--threshold", type=float, default=0.5, help=threshold_help)
+    return p
+
+
+def main(argv: list[str]) -> None:
+    args = parser().parse_args(argv)
     finish(evaluate(args), args.output, args.report, args.strict)
 
 

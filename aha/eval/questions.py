@@ -15,16 +15,7 @@ import numpy as np
 
 from aha.data.benchmarks import identity, interval, number, read_entries
 from aha.errors import UserError
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """Frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold)."""
-
-    alpha: float = 0.0
-    beta: float = 1.0
-    epsilon: float = 0.0
-    threshold: float = 0.0
+from aha.eval.predictions import Weights
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class Entry:
     def trained_on(self) -> bool:
         return self.content.get("trained_on") is True
 
-    def frames(self, fusion: Fusion) -> tuple[np.ndarray, np.ndarray]:
+    def frames(self, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
         """(times [N], scores [N]). A frame without a relevance score counts 0 (MMDuet); a head of weight 0 need not be there."""
         heads = self.content.get("debug_data")
         if not isinstance(heads, list) or not heads:
@@ -53,12 +44,12 @@ class Entry:
             if "relevance_score" not in head:
                 continue
             score = 0.0
-            if fusion.alpha:
-                score += fusion.alpha * _probability(head, "informative_score", where)
-            if fusion.beta:
-                score += fusion.beta * _probability(head, "relevance_score", where)
-            if fusion.epsilon:
-                score -= fusion.epsilon * max(0.0, number(head.get("uncertainty_score"), where, "uncertainty_score") - fusion.threshold)
+            if weights.alpha:
+                score += weights.alpha * _probability(head, "informative_score", where)
+            if weights.beta:
+                score += weights.beta * _probability(head, "relevance_score", where)
+            if weights.epsilon:
+                score -= weights.epsilon * max(0.0, number(head.get("uncertainty_score"), where, "uncertainty_score") - weights.threshold)
             scores[i] = score
         if not np.isfinite(scores).all():
             raise UserError(

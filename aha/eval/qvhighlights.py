@@ -18,7 +18,8 @@ from aha.errors import UserError, run_command
 from aha.eval.charades import select
 from aha.eval.metrics import grounding, moments
 from aha.eval.outcome import Outcome, Protocol, add_common_arguments, add_fusion_arguments, finish, mean
-from aha.eval.questions import Entry, Fusion, read_answers
+from aha.eval.predictions import Weights
+from aha.eval.questions import Entry, read_answers
 
 CLIP_SECONDS = 2.0
 SEED = 0
@@ -29,12 +30,12 @@ HEADLINE = (
 SOURCE = "QVHighlights standalone_eval, Lei et al. 2021"
 
 
-def clip_scores(entry: Entry, fusion: Fusion, smooth_window: int) -> np.ndarray:
+def clip_scores(entry: Entry, weights: Weights, smooth_window: int) -> np.ndarray:
     """One score per 2-second clip: as listed, or the mean of the (smoothed) frame scores with 2c <= time < 2c + 2; without a frame
     that of the clip before."""
     if "pred_saliency_scores" in entry.content:
         return entry.clip_scores()
-    times, scores = entry.frames(fusion)
+    times, scores = entry.frames(weights)
     if times[0] < 0 or times[-1] > 24 * 3600:
         raise UserError(
             f"{entry.where} (question {entry.question_id}): frame times run from {times[0]:g} to {times[-1]:g} s; expected seconds."
@@ -51,7 +52,7 @@ def evaluate(args: argparse.Namespace) -> Outcome:
     questions = {q.question_id: q for q in read_qvhighlights(annotations)[: args.limit]}
     answers = read_answers(args.predictions)
     scored, skipped = select(answers, list(questions))
-    fusion = Fusion(args.alpha, args.beta, args.epsilon, args.uncertainty_threshold)
+    weights = Weights(args.alpha, args.beta, args.epsilon, args.uncertainty_threshold)
     protocols: dict[str, Protocol] = {}
     constant: list[str] = []
 
@@ -69,7 +70,7 @@ def evaluate(args: argparse.Namespace) -> Outcome:
         )
 
     if any(has_scores):
-        scores = {q: clip_scores(answers[q], fusion, args.smooth_window) for q in scored}
+        scores = {q: clip_scores(answers[q], weights, args.smooth_window) for q in scored}
         constant = [q for q in scored if np.ptp(scores[q]) == 0]
         note = SOURCE + (f"; mean of {args.smooth_window} frames on both sides looks ahead" if args.smooth_window else "")
         protocols["highlight_detection"] = highlight_protocol(note, [scores[q] for q in scored], [questions[q] for q in scored])
@@ -124,21 +125,21 @@ def retrieval_protocol(note: str, windows: dict[str, np.ndarray], questions: dic
     return Protocol(note, metrics, {"whole video": whole}, HEADLINE)
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
         "python -m aha.eval.qvhighlights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_common_arguments(parser, "highlight_val_release.jsonl or highlight_val-random_prompt.json (default: datasets/qvh/annotations)")
-    add_fusion_arguments(parser)
-    parser.add_argument(
-        "--smooth_window", type=int, default=0, help="frames averaged on each side; above 0 looks ahead (default %(default)s)"
-    )
-    parser.add_argument(
-        "--windows_from_scores", type=float, metavar="X", help="moment retrieval from scores: threshold 0..1 on min-max scores"
-    )
-    args = parser.parse_args(argv)
+    add_common_arguments(p, "highlight_val_release.jsonl or highlight_val-random_prompt.json (default: datasets/qvh/annotations)")
+    add_fusion_arguments(p)
+    p.add_argument("--smooth_window", type=int, default=0, help="frames averaged on each side; above 0 looks ahead (default %(default)s)")
+    p.add_argument("--windows_from_scores", type=float, metavar="X", help="moment retrieval from scores: threshold 0..1 on min-max scores")
+    return p
+
+
+def main(argv: list[str]) -> None:
+    args = parser().parse_args(argv)
     if args.smooth_window < 0:
-        parser.error("--smooth_window is a number of frames from 0 on")
+        raise UserError(f"--smooth_window {args.smooth_window} is a number of frames from 0 on.")
     finish(evaluate(args), args.output, args.report, args.strict)
 
 
