@@ -21,8 +21,9 @@ CSS = """
 .aha-legend { font-size: .8rem; color: var(--body-text-color-subdued); display: flex; flex-wrap: wrap; gap: 2px 16px; margin-top: 4px; }
 .aha-legend i { display: inline-block; width: 16px; height: 4px; margin-right: 5px; vertical-align: middle; }
 .aha-moments ol { margin: 0; padding: 0; list-style: none; }
-.aha-moments button { display: block; width: 100%; text-align: left; padding: 6px 10px; margin: 4px 0; border-radius: 6px; cursor: pointer; font-weight: normal;
-  border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); color: var(--body-text-color); }
+.aha-moments button { display: block; width: 100%; text-align: left; padding: 6px 10px; margin: 4px 0; border-radius: 6px; cursor: pointer;
+  font-weight: normal; border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary);
+  color: var(--body-text-color); }
 .aha-moments button:hover { border-color: var(--color-accent); }
 .aha-moments small { color: var(--body-text-color-subdued); }
 .aha-log p { margin: 2px 0; overflow-wrap: anywhere; }

@@ -193,6 +193,7 @@ def launch(model: Highlighter, limits: Limits, host: str, port: int, block: bool
     """Serve the page; returns (Visitors, page) when `block` is off. Raises UserError where the port is taken."""
     root = Path(tempfile.mkdtemp(prefix="aha-demo-"))
     # Uploads go into our folder, and nothing is sent anywhere.
+    uploads_before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(root / "uploads")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -206,6 +207,8 @@ def launch(model: Highlighter, limits: Limits, host: str, port: int, block: bool
         )  # fmt: skip
     except OSError as error:
         visitors.close()
+        if uploads_before is not None:  # another page of this process goes on
+            os.environ["GRADIO_TEMP_DIR"] = uploads_before
         raise UserError(f"port {port} on {host} is taken; choose another with --port.") from error
     print(f"Aha! demo on {page.local_url} (Ctrl-C ends it)", flush=True)
     if not block:
