@@ -1,0 +1,149 @@
+"""Mr.HiSum evaluation: every golden number, selections exact, the command, streaming."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from eval_data import write_hisum
+from paths import shared_fixture
+
+from aha.errors import UserError
+from aha.eval import hisum
+from aha.eval.data_hisum import HiSumFile
+from aha.eval.metrics.hisum import PROTOCOLS, machine_summary, score_video, segment_means, summary_runs
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("AHA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def made(tmp_path):
+    return tmp_path, write_hisum(tmp_path)
+
+
+def same(found: float | None, expected: float | None) -> bool:
+    return found is None if expected is None else found is not None and abs(found - expected) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["hisum_pred_a", "hisum_pred_tied"])
+def test_every_golden_number(name):
+    golden = json.loads(shared_fixture("eval/hisum_golden.json").read_text())[name]
+    metrics = hisum.evaluate(
+        shared_fixture(f"eval/{name}.json"),
+        shared_fixture("eval/mr_hisum_synthetic.h5"),
+        shared_fixture("eval/mr_hisum_synthetic_split.json"),
+        random_runs=1,
+    )
+    for protocol in PROTOCOLS:
+        if protocol not in golden:
+            continue
+        expected = golden[protocol].get("mean", golden[protocol])
+        for metric, value in expected.items():
+            found = metrics["protocols"][protocol][metric]
+            assert same(found["mean"], value), (protocol, metric)
+            for video_id, numbers in golden[protocol].get("per_video", {}).items():
+                assert same(found["per_video"][video_id], numbers[metric]), (protocol, metric, video_id)
+    predictions = json.loads(shared_fixture(f"eval/{name}.json").read_text())
+    with HiSumFile(shared_fixture("eval/mr_hisum_synthetic.h5")) as file:
+        for video_id, runs in golden["machine_summary_runs"].items():
+            summary = machine_summary(np.array(predictions[video_id]), file.read(video_id).change_points)
+            assert summary_runs(summary) == runs, video_id
+
+
+def test_segments():
+    scores = np.arange(7.0)
+    assert segment_means(scores).tolist() == [2.0, 5.5]
+    assert segment_means(scores, pad_last=True).tolist() == [2.0, 2.2]
+
+
+def test_degenerate_videos():
+    for n in (1, 2, 4):
+        x = np.linspace(0, 1, n)
+        found = score_video(x, x, np.zeros(n, dtype=bool), np.array([[0, n]]), list(PROTOCOLS))
+        assert found["official"]["f1"] == 0 and set(found) == set(PROTOCOLS)
+    assert np.isnan(score_video(np.zeros(1), np.zeros(1), None, None, ["aha_shifted_index"])["aha_shifted_index"]["kendall"])
+
+
+def test_command_with_categories_and_counts(made, capsys):
+    folder, scores = made
+    predictions = json.loads((folder / "predictions.json").read_text())
+    predictions["video_3"] = [0.5] * len(scores["video_3"])
+    del predictions["video_5"]
+    (folder / "p.json").write_text(json.dumps(predictions))
+    arguments = ["--predictions", str(folder / "p.json"), "--annotations", str(folder / "mr_hisum.h5"), "--split", str(folder / "split.json"),
+                 "--metadata", str(folder / "metadata.csv"), "--output", str(folder / "m.json"), "--random_runs", "2"]  # fmt: skip
+    hisum.main(arguments)
+    shown = capsys.readouterr().out
+    assert "3 scored, 1 skipped, 1 constant" in shown and "skipped, no prediction: video_5" in shown and "label 3" in shown
+    assert max(map(len, shown.splitlines())) <= 120
+    metrics = json.loads((folder / "m.json").read_text())
+    assert metrics["videos"] == {"scored": 3, "skipped": {"video_5": "no prediction"}, "constant": ["video_3"], "trained_on": []}
+    kendall = metrics["protocols"]["aha_same_index"]["kendall"]
+    assert kendall["videos"] == 2 and kendall["per_video"]["video_3"] is None and set(kendall["per_category"]) == {"label 3", "label 4"}
+    assert metrics["baselines"][hisum.UPPER]["aha_same_index"]["kendall"]["mean"] == 1.0
+    with pytest.raises(UserError, match="--strict"):
+        hisum.main([*arguments, "--strict"])
+
+
+def test_youtube_ids_times_and_trained_on(made, capsys):
+    folder, scores = made
+    n = len(scores["video_2"])
+    values = np.round(scores["video_2"], 6)
+    heads = [{"time": float(t), "relevance_score": float(values[t])} for t in range(n)] + [{"time": float(n), "relevance_score": 0.0}]
+    entry = {"video_uuid": "tube1", "true_frames_list": [25 * t for t in range(n + 1)], "debug_data": heads, "trained_on": True}
+    (folder / "aha.jsonl").write_text(json.dumps(entry))
+    found = hisum.evaluate(folder / "aha.jsonl", folder / "mr_hisum.h5", metadata=folder / "metadata.csv", random_runs=1)
+    assert found["protocols"]["score_correlation_and_padded_map_triplesumm"]["kendall"]["per_video"]["video_2"] == pytest.approx(1)
+    assert found["videos"]["trained_on"] == ["video_2"] and "TRAINED ON" in capsys.readouterr().err
+
+
+def test_selection(made):
+    folder, _ = made
+    with HiSumFile(folder / "mr_hisum.h5") as file:
+        assert list(hisum.select(file, folder / "split.json", "train").chosen) == ["video_1"]
+        assert list(hisum.select(file, limit=2).chosen) == ["video_1", "video_2"]
+        with pytest.raises(UserError, match="empty"):
+            hisum.select(file, folder / "split.json", "val")
+        with pytest.raises(UserError, match="nobody"):
+            hisum.select(file, video_ids=["nobody"])
+
+
+def test_protocols_without_summary_need_no_summary(made):
+    folder, _ = made
+    with h5py.File(folder / "mr_hisum.h5", "a") as file:
+        for group in file.values():
+            del group["change_points"]
+    found = hisum.evaluate(folder / "predictions.json", folder / "mr_hisum.h5", protocols=["aha_same_index"], random_runs=1)
+    assert found["videos"]["scored"] == 5
+    with pytest.raises(UserError, match="lacks the field change_points"):
+        hisum.evaluate(folder / "predictions.json", folder / "mr_hisum.h5", random_runs=1)
+
+
+def test_compare_and_report(made, capsys):
+    folder, _ = made
+    arguments = ["--annotations", str(folder / "mr_hisum.h5"), "--random_runs", "1"]
+    hisum.main(["--compare", str(folder / "predictions.json"), str(folder / "predictions.json"), *arguments])
+    shown = capsys.readouterr().out
+    assert "+0.0000" in shown and max(map(len, shown.splitlines())) <= 120
+    hisum.main(["--predictions", str(folder / "predictions.json"), "--report", str(folder / "report"), *arguments])
+    assert (folder / "report" / "report.html").read_text().count("<figure>") == 5
+
+
+def test_baselines_come_from_the_cache(made, monkeypatch):
+    folder, _ = made
+    first = hisum.evaluate(None, folder / "mr_hisum.h5", random_runs=2)["baselines"]
+    monkeypatch.setattr(hisum, "_video_baselines", lambda *_: pytest.fail("computed again"))
+    assert hisum.evaluate(None, folder / "mr_hisum.h5", random_runs=2)["baselines"] == first
+
+
+def test_reading_many_videos_reopens_the_file(made):
+    folder, scores = made
+    with HiSumFile(folder / "mr_hisum.h5") as file:
+        for _ in range(2500):
+            video = file.read("video_1", with_summary=False)
+        assert (video.gtscore == scores["video_1"]).all() and file.reads < 1001
