@@ -107,7 +107,7 @@ def annotated_curve(user_scores: np.ndarray, fps: float, frames: np.ndarray, sco
     few = _thinned(len(frames))
     stretched = _stretched(scores[few], mean.min(), mean.max())
     axes.step(frames[few] / fps, stretched, where="post", color=BLUE, linewidth=1, label="prediction (stretched)")
-    axes.set_ylim(0.8, 5.2)
+    axes.set_ylim(0.8, 6.0)  # room for the legend
     axes.set_yticks([1, 2, 3, 4, 5])
     axes.set_xlim(0, user_scores.shape[1] / fps)
     axes.set_xlabel("seconds", fontsize=7, color=INK)

@@ -75,9 +75,9 @@ def matlab_quantile(values: np.ndarray, q: float) -> float:
 
 
 def official_summary(scores: np.ndarray, shots: np.ndarray, budget: float = BUDGET) -> np.ndarray:
-    """Summary of the official TVSum script (`solve_knapsack.m`; Song et al., CVPR 2015): scores [R, n] (normalised by min_max) -> [R, n]
-    bool.
+    """Summary of the official TVSum script (`solve_knapsack.m`; Song et al., CVPR 2015): scores [R, n] -> [R, n] bool.
 
+    A predictor's scores come normalised by min_max, the annotators' as given (1..5).
     Knapsack of shot means with capacity fix(budget * n). Fall-backs, per row: nothing selected -> frames with score above the 1 - budget
     quantile (MATLAB's); still nothing -> frames by falling score, ties by rising index, until their share is at least `budget`.
     """
