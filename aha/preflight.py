@@ -1,0 +1,109 @@
+"""What a training run lacks, all at once, before any model is loaded. `scripts/train_on_tvsum.sh` calls it first.
+
+    python -m aha.preflight --dataset_config configs/datasets/tvsum.json --lora_pretrained outputs/mmduet --num_gpus 8
+
+Takes the flags of aha.train (those it does not need are ignored). Exit code 0 and no output if nothing is missing; otherwise 2 and a list:
+what, where to get it, where to put it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from aha.data.mixture import missing_files
+from aha.errors import UserError, run_command
+from aha.training.environment import load_env
+
+ADAPTER_HINTS = {
+    "outputs/mmduet": "download wangyueqian/MMDuet from the Hugging Face hub: hf download wangyueqian/MMDuet --local-dir outputs/mmduet",
+}
+
+
+def missing_base(name: str) -> str | None:
+    """A line if the base checkpoint is neither a folder with weights, nor in the hub cache, nor to be had from the hub."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+            return None
+        return f"base model: {name} holds no config.json and safetensors files; put a LLaVA-OneVision-Qwen2 checkpoint there"
+    get = f"hf download {name} (16 GB for 7B; the cache is $HF_HOME), or give a folder with --llm_pretrained"
+    if name.count("/") != 1 or path.parent.is_dir():
+        return f"base model: {name} is neither a folder nor a hub id; check --llm_pretrained"
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return None
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return f"base model: {name} is not in the hub cache and HF_HUB_OFFLINE is set; {get}"
+    try:
+        HfApi().model_info(name, timeout=10)
+    except RepositoryNotFoundError:
+        return f"base model: the hub has no model {name}; check --llm_pretrained (gated ones need HF_TOKEN)"
+    except (HfHubHTTPError, OSError) as error:
+        return f"base model: {name} is not in the hub cache and the hub cannot be reached ({type(error).__name__}); on a machine with network: {get}"
+    return None  # aha.train downloads it
+
+
+def missing_adapter(name: str) -> str | None:
+    """A line if the adapter to start from is neither a complete adapter folder nor in reach as a hub id."""
+    path = Path(name).expanduser()
+    weights = [path / "adapter_model.safetensors", path / "adapter_model.bin"]
+    if (path / "adapter_config.json").is_file() and any(w.is_file() for w in weights):
+        return None
+    if not path.is_dir() and name.count("/") == 1 and not path.parent.is_dir() and name not in ADAPTER_HINTS:
+        line = missing_base(name)  # a hub id
+        return line and line.replace("base model", "adapter", 1).replace("--llm_pretrained", "--lora_pretrained").replace(
+            " (16 GB for 7B", " ("
+        )
+    hint = ADAPTER_HINTS.get(name, "put a LoRA adapter of MMDuet or Aha there (adapter_config.json, adapter_model.safetensors)")
+    return f"MMDuet checkpoint: {name} has no adapter_config.json and adapter_model.safetensors; {hint}"
+
+
+def missing_gpus(wanted: int | None) -> str | None:
+    """A line if there are fewer GPUs than the processes asked for; `wanted` None = at least one."""
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found >= (wanted or 1):
+        return None
+    if found:
+        return f"GPUs: {wanted} asked for, {found} found; set NUM_GPUS={found} or free the others (CUDA_VISIBLE_DEVICES)"
+    return (
+        "GPUs: torch sees none; run on a machine with NVIDIA GPUs and a driver that fits torch (nvidia-smi), "
+        "or try the whole thing on the CPU with: bash scripts/train_on_tvsum.sh --demo"
+    )
+
+
+def missing_things(dataset_config: str, base: str, adapter: str | None, num_gpus: int | None) -> list[str]:
+    """A line for each thing that the run needs and that is not there. Raises UserError for a dataset config that is wrong itself."""
+    lines: list[str | None] = list(missing_files(dataset_config))
+    lines.append(missing_adapter(adapter) if adapter else None)
+    lines.append(missing_base(base))
+    lines.append(missing_gpus(num_gpus))
+    return [line for line in lines if line]
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m aha.preflight", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--dataset_config", default="configs/datasets/tvsum.json", help="mixture of data sets (JSON)")
+    parser.add_argument("--llm_pretrained", default="lmms-lab/llava-onevision-qwen2-7b-ov", help="base checkpoint: folder or hub id")
+    parser.add_argument("--lora_pretrained", help="adapter to start from: folder or hub id")
+    parser.add_argument("--num_gpus", type=int, help="GPUs of this node that will be used (default: at least 1)")
+    args, _ = parser.parse_known_args(argv)
+    load_env()
+    lines = missing_things(args.dataset_config, args.llm_pretrained, args.lora_pretrained, args.num_gpus)
+    if lines:
+        print(f"{len(lines)} thing{'s are' if len(lines) > 1 else ' is'} missing:", file=sys.stderr)
+        for line in lines:
+            print(f"  - {line}", file=sys.stderr)
+        raise UserError("the run was not started; see the list above and instructions/data.md.")
+
+
+if __name__ == "__main__":
+    run_command(main)

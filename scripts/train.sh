@@ -1,0 +1,55 @@
+# What the training scripts of this folder share. Each sets NAME, ABOUT and DEFAULTS (flags of python -m aha.train) and sources this file.
+# Flags on the command line come after the defaults and win.
+
+set -euo pipefail
+
+usage() {
+    cat <<HELP
+usage: bash scripts/$NAME.sh [flags of python -m aha.train]
+
+$ABOUT
+
+Runs torchrun over the GPUs of this node with DeepSpeed. Everything that is missing is listed first, before a model is loaded (exit code 2).
+The same command again goes on from the last complete checkpoint. python -m aha.train --help lists all flags.
+
+Variables:
+  NUM_GPUS      GPUs of this node to use (default: all)
+  NNODES        number of nodes (default 1); then on every node:
+  NODE_RANK     0 .. NNODES-1
+  MASTER_ADDR   address of node 0, reachable from the others
+  MASTER_PORT   a free port there (default 29500)
+  WANDB_MODE    online | offline | disabled; keys come from .env (see .env.example)
+Defaults:
+  ${DEFAULTS[*]}
+Examples:
+  bash scripts/$NAME.sh --output_dir outputs/try --max_steps 20
+  bash scripts/$NAME.sh --deepspeed configs/deepspeed/zero3.json
+  NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 bash scripts/$NAME.sh
+HELP
+}
+
+for argument in "$@"; do
+    case "$argument" in -h | --help) usage && exit 0 ;; esac
+done
+
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+aha_setup
+cd "$AHA_ROOT"
+
+GPUS_HERE="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)')"
+NUM_GPUS="${NUM_GPUS:-$GPUS_HERE}"
+case "$NUM_GPUS" in '' | *[!0-9]*) aha_fail "NUM_GPUS=$NUM_GPUS is no number; give the number of GPUs of this node to use." ;; esac
+NNODES="${NNODES:-1}"
+if [ "$NNODES" != 1 ] && { [ -z "${NODE_RANK:-}" ] || [ -z "${MASTER_ADDR:-}" ]; }; then
+    aha_fail "NNODES=$NNODES also needs NODE_RANK (0 .. NNODES-1) and MASTER_ADDR (address of node 0); see instructions/distributed_instructions.md."
+fi
+
+"$PYTHON" -m aha.preflight "${DEFAULTS[@]}" --num_gpus "$((NUM_GPUS > 0 ? NUM_GPUS : 1))" "$@"
+
+if [ "$NNODES" = 1 ]; then
+    RENDEZVOUS=(--standalone)
+else
+    RENDEZVOUS=(--nnodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
+fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
+exec "$PYTHON" -m torch.distributed.run "${RENDEZVOUS[@]}" --nproc_per_node "$NUM_GPUS" -m aha.train "${DEFAULTS[@]}" "$@"
