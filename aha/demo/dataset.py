@@ -4,7 +4,7 @@
 
 writes `ydata-tvsum50-v1_1/data/ydata-tvsum50-{anno,info}.tsv` and `ydata-tvsum50-v1_1/video/<id>.mp4`: 40 videos of 30 to 44 seconds in
 4 categories, each with a title in plain words and 20 simulated annotators who rate 2-second shots from 1 to 5. What is important
-depends on the title: a scene with a red star and a blue ring matters under "All the red things", not under "Looking for a triangle".
+depends on the title: a striped red thing on the grass matters under "All the red things in one video", not under "Back to the sea".
 Two videos of the same fold share a third of their scenes under different titles; nothing is shared between folds, so held-out scenes
 and backgrounds are new.
 Everything follows from the seed. Files that are there already are kept: a killed run goes on where it stopped.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,18 +25,17 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from aha.demo.scenes import COLOURS, PATTERNS, SHAPES, Scene, Thing, draw_background, draw_frame, random_scene, random_thing
+from aha.demo.scenes import COLOURS, PATTERNS, PLACES, Scene, Thing, draw_background, draw_frame, random_scene, random_thing
 from aha.errors import UserError, run_command
 from aha.eval.folds import folds
 from aha.files import atomic_path, read_json, write_json, write_text
 
 ANNOTATORS = 20
 SHOT_SECONDS = 2
-CATEGORIES = ("CO", "SH", "PA", "OB")  # colours, shapes, patterns, one particular object
+CATEGORIES = ("CO", "OB", "PA", "PL")  # colours, one particular object, patterns, places
 VIDEOS_PER_CATEGORY = 10
 FRAME_RATES = (Fraction(10), Fraction(12), Fraction(25, 2), Fraction(15))
 FRAME_SIZES = ((384, 288), (384, 384), (288, 384))
-PLURALS = {shape: shape + ("es" if shape.endswith("s") else "s") for shape in SHAPES}
 TITLES = {
     "CO": (
         "All the {colour} things in one video",
@@ -44,12 +44,12 @@ TITLES = {
         "How to find {colour} objects",
         "The {colour} compilation",
     ),
-    "SH": (
-        "Looking for {shapes} on a long walk",
-        "Every {shape} we saw this week",
-        "{Shapes}, {shapes} and more {shapes}",
-        "How to spot a {shape}",
-        "The best {shapes} of the year",
+    "OB": (
+        "How the {pattern} {colour} one moves around",
+        "Where is the {pattern} {colour} thing?",
+        "A day in the life of something {colour} and {pattern}",
+        "The {pattern} {colour} one is back",
+        "Chasing {pattern} {colour} objects",
     ),
     "PA": (
         "{Pattern} things at home",
@@ -58,12 +58,12 @@ TITLES = {
         "{Pattern} is in fashion",
         "The {pattern} ones only",
     ),
-    "OB": (
-        "How the {colour} {shape} moves around",
-        "Where is the {colour} {shape}?",
-        "A day in the life of a {colour} {shape}",
-        "The {colour} {shape} is back",
-        "Chasing {colour} {shapes}",
+    "PL": (
+        "Back to the {place}",
+        "{Place}: our best minutes",
+        "Remember the {place}?",
+        "A long walk and then the {place}",
+        "Why we love the {place}",
     ),
 }
 
@@ -73,18 +73,18 @@ class Target:
     """What a title asks for; None = any."""
 
     colour: str | None = None
-    shape: str | None = None
     pattern: str | None = None
+    place: str | None = None
 
-    def match(self, thing: Thing) -> float:
-        """Share of the asked-for words that a thing has."""
-        wanted = [(self.colour, thing.colour), (self.shape, thing.shape), (self.pattern, thing.pattern)]
+    def match(self, thing: Thing, place: str) -> float:
+        """Share of the asked-for words that are true of a thing at a place."""
+        wanted = [(self.colour, thing.colour), (self.pattern, thing.pattern), (self.place, place)]
         hits = [asked == has for asked, has in wanted if asked is not None]
         return sum(hits) / len(hits)
 
     def words(self) -> dict[str, str]:
         """The target's words as keyword arguments."""
-        return {k: v for k, v in (("colour", self.colour), ("shape", self.shape), ("pattern", self.pattern)) if v is not None}
+        return {k: v for k, v in (("colour", self.colour), ("pattern", self.pattern), ("place", self.place)) if v is not None}
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ class VideoPlan:
 def importance(target: Target, scene: Scene) -> float:
     """True importance of a scene under a title, 0..1: the best match among its things, a larger thing counting a little more.
 
-    Half a match (the colour without the shape) is worth a third of a whole one.
+    Half a match (the colour without the pattern) is worth a third of a whole one.
     """
     best = 0.0
     for thing in scene.things:
-        share = target.match(thing)
+        share = target.match(thing, scene.place)
         size = (thing.radius - 0.15) / 0.12
         best = max(best, (1.0 if share == 1 else 0.33 if share > 0 else 0.0) * (0.75 + 0.25 * size))
     return 0.05 + 0.95 * best
@@ -125,44 +125,55 @@ def importance(target: Target, scene: Scene) -> float:
 def fill_title(template: str, target: Target) -> str:
     """A title with the target's words put in."""
     words = target.words()
-    if "shape" in words:
-        words["shapes"] = PLURALS[words["shape"]]
     return template.format(**words, **{key.capitalize(): word.capitalize() for key, word in words.items()})
 
 
 def random_target(category: str, index: int, random: np.random.Generator) -> Target:
     """What the index-th title of a category asks for; the words of a category take turns, so that all of them occur."""
-    colour, shape, pattern = list(COLOURS)[index % len(COLOURS)], SHAPES[index % len(SHAPES)], PATTERNS[index % len(PATTERNS)]
+    colour, pattern, place = list(COLOURS)[index % len(COLOURS)], PATTERNS[index % len(PATTERNS)], PLACES[index % len(PLACES)]
     if category == "CO":
         return Target(colour=colour)
-    if category == "SH":
-        return Target(shape=shape)
     if category == "PA":
         return Target(pattern=pattern)
-    return Target(colour=colour, shape=str(random.choice(SHAPES)))
+    if category == "PL":
+        return Target(place=place)
+    return Target(colour=colour, pattern=str(random.choice(PATTERNS)))
+
+
+def other_word(asked: str | None, words: Iterable[str], random: np.random.Generator) -> str:
+    """A word that is not the one asked for."""
+    return str(random.choice([word for word in words if word != asked]))
 
 
 def different_thing(target: Target, random: np.random.Generator) -> Thing:
-    """A thing that the title does not ask for; for a title of two words it often has one of them."""
-    while True:
-        words = {key: word for key, word in target.words().items() if len(target.words()) > 1 and random.uniform() < 0.35}
-        thing = random_thing(random, **words)
-        if target.match(thing) < 1:
-            return thing
+    """A thing that a title does not ask for; for a title of two words it often has one of them."""
+    if target.colour is not None and target.pattern is not None and random.uniform() < 0.5:
+        if random.uniform() < 0.5:
+            return random_thing(random, colour=target.colour, pattern=other_word(target.pattern, PATTERNS, random))
+        return random_thing(random, colour=other_word(target.colour, COLOURS, random), pattern=target.pattern)
+    colour = other_word(target.colour, COLOURS, random) if target.colour else None
+    pattern = other_word(target.pattern, PATTERNS, random) if target.pattern else None
+    return random_thing(random, colour, pattern)
 
 
 def random_title_scene(target: Target, other: Target, random: np.random.Generator) -> Scene:
     """A scene for a video whose title asks for `target`: 45% show it; 40% show what the partner video's title (`other`) asks for."""
+    shown = random.uniform() < 0.45
     things = []
-    if random.uniform() < 0.45:
-        things.append(random_thing(random, **target.words()))
-    partner = random_thing(random, **other.words())
-    if random.uniform() < 0.40 and target.match(partner) < 1:
-        things.append(partner)
+    if shown and target.place is None:
+        things.append(random_thing(random, target.colour, target.pattern))
+    if other.place is None and random.uniform() < 0.40:
+        partner = random_thing(random, other.colour, other.pattern)
+        if target.place is not None or target.match(partner, "") < 1:
+            things.append(partner)
     while len(things) < 1 + (random.uniform() < 0.6):
         things.append(different_thing(target, random))
-    order = random.permutation(len(things))
-    return random_scene(random, [things[i] for i in order])
+    things = [things[i] for i in random.permutation(len(things))]
+    if target.place is not None:
+        place = target.place if shown else other_word(target.place, PLACES, random)
+    else:
+        place = other.place if random.uniform() < 0.40 else None
+    return random_scene(random, things, place)
 
 
 def plan_dataset(seed: int) -> list[VideoPlan]:
@@ -251,8 +262,9 @@ def write_video(plan: VideoPlan, path: Path) -> None:
         for index in range(plan.num_frames):
             if scenes[shots[index]] != current:
                 current, first = scenes[shots[index]], index
-                background = draw_background(plan.scenes[current][0].background_seed, plan.width, plan.height)
-            picture = draw_frame(plan.scenes[current][0], float((index - first) / plan.fps), plan.width, plan.height, background)
+                scene = plan.scenes[current][0]
+                background = draw_background(scene.place, scene.background_seed, plan.width, plan.height)
+            picture = draw_frame(scene, float((index - first) / plan.fps), plan.width, plan.height, background)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
@@ -265,7 +277,7 @@ def make_dataset(folder: str | os.PathLike, seed: int = 0, processes: int = 2) -
     root = Path(folder) / "ydata-tvsum50-v1_1"
     marker = root / "demo.json"
     plans = plan_dataset(seed)
-    settings = {"made_by": "aha.demo.dataset", "version": 1, "seed": seed}
+    settings = {"made_by": "aha.demo.dataset", "version": 2, "seed": seed}
     if marker.exists() and read_json(marker, "demo data set marker") != settings:
         raise UserError(f"{root} holds a demo data set made with other settings; delete the folder or choose another --output.")
     write_json(marker, settings)
@@ -292,7 +304,7 @@ def write_tables(plans: list[VideoPlan], folder: Path, seed: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("python -m aha.demo.dataset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("python -m aha.demo.dataset", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output", default="outputs/demo/tvsum", help="folder to write to (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of videos, titles and annotators (default %(default)s)")
     parser.add_argument("--processes", type=int, default=2, help="videos drawn at the same time (default %(default)s)")

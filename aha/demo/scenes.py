@@ -1,6 +1,6 @@
-"""Moving pictures for the demo: things of a colour, a shape and a pattern drift over a random background.
+"""Moving pictures for the demo: things of a colour and a pattern drift about at a place (grass, sea, sand, night, street).
 
-A `Scene` is a few seconds with the same background and things; `draw_frame` draws it at one moment. Words, pictures and their
+A `Scene` is a few seconds at one place with the same things; `draw_frame` draws it at one moment. Words, pictures and their
 truth (which thing lies where) all come from here, for pretraining (`aha.demo.pretrain`) and for the data set (`aha.demo.dataset`) alike.
 Everything is drawn from a `numpy.random.Generator`: equal seeds give equal pixels.
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Hue (degrees), saturation and value of each colour word; every thing takes a shade near it. Black, grey and brown are left out:
-# letterbox bars are black and backgrounds nearly grey.
+# Hue (degrees), saturation and value of each colour word; every thing takes a shade near it. Places have dull colours, and black is the
+# colour of letterbox bars.
 COLOURS = {
     "red": (0, 0.92, 0.85),
     "orange": (28, 0.98, 0.98),
@@ -24,8 +24,10 @@ COLOURS = {
     "purple": (285, 0.75, 0.68),
     "white": (0, 0.00, 0.99),
 }
+PATTERNS = ("plain", "striped", "dotted", "checked")
+PLACES = ("grass", "sea", "sand", "night", "street")
+# Shapes are for variety: no word asks for one, since a tower this small is slow to learn them.
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
-PATTERNS = ("plain", "striped", "dotted")
 PADDING = 6  # pixels that a thing keeps from the picture's border
 
 
@@ -34,12 +36,12 @@ class Thing:
     """One object: its words, and how it looks and moves. Positions are fractions of the range in which it is whole."""
 
     colour: str
-    shape: str
     pattern: str
+    shape: str
     rgb: tuple[float, float, float]
     radius: float  # fraction of the picture's short side
     angle: float
-    period: float  # pixels between two stripes or dots
+    period: float  # pixels between two stripes or dots; squares of a check are three quarters of it
     start: tuple[float, float]  # x, y in 0..1
     velocity: tuple[float, float]  # pixels per second
 
@@ -60,8 +62,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things over one background. `background_seed` makes the background; the things are drawn in order, the last one in front."""
+    """Things at a place. `background_seed` makes the background; the things are drawn in order, the last one in front."""
 
+    place: str
     background_seed: int
     things: tuple[Thing, ...]
 
@@ -84,32 +87,32 @@ def hsv_to_rgb(hue: float, saturation: float, value: float) -> tuple[float, floa
     return channels[0], channels[1], channels[2]
 
 
-def random_thing(random: np.random.Generator, colour: str | None = None, shape: str | None = None, pattern: str | None = None) -> Thing:
+def random_thing(random: np.random.Generator, colour: str | None = None, pattern: str | None = None) -> Thing:
     """A thing with the given words; words that are not given are drawn."""
     colour = colour or str(random.choice(list(COLOURS)))
-    shape = shape or str(random.choice(SHAPES))
     pattern = pattern or str(random.choice(PATTERNS))
     speed, heading = random.uniform(6, 36), random.uniform(0, 2 * np.pi)
     return Thing(
         colour=colour,
-        shape=shape,
         pattern=pattern,
+        shape=str(random.choice(SHAPES)),
         rgb=random_rgb(colour, random),
         radius=float(random.uniform(0.15, 0.27)),
         angle=float(random.uniform(-0.25, 0.25)),
-        period=float(random.uniform(15, 22)),
+        period=float(random.uniform(16, 22)),
         start=(float(random.uniform()), float(random.uniform())),
         velocity=(float(speed * np.cos(heading)), float(speed * np.sin(heading))),
     )
 
 
-def random_scene(random: np.random.Generator, things: list[Thing]) -> Scene:
-    """The given things over a new background, placed apart from each other (at the start; they may meet later)."""
+def random_scene(random: np.random.Generator, things: list[Thing], place: str | None = None) -> Scene:
+    """The given things at a place (drawn if not given), over a new background, apart from each other at the start."""
     placed: list[Thing] = []
     for thing in things:
         candidates = [thing.__class__(**{**thing.__dict__, "start": (float(x), float(y))}) for x, y in random.uniform(size=(12, 2))]
         placed.append(max(candidates, key=lambda c: _clearance(c, placed)))
-    return Scene(background_seed=int(random.integers(2**31)), things=tuple(placed))
+    place = place or str(random.choice(PLACES))
+    return Scene(place=place, background_seed=int(random.integers(2**31)), things=tuple(placed))
 
 
 def _clearance(candidate: Thing, placed: list[Thing]) -> float:
@@ -123,33 +126,51 @@ def _clearance(candidate: Thing, placed: list[Thing]) -> float:
     return min([30.0, *gaps])
 
 
-def draw_background(seed: int, width: int, height: int) -> np.ndarray:
-    """A background [height, width, 3] float32, 0..255: dull colours, one of five textures."""
+def draw_background(place: str, seed: int, width: int, height: int) -> np.ndarray:
+    """A background [height, width, 3] float32, 0..255: the place's texture in shades and sizes of its own, lit unevenly."""
     random = np.random.default_rng(seed)
-    first, second = (
-        np.array(hsv_to_rgb(random.uniform(0, 360), random.uniform(0, 0.22), random.uniform(0.22, 0.72)), np.float32) for _ in range(2)
-    )
-    kind = random.integers(5)
-    if kind == 0:  # gradient
-        angle = random.uniform(0, 2 * np.pi)
-        y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-        mix = (np.cos(angle) * x / width + np.sin(angle) * y / height) / 2 + 0.5
-    elif kind == 1:  # clouds: noise in three sizes
-        mix = sum(_smooth_noise(random, cells, width, height) * weight for cells, weight in ((3, 0.6), (7, 0.3), (17, 0.15)))
-    elif kind == 2:  # patches with hard borders
-        mix = (_smooth_noise(random, int(random.integers(3, 7)), width, height) > 0.5).astype(np.float32)
-        second = first * 0.55 + second * 0.45
-    elif kind == 3:  # wide soft waves
-        angle, period = random.uniform(0, np.pi), random.uniform(60, 160)
-        y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-        mix = 0.5 + 0.5 * np.sin((np.cos(angle) * x + np.sin(angle) * y) * (2 * np.pi / period))
-        second = first * 0.5 + second * 0.5
-    else:  # fine grain
-        grain = random.uniform(0, 1, (height // 4 + 1, width // 4 + 1)).astype(np.float32)
-        mix = np.repeat(np.repeat(grain, 4, 0), 4, 1)[:height, :width] * 0.5 + _smooth_noise(random, 4, width, height) * 0.5
-        second = first * 0.6 + second * 0.4
-    mix = np.clip(mix, 0, 1)[..., None].astype(np.float32)
-    return first * (1 - mix) + second * mix
+    if place == "grass":  # upright blades
+        colour = (random.uniform(70, 105), random.uniform(0.30, 0.50), random.uniform(0.35, 0.55))
+        texture = _stretched_noise(random, width, height, int(random.integers(3, 6)), int(random.integers(12, 30)))
+    elif place == "sea":  # long level waves
+        colour = (random.uniform(185, 205), random.uniform(0.25, 0.45), random.uniform(0.40, 0.60))
+        texture = _stretched_noise(random, width, height, int(random.integers(30, 80)), int(random.integers(4, 9)))
+    elif place == "sand":  # fine grain
+        colour = (random.uniform(32, 45), random.uniform(0.22, 0.40), random.uniform(0.60, 0.78))
+        texture = 0.5 + 0.5 * (_stretched_noise(random, width, height, 3, 3) - 0.5)
+    elif place == "night":  # dark, with a few small lights
+        colour = (random.uniform(215, 260), random.uniform(0.20, 0.50), random.uniform(0.14, 0.26))
+        texture = 0.4 + 0.2 * _smooth_noise(random, 5, width, height)
+    else:  # street: courses of bricks
+        colour = (random.uniform(0, 360), random.uniform(0.0, 0.12), random.uniform(0.35, 0.60))
+        texture = _bricks(random, width, height)
+    light = _smooth_noise(random, int(random.integers(2, 5)), width, height)
+    picture = np.asarray(hsv_to_rgb(*colour), np.float32) * ((0.72 + 0.45 * texture) * (0.8 + 0.4 * light))[..., None]
+    if place == "night":
+        y, x = random.integers(0, height - 2, 90), random.integers(0, width - 2, 90)
+        for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            picture[y + dy, x + dx] = random.uniform(110, 210, (90, 1))
+    return picture.astype(np.float32)
+
+
+def _stretched_noise(random: np.random.Generator, width: int, height: int, across: int, down: int) -> np.ndarray:
+    """Noise [height, width] in 0..1 in blocks of across x down pixels, each row of blocks shifted by itself."""
+    rows, columns = height // down + 2, width // across + 3
+    blocks = np.repeat(random.uniform(0, 1, (rows, columns)).astype(np.float32), across, 1)
+    shifts = random.integers(0, across + 1, rows)
+    lines = np.stack([block[shift : shift + width] for block, shift in zip(blocks, shifts)])
+    return np.repeat(lines, down, 0)[:height]
+
+
+def _bricks(random: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """Bricks [height, width] in 0..1, dark joints between them, each course shifted by half a brick."""
+    brick_w, brick_h = int(random.integers(34, 60)), int(random.integers(16, 26))
+    y, x = np.arange(height)[:, None], np.arange(width)[None, :]
+    course = y // brick_h
+    column = (x + (course % 2) * (brick_w // 2)) // brick_w
+    shade = random.uniform(0.45, 1.0, (height // brick_h + 1, width // brick_w + 3)).astype(np.float32)[course, column]
+    joint = (y % brick_h < 3) | ((x + (course % 2) * (brick_w // 2)) % brick_w < 3)
+    return np.where(joint, np.float32(-0.3), shade)
 
 
 def _smooth_noise(random: np.random.Generator, cells: int, width: int, height: int) -> np.ndarray:
@@ -187,7 +208,7 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def draw_frame(scene: Scene, seconds: float, width: int, height: int, background: np.ndarray | None = None) -> np.ndarray:
     """The scene at a moment (seconds from its start), uint8 [height, width, 3] RGB. `background` saves drawing it again for every frame."""
     if background is None:
-        background = draw_background(scene.background_seed, width, height)
+        background = draw_background(scene.place, scene.background_seed, width, height)
     picture = background.astype(np.float32, copy=True)
     for thing in scene.things:
         _draw_thing(picture, thing, seconds)
@@ -207,26 +228,26 @@ def _draw_thing(picture: np.ndarray, thing: Thing, seconds: float) -> None:
     alpha = np.clip(0.5 - distance(thing.shape, u / np.float32(radius), v / np.float32(radius)) * np.float32(radius), 0, 1)[..., None]
     paint = np.asarray(thing.rgb, np.float32)
     if thing.pattern != "plain":
-        wave = np.float32(2 * np.pi / thing.period)
+        wave, side = np.float32(2 * np.pi / thing.period), np.float32(0.75 * thing.period)
         if thing.pattern == "striped":
             ink = np.sin((u + v) * np.float32(wave * 0.7071)) > 0.15
+        elif thing.pattern == "checked":
+            ink = (np.floor(u / side) + np.floor(v / side)) % 2 == 0
         else:
-            ink = np.sin(u * wave) * np.sin(v * wave) > 0.35
+            ink = np.cos(u * wave) + np.cos(v * wave) > 0.9
         paint = paint * np.where(ink, np.float32(0.25), np.float32(1.0))[..., None]
     window = picture[top:bottom, left:right]
     window += (paint - window) * alpha
 
 
 def coverage(scene: Scene, seconds: float, width: int, height: int, size: int = 384, cells: int = 7) -> np.ndarray:
-    """Share of each cell that each thing covers, float32 [things, cells, cells], in the picture centred on a black size x size square.
-
-    A thing hidden behind one in front of it counts only where it is seen.
-    """
+    """Share of each cell that shows each thing and, last, the bare place: float32 [things + 1, cells, cells], for the picture centred on
+    a size x size square. A thing counts only where no other is in front of it."""
     steps = 4  # 4 x 4 sample points a cell
     points = (np.arange(cells * steps, dtype=np.float32) + 0.5) * (size / (cells * steps))
     x, y = points[None, :] - (size - width) / 2, points[:, None] - (size - height) / 2
-    seen = np.zeros((len(scene.things), cells, cells), np.float32)
-    free = np.ones((cells * steps, cells * steps), bool)
+    seen = np.zeros((len(scene.things) + 1, cells, cells), np.float32)
+    free = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     for index in reversed(range(len(scene.things))):
         thing = scene.things[index]
         cx, cy = thing.centre(seconds, width, height)
@@ -236,6 +257,7 @@ def coverage(scene: Scene, seconds: float, width: int, height: int, size: int = 
         inside = (distance(thing.shape, u, v) < 0) & free
         free &= ~inside
         seen[index] = inside.reshape(cells, steps, cells, steps).mean((1, 3))
+    seen[-1] = free.reshape(cells, steps, cells, steps).mean((1, 3))
     return seen
 
 
