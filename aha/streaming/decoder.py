@@ -15,11 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
+from aha.models.model import AhaModel
 from aha.streaming.caches import Block
 from aha.streaming.pool import KVPool
+
+ALIGNMENT = 8  # masks of other widths are copied by the attention kernels, once per layer
 
 
 @dataclass
@@ -27,7 +30,7 @@ class Plan:
     """A forward call's blocks as tensors on the device.
 
     write: [N * T] slots. read: [N, L] slots, or (first, end) where one block reads slots side by side. cos_q, sin_q: [N, T, 1, D];
-    cos_k, sin_k: [N or 1, L, 1, D], float32. mask: [N, 1, heads per group * T, L] booleans, or None: causal, the new tokens last.
+    cos_k, sin_k: [N or 1, L, 1, D], float32. mask: [N, 1, Q / G * T, L], 0 or -inf, or None: causal, the new tokens last.
     """
 
     write: Tensor
@@ -39,62 +42,40 @@ class Plan:
     mask: Tensor | None
 
 
-def rotary_table(model, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-    """cos, sin [N, X, 1, D] float32 for positions [N, X]."""
-    device = model.model.norm.weight.device
-    position_NX = torch.from_numpy(np.ascontiguousarray(positions)).to(device)
-    cos, sin = model.model.rotary_emb(torch.empty(0, device=device), position_NX)
-    return cos.unsqueeze(2), sin.unsqueeze(2)
-
-
-def make_plan(model, blocks: Sequence[Block]) -> Plan:
-    """Blocks (all of T tokens) -> Plan. Blocks that read less than the longest are padded with slots that they may not see."""
-    device = model.model.norm.weight.device
-    new, longest = len(blocks[0].write), max(len(b.read) for b in blocks)
-    write = torch.from_numpy(np.concatenate([b.write for b in blocks])).to(device)
-    query_NT = np.stack([np.arange(b.new_position, b.new_position + new) for b in blocks])
-    causal = all(b.visible is None for b in blocks)
-    side_by_side = len(blocks) == 1 and bool((np.diff(blocks[0].read) == 1).all())
-    if side_by_side:
-        read: Tensor | tuple[int, int] = (int(blocks[0].read[0]), int(blocks[0].read[-1]) + 1)
-    else:
-        read_NL = np.stack([np.pad(b.read, (0, longest - len(b.read))) for b in blocks])
-        read = torch.from_numpy(read_NL).to(device)
-    if all(b.positions is None for b in blocks):
-        key_NL = np.arange(longest)[None]
-    else:
-        key_NL = np.stack([np.pad(b.positions, (0, longest - len(b.read))) for b in blocks])
-    mask = None
-    if not (causal and len(blocks) == 1):
-        if causal:  # by rank: block n's token t is number len(read) - T + t of what it reads; padding comes after
-            last_N = torch.tensor([len(b.read) for b in blocks], device=device)
-            rank_NT1 = (last_N[:, None] - new + torch.arange(new, device=device))[..., None]
-            visible_NTL = torch.arange(longest, device=device) <= rank_NT1
-        else:
-            visible_NTL = torch.from_numpy(np.stack([_visible(b, new, longest) for b in blocks])).to(device)
-        group = model.config.num_attention_heads // model.config.num_key_value_heads
-        mask = visible_NTL[:, None].expand(-1, group, -1, -1).reshape(len(blocks), 1, group * new, longest)
-    return Plan(write, read, *rotary_table(model, query_NT), *rotary_table(model, key_NL), mask)
-
-
-def _visible(block: Block, new: int, longest: int) -> np.ndarray:
-    visible_TL = np.tri(new, len(block.read), len(block.read) - new, dtype=bool) if block.visible is None else block.visible
-    return np.pad(visible_TL, ((0, 0), (0, longest - len(block.read))))
-
-
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in float32, rounded once. x: [N, X, heads, D]."""
+    """Rotary embedding in float32, rounded once. x: [N, X, heads, D]; cos, sin: [N or 1, X, 1, D]."""
     first, second = x.float().chunk(2, dim=-1)
     return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
 
 
-def attend(query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, mask: Tensor | None, implementation: str) -> Tensor:
+def before_attention(
+    layer: nn.Module, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor, cos_q: Tensor, sin_q: Tensor
+):
+    """Norm and projections; writes keys and values into their slots. Returns the rotated queries [N, T, Q, D]."""
+    attention = layer.self_attn
+    x_NTH = layer.input_layernorm(hidden_NTH)
+    keys_CGD[write] = attention.k_proj(x_NTH).view(-1, *keys_CGD.shape[1:])
+    values_CGD[write] = attention.v_proj(x_NTH).view(-1, *values_CGD.shape[1:])
+    return rotate(attention.q_proj(x_NTH).view(*hidden_NTH.shape[:2], -1, attention.head_dim), cos_q, sin_q)
+
+
+def read_slots(keys_CGD: Tensor, values_CGD: Tensor, read_NL: Tensor, cos_k: Tensor, sin_k: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys (rotated) and values of the slots that each block reads: [N, L, G, D] both."""
+    return rotate(keys_CGD[read_NL], cos_k, sin_k), values_CGD[read_NL]
+
+
+def after_attention(layer: nn.Module, hidden_NTH: Tensor, seen_NTX: Tensor) -> Tensor:
+    hidden_NTH = hidden_NTH + layer.self_attn.o_proj(seen_NTX)
+    return hidden_NTH + layer.mlp(layer.post_attention_layernorm(hidden_NTH))
+
+
+def attend(query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, mask: Tensor | None, eager: bool) -> Tensor:
     """Attention -> [N, T, Q * D]. With a mask, the query heads that share a key head are laid side by side as more queries: nothing is
     repeated, and any kernel that takes a mask will do."""
     blocks, new, heads, width = query_NTQD.shape
     length, groups = key_NLGD.shape[1:3]
     key, value = key_NLGD.transpose(1, 2), value_NLGD.transpose(1, 2)
-    if mask is None and implementation != "eager":
+    if mask is None and not eager:
         query = query_NTQD.transpose(1, 2)
         if new == length:
             out = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=heads != groups)
@@ -104,33 +85,104 @@ def attend(query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, mask: Tenso
         return out.transpose(1, 2).reshape(blocks, new, heads * width)
     folded = (blocks, groups, heads // groups * new, width)
     query = query_NTQD.view(blocks, new, groups, heads // groups, width).permute(0, 2, 3, 1, 4).reshape(folded)
-    if implementation == "eager":
+    if eager:
         if mask is None:
-            mask = torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new).repeat(heads // groups, 1)[None, None]
-        weights = (query @ key.transpose(-1, -2) * width**-0.5).masked_fill(~mask, float("-inf"))
+            visible = torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new).repeat(heads // groups, 1)
+            mask = torch.zeros(visible.shape, dtype=query.dtype, device=query.device).masked_fill(~visible, float("-inf"))
+        weights = query @ key.transpose(-1, -2) * width**-0.5 + mask
         out = weights.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
     else:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return out.view(blocks, groups, heads // groups, new, width).permute(0, 3, 1, 2, 4).reshape(blocks, new, heads * width)
 
 
-def run_layers(model, hidden_NTH: Tensor, pool: KVPool, plan: Plan) -> Tensor:
-    """Embedded new tokens -> hidden states [N, T, H] after the final norm; their keys and values are written into the pool."""
-    blocks, new, _ = hidden_NTH.shape
-    implementation = model.config._attn_implementation
-    for keys, values, layer in zip(pool.keys, pool.values, model.model.layers):
-        attention = layer.self_attn
-        shape = (blocks, new, -1, attention.head_dim)
-        x = layer.input_layernorm(hidden_NTH)
-        query = rotate(attention.q_proj(x).view(shape), plan.cos_q, plan.sin_q)
-        keys[plan.write] = attention.k_proj(x).view(-1, *keys.shape[1:])
-        values[plan.write] = attention.v_proj(x).view(-1, *values.shape[1:])
-        if isinstance(plan.read, tuple):
-            first, end = plan.read
-            key, value = keys[None, first:end], values[None, first:end]
+class Decoder:
+    """Runs a model's decoder layers. compiled: let torch.compile fuse what lies between the matrix products (seconds at the first call;
+    worth it on a GPU; the model must be merged). Stateless: any number of sessions may use one."""
+
+    def __init__(self, model: AhaModel, compiled: bool = False):
+        self.model = model
+        self.before, self.read, self.after, self.rotate = before_attention, read_slots, after_attention, rotate
+        if compiled:
+            # one compilation for all layers (they are arguments) and all sizes
+            self.before, self.read, self.after, self.rotate = (
+                torch.compile(f, dynamic=True) for f in (before_attention, read_slots, after_attention, rotate)
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.model.norm.weight.device
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key-value head."""
+        return self.model.config.num_attention_heads // self.model.config.num_key_value_heads
+
+    def rotary_table(self, positions_NX: Tensor) -> tuple[Tensor, Tensor]:
+        """cos, sin [N, X, 1, D] float32."""
+        cos, sin = self.model.model.rotary_emb(torch.empty(0, device=self.device), positions_NX)
+        return cos.unsqueeze(2), sin.unsqueeze(2)
+
+    def plan(self, blocks: Sequence[Block]) -> Plan:
+        """Blocks (all of T tokens) as tensors. Blocks that read less than the longest are padded with slots that they may not see."""
+        new, longest = len(blocks[0].write), max(len(block.read) for block in blocks)
+        side_by_side = len(blocks) == 1 and bool((np.diff(blocks[0].read) == 1).all())
+        masked = len(blocks) > 1 or blocks[0].visible is not None
+        if masked and not side_by_side:
+            longest += -longest % ALIGNMENT
+        write = self._tensor(np.concatenate([block.write for block in blocks]))
+        query_NT = np.stack([np.arange(block.new_position, block.new_position + new) for block in blocks])
+        if all(block.positions is None for block in blocks):
+            key_NL = np.arange(longest)[None]
         else:
-            key, value = keys[plan.read], values[plan.read]
-        seen = attend(query, rotate(key, plan.cos_k, plan.sin_k), value, plan.mask, implementation)
-        hidden_NTH = hidden_NTH + attention.o_proj(seen)
-        hidden_NTH = hidden_NTH + layer.mlp(layer.post_attention_layernorm(hidden_NTH))
-    return model.model.norm(hidden_NTH)
+            key_NL = np.stack([_padded(block.positions, longest) for block in blocks])
+        if side_by_side:
+            read: Tensor | tuple[int, int] = (int(blocks[0].read[0]), int(blocks[0].read[-1]) + 1)
+        else:
+            read = self._tensor(np.stack([_padded(block.read, longest) for block in blocks]))
+        mask = self._mask(blocks, new, longest) if masked else None
+        return Plan(write, read, *self.rotary_table(self._tensor(query_NT)), *self.rotary_table(self._tensor(key_NL)), mask)
+
+    def _mask(self, blocks: Sequence[Block], new: int, longest: int) -> Tensor:
+        if all(block.visible is None for block in blocks):
+            lengths_N = self._tensor(np.array([len(block.read) for block in blocks]))
+            return self.causal_mask(lengths_N, new, longest)
+        visible_NTL = self._tensor(np.stack([_visible(block, new, longest) for block in blocks]))
+        return self.additive(visible_NTL)
+
+    def causal_mask(self, lengths_N: Tensor, new: int, longest: int) -> Tensor:
+        """Block n reads lengths_N[n] tokens, the last `new` of which are its own; padding comes after."""
+        rank_NT1 = (lengths_N[:, None] - new + torch.arange(new, device=self.device))[..., None]
+        return self.additive(torch.arange(longest, device=self.device) <= rank_NT1)
+
+    def additive(self, visible_NTL: Tensor) -> Tensor:
+        """Booleans -> 0 or -inf, laid out for `attend`."""
+        mask_NTL = torch.zeros(visible_NTL.shape, dtype=self.model.model.norm.weight.dtype, device=self.device)
+        mask_NTL = mask_NTL.masked_fill(~visible_NTL, float("-inf"))
+        blocks, new, longest = visible_NTL.shape
+        return mask_NTL[:, None].expand(-1, self.group, -1, -1).reshape(blocks, 1, self.group * new, longest)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def __call__(self, hidden_NTH: Tensor, pool: KVPool, plan: Plan) -> Tensor:
+        """Embedded new tokens -> hidden states [N, T, H] after the final norm; their keys and values are written into the pool."""
+        eager = self.model.config._attn_implementation == "eager"
+        for keys_CGD, values_CGD, layer in zip(pool.keys, pool.values, self.model.model.layers):
+            query = self.before(layer, hidden_NTH, keys_CGD, values_CGD, plan.write, plan.cos_q, plan.sin_q)
+            if isinstance(plan.read, tuple):
+                first, end = plan.read
+                key, value = self.rotate(keys_CGD[None, first:end], plan.cos_k, plan.sin_k), values_CGD[None, first:end]
+            else:
+                key, value = self.read(keys_CGD, values_CGD, plan.read, plan.cos_k, plan.sin_k)
+            hidden_NTH = self.after(layer, hidden_NTH, attend(query, key, value, plan.mask, eager))
+        return self.model.model.norm(hidden_NTH)
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    return np.pad(values, (0, length - len(values)))
+
+
+def _visible(block: Block, new: int, longest: int) -> np.ndarray:
+    visible_TL = np.tri(new, len(block.read), len(block.read) - new, dtype=bool) if block.visible is None else block.visible
+    return np.pad(visible_TL, ((0, 0), (0, longest - len(block.read))))

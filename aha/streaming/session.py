@@ -26,7 +26,7 @@ from aha.conversation import DEFAULT_SYSTEM_PROMPT, FRAME_TOKENS, DuetFormat, Du
 from aha.errors import UserError
 from aha.models.model import AhaModel, FrameScores
 from aha.streaming.caches import CACHES, Block, Cache
-from aha.streaming.decoder import make_plan, run_layers
+from aha.streaming.decoder import Decoder
 from aha.streaming.policies import load_policy_state, policy_state
 from aha.streaming.pool import KVPool
 from aha.streaming.reference import ReferenceCache
@@ -44,7 +44,7 @@ class Session:
     "reference". tokenizer: that of the checkpoint (default: where the model was loaded from). policy: when to speak
     (aha.streaming.policies); needs frame_fps, the frames pushed per second of video, for its clock. remove_assistant_turns: a reply
     leaves no trace in the cache (with cache_semantics="reference" on an Aha model it does: the released code forgets to remove it).
-    pool: shared memory (push_many).
+    pool: shared memory (push_many). decoder: a compiled one, for GPUs (aha.streaming.decoder).
     Raises UserError for settings that cannot work.
     """
 
@@ -66,6 +66,7 @@ class Session:
         max_new_tokens: int = 200,
         repetition_penalty: float | None = None,
         pool: KVPool | None = None,
+        decoder: Decoder | None = None,
     ):
         if max_new_tokens < 1 or frame_fps <= 0 or (repetition_penalty is not None and repetition_penalty <= 0):
             raise UserError("max_new_tokens must be at least 1, frame_fps and repetition_penalty above 0.")
@@ -84,6 +85,7 @@ class Session:
             repetition_penalty,
         )
         self.pool = pool if pool is not None else KVPool.of_model(model, (self.cache.window or 2 * DEFAULT_WINDOW) + SLACK)
+        self.decoder = decoder if decoder is not None else Decoder(model)
         self.asked = False
         self.wants_to_speak = False
         self.reply_ids: list[int] = []  # tokens of the last reply, with its <|im_end|>
@@ -261,7 +263,7 @@ class Session:
         return self.cache.block(self.pool.take(tokens), role)
 
     def _feed(self, embeds_NTH: Tensor, blocks: list[Block], hold: bool = False) -> Tensor:
-        hidden_NTH = run_layers(self.model, embeds_NTH, self.pool, make_plan(self.model, blocks))
+        hidden_NTH = self.decoder(embeds_NTH, self.pool, self.decoder.plan(blocks))
         if not hold:
             self.pool.give_back(self.cache.take_dropped())
         return hidden_NTH
@@ -302,7 +304,8 @@ def push_many_embeds(sessions: Sequence[Session], visual_NKH: Tensor) -> FrameSc
         together.append(n)
     scores: list[FrameScores] = [alone.get(n) for n in range(len(sessions))]
     if together:
-        hidden_NTH = run_layers(model, visual_NKH[together], pool, make_plan(model, blocks))
+        decoder = sessions[0].decoder
+        hidden_NTH = decoder(visual_NKH[together], pool, decoder.plan(blocks))
         batch = model.score(hidden_NTH[:, -1])
         for row, n in enumerate(together):
             scores[n] = FrameScores(*(None if values is None else values[row : row + 1] for values in batch))
