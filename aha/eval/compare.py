@@ -25,8 +25,10 @@ def compare(names: Sequence[str], columns: Sequence[Sequence[results.Column]]) -
 def short_names(paths: Sequence[str]) -> list[str]:
     """File names without folder and suffix where these are distinct, else the paths as given; numbered if a file is listed twice."""
     stems = [path.rsplit("/", 1)[-1].removesuffix(".jsonl").removesuffix(".json") for path in paths]
-    names = stems if len(set(stems)) == len(stems) else list(paths)
-    return names if len(set(names)) == len(names) else [f"{name} ({number})" for number, name in enumerate(names, 1)]
+    for names in (stems, list(paths)):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{stem} ({number})" for number, stem in enumerate(stems, 1)]
 
 
 def render(

@@ -112,7 +112,7 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("map50", "map15", "f1", "kendall_of_binary_summaries", "spearman_of_binary_summaries"),
     ),
     "score_correlation_and_padded_map_triplesumm": (
-        "scores against gtscore, padded segments (TripleSumm, ICLR 2026); map in percent",
+        "against gtscore (TripleSumm, ICLR 2026); map in percent",
         ("kendall", "spearman", "map50", "map15"),
     ),
     "aha_same_index": ("1-second shots, prediction i against label i", ("kendall", "spearman", "map50", "map15", "f1")),
