@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aha.data.mixture import missing_files
 from aha.errors import UserError, run_command
@@ -22,6 +24,20 @@ ADAPTER_HINTS = {
 }
 
 
+def hub_answers() -> bool:
+    """Whether the hub's address accepts a connection (the hub client itself would retry for half a minute). A proxy counts as yes."""
+    from huggingface_hub import constants
+
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((address.hostname, address.port or (443 if address.scheme == "https" else 80)), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def missing_base(name: str) -> str | None:
     """A line if the base checkpoint is neither a folder with weights, nor in the hub cache, nor to be had from the hub."""
     path = Path(name).expanduser()
@@ -29,22 +45,21 @@ def missing_base(name: str) -> str | None:
         if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
             return None
         return f"base model: {name} holds no config.json and safetensors files; put a LLaVA-OneVision-Qwen2 checkpoint there"
-    get = f"hf download {name} (16 GB for 7B; the cache is $HF_HOME), or give a folder with --llm_pretrained"
+    get = f"hf download {name} (into $HF_HOME; 7B weights are 16 GB), or give a folder with --llm_pretrained"
     if name.count("/") != 1 or path.parent.is_dir():
         return f"base model: {name} is neither a folder nor a hub id; check --llm_pretrained"
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return None
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return f"base model: {name} is not in the hub cache and HF_HUB_OFFLINE is set; {get}"
+    unreachable = f"base model: {name} is not in the hub cache and the hub cannot be reached; on a machine with network: {get}"
+    if not hub_answers():
+        return unreachable
     try:
-        HfApi().model_info(name, timeout=10)
+        hf_hub_download(name, "config.json", etag_timeout=10)
     except RepositoryNotFoundError:
         return f"base model: the hub has no model {name}; check --llm_pretrained (gated ones need HF_TOKEN)"
-    except (HfHubHTTPError, OSError) as error:
-        return f"base model: {name} is not in the hub cache and the hub cannot be reached ({type(error).__name__}); on a machine with network: {get}"
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+        return unreachable
     return None  # aha.train downloads it
 
 

@@ -1,0 +1,91 @@
+"""The list of missing things: all at once, and nothing where all is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from paths import REPO
+
+from aha import preflight
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr(preflight, "hub_answers", lambda: False)
+
+
+def config(folder, there: bool):
+    videos, annotations = folder / "video", folder / "anno.tsv"
+    if there:
+        videos.mkdir()
+        (videos / "a.mp4").write_bytes(b"x")
+        annotations.write_text("")
+    path = folder / "config.json"
+    entry = {"name": "tvsum", "type": "tvsum", "videos": str(videos), "annotations": str(annotations), "source": "https://example.org/tvsum"}
+    path.write_text(json.dumps([entry]))
+    return str(path)
+
+
+def checkpoint(folder, *names):
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("{}")
+    return str(folder)
+
+
+def test_everything_missing_is_listed_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    lines = preflight.missing_things(config(tmp_path, False), "org/base", str(tmp_path / "mmduet"), 8)
+    assert [line.split(":")[0] for line in lines] == ["tvsum videos", "tvsum annotations", "MMDuet checkpoint", "base model", "GPUs"]
+    assert "https://example.org/tvsum" in lines[0] and "hf download org/base" in lines[3] and "--demo" in lines[4]
+
+
+def test_nothing_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    base = checkpoint(tmp_path / "base", "config.json", "model.safetensors")
+    adapter = checkpoint(tmp_path / "adapter", "adapter_config.json", "adapter_model.safetensors")
+    assert preflight.missing_things(config(tmp_path, True), base, adapter, 8) == []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert preflight.missing_gpus(8) == "GPUs: 8 asked for, 2 found; set NUM_GPUS=2 or free the others (CUDA_VISIBLE_DEVICES)"
+
+
+def test_half_there_is_not_there(tmp_path):
+    assert "no config.json and safetensors" in preflight.missing_base(checkpoint(tmp_path / "base", "config.json"))
+    assert "adapter_model.safetensors" in preflight.missing_adapter(checkpoint(tmp_path / "adapter", "adapter_config.json"))
+
+
+@pytest.mark.parametrize("script", ["train_on_tvsum", "train_on_hisum", "train_mmduet"])
+def test_scripts_print_the_list_and_stop(script):
+    """Where the data is not there (as in a fresh clone), each training script ends with 2 and the list, without a traceback."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
+    run = subprocess.run(["bash", str(REPO / "scripts" / f"{script}.sh")], capture_output=True, text=True, env=environment, timeout=120)
+    if run.returncode == 0 or "missing" not in run.stderr:
+        pytest.fail(run.stderr[-500:])
+    assert run.returncode == 2 and "Traceback" not in run.stderr and "base model" in run.stderr
+
+
+@pytest.mark.parametrize("script", ["train_on_tvsum", "train_on_hisum", "train_mmduet", "test"])
+def test_help_of_every_script(script):
+    run = subprocess.run(["bash", str(REPO / "scripts" / f"{script}.sh"), "--help"], capture_output=True, text=True, timeout=30)
+    assert run.returncode == 0 and f"usage: bash scripts/{script}.sh" in run.stdout
+
+
+@pytest.mark.parametrize("variables, message", [({"NUM_GPUS": "many"}, "NUM_GPUS=many"), ({"NNODES": "2"}, "MASTER_ADDR")])
+def test_wrong_variables_are_one_sentence(variables, message):
+    environment = {**os.environ, **variables, "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
+    run = subprocess.run(["bash", str(REPO / "scripts/train_on_tvsum.sh")], capture_output=True, text=True, env=environment, timeout=120)
+    assert run.returncode == 2 and message in run.stderr and "Traceback" not in run.stderr
+
+
+def test_old_python_is_one_sentence(tmp_path):
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.9.2" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    environment = {**os.environ, "AHA_PYTHON": str(old)}
+    run = subprocess.run(["bash", str(REPO / "scripts/test.sh")], capture_output=True, text=True, env=environment, timeout=30)
+    assert run.returncode == 2 and "Python 3.9.2" in run.stderr and "3.11" in run.stderr and len(run.stderr.strip().splitlines()) == 1
