@@ -15,7 +15,7 @@ Shapes: N frames, K tokens of a frame (49), T tokens, H decoder width, V vocabul
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from aha.streaming.policies import load_policy_state, policy_state
 from aha.streaming.pool import KVPool
 from aha.streaming.reference import ReferenceCache
 
+if TYPE_CHECKING:
+    from aha.streaming.online import OnlineEngine
+
 DEFAULT_WINDOW = 2048
 DEFAULT_SINK_TOKENS = 32
 SLACK = 512  # slots beyond the window: the frames of a chunk, and a reply that may be taken back
@@ -45,6 +48,7 @@ class Session:
     (aha.streaming.policies); needs frame_fps, the frames pushed per second of video, for its clock. remove_assistant_turns: a reply
     leaves no trace in the cache (with cache_semantics="reference" on an Aha model it does: the released code forgets to remove it).
     pool: shared memory (push_many). decoder: a compiled one, for GPUs (aha.streaming.decoder).
+    engine: through which single frames go (aha.streaming.online).
     Raises UserError for settings that cannot work.
     """
 
@@ -67,6 +71,7 @@ class Session:
         repetition_penalty: float | None = None,
         pool: KVPool | None = None,
         decoder: Decoder | None = None,
+        engine: OnlineEngine | None = None,
     ):
         if max_new_tokens < 1 or frame_fps <= 0 or (repetition_penalty is not None and repetition_penalty <= 0):
             raise UserError("max_new_tokens must be at least 1, frame_fps and repetition_penalty above 0.")
@@ -86,6 +91,7 @@ class Session:
         )
         self.pool = pool if pool is not None else KVPool.of_model(model, (self.cache.window or 2 * DEFAULT_WINDOW) + SLACK)
         self.decoder = decoder if decoder is not None else Decoder(model)
+        self.engine = engine
         self.asked = False
         self.wants_to_speak = False
         self.reply_ids: list[int] = []  # tokens of the last reply, with its <|im_end|>
@@ -118,6 +124,8 @@ class Session:
         frames_NCHW = torch.from_numpy(frames) if isinstance(frames, np.ndarray) else frames
         if frames_NCHW.ndim == 3:
             frames_NCHW = frames_NCHW[None]
+        if self.engine is not None and len(frames_NCHW) == 1:
+            return self.engine.push([self], [frames_NCHW[0]])
         with torch.inference_mode():
             return self.push_embeds(self.model.visual_embed(frames_NCHW))
 

@@ -1,0 +1,148 @@
+"""The online engine: one frame of each stream as it arrives, from uint8 picture to scores, with little around the matrix products.
+
+    engine = OnlineEngine(model, window=2048, max_streams=8)
+    session = engine.open(query="someone falls", cache="dynamic_sink")
+    scores = session.push(frame)                       # one stream
+    scores = engine.push(sessions, frames)             # several in one forward call
+
+All shapes are fixed: a pool of key-value slots, `window` slots read by each stream, buffers for frames and slot numbers. On a GPU each
+size of batch (1, 2, 4, ... streams) is captured once as a CUDA graph, before the first frame, and replayed; the only wait is for the
+scores. Elsewhere the same step runs without a graph. The scores are those of the other engines.
+
+Shapes: B streams of a batch (padded to a captured size), T tokens of a frame (49), W window, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aha.conversation import FRAME_TOKENS
+from aha.models.model import AhaModel, FrameScores
+from aha.streaming.decoder import ALIGNMENT, Decoder, Plan
+from aha.streaming.pool import KVPool
+from aha.streaming.session import DEFAULT_WINDOW, SLACK, Session, tokenizer_of
+
+WARM_UP_RUNS = 3
+
+
+class _Step:
+    """The step for B streams: its buffers and, on a GPU, its graph."""
+
+    def __init__(self, engine: OnlineEngine, size: int):
+        device, window = engine.decoder.device, engine.window
+        vision = engine.model.config.vision
+        self.engine, self.size = engine, size
+        pinned = device.type == "cuda"
+
+        def buffer(*shape: int, dtype: torch.dtype = torch.int64) -> tuple[Tensor, Tensor]:
+            """(on the host, on the device)"""
+            return torch.zeros(shape, dtype=dtype, pin_memory=pinned), torch.zeros(shape, dtype=dtype, device=device)
+
+        self.frames = buffer(size, vision.num_channels, vision.image_size, vision.image_size, dtype=torch.uint8)
+        self.write = buffer(size, FRAME_TOKENS)
+        self.read = buffer(size, window)
+        self.position = buffer(size)
+        self.write[0][:] = torch.from_numpy(engine.scratch.reshape(-1, FRAME_TOKENS)[:size])
+        for host, on_device in (self.frames, self.write, self.read, self.position):
+            on_device.copy_(host)
+        self.scores_host = torch.zeros(3 if engine.model.config.uncertainty else 2, size, pin_memory=pinned)
+        self.graph = None
+        if pinned:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # compiles, and lets the libraries choose their kernels
+                for _ in range(WARM_UP_RUNS):
+                    self.compute()
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.scores = self.compute()
+            self.done = torch.cuda.Event()
+
+    def compute(self) -> Tensor:
+        """Scores [2 or 3, B] of what lies in the device buffers."""
+        engine = self.engine
+        frames, write, read, position = (on_device for _, on_device in (self.frames, self.write, self.read, self.position))
+        position_BT = position[:, None] + engine.offsets
+        plan = Plan(
+            write.view(-1), read, engine.cos[position_BT], engine.sin[position_BT], engine.cos[None, : engine.window],
+            engine.sin[None, : engine.window], engine.decoder.causal_mask(position + FRAME_TOKENS, FRAME_TOKENS, engine.window),
+        )  # fmt: skip
+        hidden_BTH = engine.decoder(engine.model.visual_embed(frames), engine.pool, plan)
+        return torch.stack([values for values in engine.model.score(hidden_BTH[:, -1]) if values is not None])
+
+    def run(self) -> Tensor:
+        """Move the host buffers over, compute, wait for the scores [2 or 3, B] on the host."""
+        for host, on_device in (self.frames, self.write, self.read, self.position):
+            on_device.copy_(host, non_blocking=True)
+        if self.graph is None:
+            return self.compute().cpu()
+        self.graph.replay()
+        self.scores_host.copy_(self.scores, non_blocking=True)
+        self.done.record()
+        self.done.synchronize()
+        return self.scores_host.clone()
+
+
+class OnlineEngine:
+    """Streams of one model. window: tokens that a stream keeps at most (all streams alike). max_streams: open at the same time.
+    compiled: see Decoder. Memory: (window + 512) slots a stream, all taken at the start."""
+
+    @torch.inference_mode()
+    def __init__(
+        self, model: AhaModel, *, window: int = DEFAULT_WINDOW, max_streams: int = 1, tokenizer: Any = None, compiled: bool = False,
+        max_batch: int | None = None,
+    ):  # fmt: skip
+        self.model, self.window = model, window + -window % ALIGNMENT
+        self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
+        self.decoder = Decoder(model, compiled)
+        self.max_batch = min(max_batch or max_streams, max_streams)
+        self.pool = KVPool.of_model(model, max_streams * (self.window + SLACK) + self.max_batch * FRAME_TOKENS, fixed=True)
+        self.scratch = self.pool.take(self.max_batch * FRAME_TOKENS)  # where padding writes
+        self.offsets = torch.arange(FRAME_TOKENS, device=self.decoder.device)
+        cos, sin = self.decoder.rotary_table(torch.arange(self.window, device=self.decoder.device)[None])
+        self.cos, self.sin = cos[0], sin[0]  # [W, 1, D]
+        sizes = {self.max_batch, *(2**k for k in range(self.max_batch.bit_length()) if 2**k <= self.max_batch)}
+        self.steps = [_Step(self, size) for size in sorted(sizes)]
+
+    def open(self, query: str | None = None, **settings: Any) -> Session:
+        """A session (settings as in Session, its cache bounded by the engine's window) whose frames go through this engine."""
+        settings = {"cache": "dynamic_sink", "window": self.window, **settings}
+        if settings["cache"] == "full" or settings.get("cache_semantics", "aha") != "aha" or settings["window"] > self.window:
+            raise ValueError(f"the online engine serves our bounded caches with windows up to {self.window} tokens")
+        return Session(self.model, query, tokenizer=self.tokenizer, pool=self.pool, decoder=self.decoder, engine=self, **settings)
+
+    @torch.inference_mode()
+    def push(self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor]) -> FrameScores:
+        """One uint8 frame [3, 384, 384] (on the host) for each of several sessions -> scores [B] on the host, in their order."""
+        if not sessions or len(sessions) != len(frames) or len({id(s) for s in sessions}) != len(sessions):
+            raise ValueError(f"{len(frames)} frames for {len(sessions)} sessions: one frame for each, and each session once")
+        parts = [
+            self._push(sessions[k : k + self.max_batch], frames[k : k + self.max_batch]) for k in range(0, len(sessions), self.max_batch)
+        ]
+        scores = torch.cat(parts, dim=1)
+        scores = FrameScores(scores[0], scores[1], scores[2] if self.model.config.uncertainty else None)
+        for n, session in enumerate(sessions):
+            session._consult(FrameScores(*(None if values is None else values[n : n + 1] for values in scores)))
+        return scores
+
+    def _push(self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor]) -> Tensor:
+        step = next(step for step in self.steps if step.size >= len(sessions))
+        write, read, position = (buffer[0].numpy() for buffer in (step.write, step.read, step.position))
+        for n, (session, frame) in enumerate(zip(sessions, frames)):
+            session._feed_text(session.state.frame(), session._role())
+            block = session._block(FRAME_TOKENS, "frame")
+            step.frames[0][n] = torch.from_numpy(frame) if isinstance(frame, np.ndarray) else frame
+            write[n], position[n] = block.write, block.new_position
+            read[n, : len(block.read)] = block.read
+        write[len(sessions) :] = self.scratch.reshape(-1, FRAME_TOKENS)[len(sessions) : step.size]
+        position[len(sessions) :] = 0
+        scores = step.run()[:, : len(sessions)]
+        for session in sessions:
+            self.pool.give_back(session.cache.take_dropped())
+        return scores

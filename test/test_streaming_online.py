@@ -1,0 +1,78 @@
+"""The online engine gives the scores of the others; here without a GPU, so the same fixed-shape step without a graph."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from streaming_model import difference, golden_model, joined, open_session
+
+from aha.streaming import OnlineEngine
+from aha.streaming.policies import Accumulated
+
+WINDOW = 256
+
+
+@pytest.fixture(scope="module")
+def frames() -> torch.Tensor:
+    return torch.randint(0, 256, (12, 3, 384, 384), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("cache", ["sink", "dynamic_sink", "sliding", "static"])
+def test_online_equals_offline(cache, frames):
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, tokenizer=tokenizer)
+    online, offline = engine.open("what?", cache=cache), open_session(query="what?", cache=cache, window=WINDOW)
+    scores = [online.push(frame) for frame in frames[:6]]
+    online.ask("and now?")
+    scores += [online.push(frame.numpy()) for frame in frames[6:]]
+    expected = [offline.push(frames[:6])]
+    offline.ask("and now?")
+    expected.append(offline.push(frames[6:]))
+    assert difference(joined(scores), joined(expected)) < 1e-4
+    assert engine.pool.used == len(engine.scratch) + len(online.cache.slots)
+
+
+def test_streams_that_come_and_go_in_batches_of_any_size(frames):
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, max_streams=5, max_batch=3, tokenizer=tokenizer)
+    assert [step.size for step in engine.steps] == [1, 2, 3]
+    kinds = ["sink", "dynamic_sink", "sliding", "static", "dynamic_sink"]
+    online = [engine.open(f"q{n}", cache=kind) for n, kind in enumerate(kinds)]
+    offline = [open_session(query=f"q{n}", cache=kind, window=WINDOW) for n, kind in enumerate(kinds)]
+    rng = random.Random(0)
+    for step in range(10):
+        active = rng.sample(range(5), rng.randint(1, 5))
+        pictures = [frames[(n + step) % 12] for n in active]
+        expected = joined([offline[n].push(picture) for n, picture in zip(active, pictures)])
+        assert difference(engine.push([online[n] for n in active], pictures), expected) < 1e-4
+        if step == 5:
+            online[2].close()
+            online[2], offline[2] = engine.open("new", cache="sliding"), open_session(query="new", cache="sliding", window=WINDOW)
+
+
+def test_replies_between_frames_and_policies(frames):
+    model, tokenizer = golden_model()
+    settings = {"cache": "dynamic_sink", "max_new_tokens": 30, "remove_assistant_turns": True}
+    engine = OnlineEngine(model, window=WINDOW, tokenizer=tokenizer)
+    online = engine.open("what?", policy=Accumulated(1.5), **settings)
+    offline = open_session(query="what?", window=WINDOW, policy=Accumulated(1.5), **settings)
+    replies = []
+    for frame in frames:
+        assert difference(online.push(frame), offline.push(frame)) < 1e-4
+        assert online.wants_to_speak == offline.wants_to_speak
+        if online.wants_to_speak:
+            replies.append((online.respond(), offline.respond()))
+    assert replies and all(a == b for a, b in replies)
+
+
+def test_what_the_engine_does_not_serve_is_refused():
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, tokenizer=tokenizer)
+    for settings in ({"cache": "full"}, {"cache": "sink", "cache_semantics": "reference"}, {"cache": "sink", "window": 512}):
+        with pytest.raises(ValueError, match="bounded caches"):
+            engine.open(**settings)
+    engine.open(cache="sliding").push(torch.zeros(3, 384, 384, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="one frame for each"):
+        engine.push([], [])
