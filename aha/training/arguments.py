@@ -37,6 +37,9 @@ class ModelArguments:
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = field(
         default=None, metadata={"help": "Attention kernel. Default: flash_attention_2 where it is installed and there is a GPU, else sdpa."}
     )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "QLoRA: hold the frozen decoder in 4 bits (training fits a 24 GB card). Not with ZeRO-3."}
+    )
 
 
 @dataclass
@@ -71,6 +74,7 @@ class RunArguments(TrainingArguments):
     save_steps: float = field(default=100, metadata={"help": "Optimizer steps between two checkpoints."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept: the last N, and the best by validation."})
     ddp_timeout: int = field(default=600, metadata={"help": "Seconds after which a collective operation that hangs ends the job."})
+    log_level: str = field(default="error", metadata={"help": "What transformers and DeepSpeed say on the console."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Unused: a loss that is not finite ends the run."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: batches carry more than the model's inputs."})
     resume_from_checkpoint: str | None = field(
@@ -81,6 +85,12 @@ class RunArguments(TrainingArguments):
         },
     )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes per GPU that read videos ahead."})
+    low_memory_optimizer: bool = field(
+        default=False, metadata={"help": "AdamW with 16-bit state: 4 to 6 bytes a trained parameter instead of 12."}
+    )
+    compile_layers: bool = field(
+        default=False, metadata={"help": "torch.compile for decoder and vision layers: faster, after a minute. Not with ZeRO-3."}
+    )
     group_by_length: bool = field(default=True, metadata={"help": "Give samples of similar length to all GPUs at the same time."})
 
     def __post_init__(self) -> None:
@@ -135,6 +145,10 @@ def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None
     for name, value in positive.items():
         if value is not None and value <= 0:
             raise UserError(f"--{name} is {value}; it must be above 0.")
+    if run.deepspeed_plugin is not None and run.deepspeed_plugin.zero_stage == 3:
+        for name, value in {"load_in_4bit": model.load_in_4bit, "compile_layers": run.compile_layers}.items():
+            if value:
+                raise UserError(f"--{name} cannot be used with ZeRO-3, which takes weights apart; use configs/deepspeed/zero2.json.")
     if not -1 <= data.fold <= 4:
         raise UserError(f"--fold is {data.fold}; it must be 0 to 4, or -1 for no held-out videos.")
     if not 0 <= model.lora_dropout < 1:
@@ -145,7 +159,7 @@ def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None
 EXACT = (
     "seed", "data_seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
     "max_grad_norm", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "bf16", "fp16",
-    "group_by_length", "optim",
+    "group_by_length", "optim", "low_memory_optimizer", "compile_layers",
 )  # fmt: skip
 
 

@@ -1,9 +1,6 @@
-"""The progress bar of a run: one line that is kept up to date, not a dictionary per step. And which warnings a user need not see."""
+"""The progress bar of a run: one line that is kept up to date, not a dictionary per step."""
 
 from __future__ import annotations
-
-import logging
-import warnings
 
 from transformers import ProgressCallback
 
@@ -22,9 +19,3 @@ class Progress(ProgressCallback):
         evaluation = {name: value for name, value in logs.items() if name.startswith("eval_") and isinstance(value, float)}
         if evaluation:
             self.training_bar.write("  ".join(f"{name} {value:.4f}" for name, value in evaluation.items()))
-
-
-def quiet() -> None:
-    """Hide notices about other libraries' futures and set-up that say nothing about the run."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|torch\.")
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

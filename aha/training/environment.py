@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -83,6 +85,12 @@ def versions() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
     return {"git_commit": git_commit(), "python": platform.python_version(), "packages": found}
+
+
+def quiet() -> None:
+    """Hide notices about other libraries' futures and set-up that say nothing about the run. Call it before they are imported."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|torch\.")
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 # ---- one rank of several ----

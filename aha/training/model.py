@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import torch
-from llava_next import resolve_folder
+from llava_next import pick_attention, resolve_folder
 from llava_next.checkpoint import CheckpointError, list_shards, read_json
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -17,6 +17,7 @@ from aha.models import AhaModel
 from aha.models.adapters import MODULES_TO_SAVE, add_lora, new_lora, trainable
 from aha.models.model import HEADS
 from aha.training.arguments import ModelArguments
+from aha.training.quantized import quantize_decoder
 
 
 def folder_of(path_or_hub_id: str) -> Path:
@@ -66,8 +67,11 @@ def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.devic
     base = folder_of(args.llm_pretrained)
     if args.lora_pretrained is not None:
         check_base(folder_of(args.lora_pretrained), base, args.llm_pretrained)
+    # with 4-bit weights the 16-bit ones pass through the host: they may not fit beside them on the device
+    load_to = torch.device("cpu") if args.load_in_4bit else device
+    attention = args.attn_implementation or pick_attention(device)
     model = AhaModel.from_base(
-        base, args.lora_pretrained, dtype=dtype, device=device, attn_implementation=args.attn_implementation, merge=False, seed=seed
+        base, args.lora_pretrained, dtype=dtype, device=load_to, attn_implementation=attention, merge=False, seed=seed
     )
     if args.objective == "aha":
         model.to_aha()
@@ -78,6 +82,9 @@ def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.devic
     if args.lora_pretrained is None:
         add_lora(model, new_lora(args.lora_r, args.lora_alpha, args.lora_dropout))
     set_dropout(model, args.lora_dropout)
+    if args.load_in_4bit:
+        quantize_decoder(model, device)
+        model.to(device)
     present = [m for m in MODULES_TO_SAVE if m not in HEADS or getattr(model, m) is not None]
     names = trainable(model, args.modules_to_save or present)
     check_trained(model, names)

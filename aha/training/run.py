@@ -16,7 +16,8 @@ from aha.data.mixture import build_mixture
 from aha.models import aha_losses, mmduet_losses
 from aha.training import checkpoint
 from aha.training.arguments import RunArguments, difference, parse, settings
-from aha.training.console import Progress, quiet
+from aha.training.compiled import compile_layers
+from aha.training.console import Progress
 from aha.training.data import TrainingSet
 from aha.training.environment import lock_folder, prepare_wandb, versions
 from aha.training.features import VisionCache
@@ -28,7 +29,6 @@ FINISHED = "finished.json"
 
 
 def train(argv: list[str]) -> None:
-    quiet()
     model_args, data_args, run = parse(argv)
     main = run.process_index == 0
     lock = lock_folder(run.output_dir) if main else None
@@ -55,10 +55,13 @@ def train(argv: list[str]) -> None:
     torch.manual_seed(run.seed)
     dtype = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else torch.float32
     model = build_model(model_args, dtype=dtype, device=run.device, seed=run.seed)
-    if run.deepspeed is None and dtype != torch.float32:
+    if run.deepspeed_plugin is None and dtype != torch.float32 and not run.low_memory_optimizer:
         for parameter in model.parameters():  # steps of 2e-5 would be rounded away in 16 bits; DeepSpeed keeps its own float32 copy
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+    if run.compile_layers:
+        compile_layers(model, recompute=run.gradient_checkpointing)
+        run.gradient_checkpointing = run.activation_checkpointing = False
     objective = aha_losses if model_args.objective == "aha" else mmduet_losses
     features = None if data_args.vision_cache is None else VisionCache(data_args.vision_cache, model)
     if features is not None:
@@ -70,7 +73,7 @@ def train(argv: list[str]) -> None:
     trainer.add_callback(LogFile(trainer.history))
     trainer.pop_callback(PrinterCallback if run.disable_tqdm else ProgressCallback)
     trainer.add_callback(Progress)
-    if run.deepspeed is None:
+    if run.deepspeed_plugin is None:
         trainer.create_optimizer()
         check_optimizer(model, trainer.optimizer)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))

@@ -24,6 +24,7 @@ from aha.training import checkpoint
 from aha.training.arguments import RunArguments
 from aha.training.data import Collator, RankBatches, TrainingSet
 from aha.training.logs import History
+from aha.training.optimizer import LowMemoryAdamW
 from aha.training.speed import Speed
 
 Objective = Callable[..., Losses]
@@ -145,6 +146,16 @@ class AhaTrainer(Trainer):
         for sample_id, reason in inputs["broken"]:
             self.history.event("broken_sample", step=self.state.global_step + 1, sample=sample_id, reason=reason)
             print(f"skipped {sample_id} (weight 0 in this step): {reason}", flush=True)
+
+    def create_optimizer(self, model=None):
+        if not self.args.low_memory_optimizer:
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            parameters = [p for p in self.model.parameters() if p.requires_grad]
+            betas = (self.args.adam_beta1, self.args.adam_beta2)
+            decay = self.args.weight_decay
+            self.optimizer = LowMemoryAdamW(parameters, self.args.learning_rate, betas, self.args.adam_epsilon, decay)
+        return self.optimizer
 
     # ---- once per optimizer step ----
 

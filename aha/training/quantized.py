@@ -1,0 +1,66 @@
+"""4-bit base weights under LoRA (QLoRA, Dettmers et al. 2023, arXiv 2305.14314): the frozen decoder of a 7B model in 3.8 GB instead of 13.
+
+A weight is cut into blocks of 64 along its input; each value becomes the nearest of 16 NormalFloat levels times the block's largest
+magnitude. The layer computes with the 16-bit weight that these give, made when it is needed and not kept.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from aha.models import AhaModel
+
+BLOCK = 64
+# NormalFloat-4 levels (QLoRA, appendix E): quantiles of a normal distribution, scaled to [-1, 1], with an exact zero.
+LEVELS = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+
+
+def quantize(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+    """[O, I] -> packed uint8 [O, I / 2] (first value in the high half) and bfloat16 scales [O, I / 64]."""
+    rows, columns = weight_OI.shape
+    blocks = weight_OI.float().view(rows, -1, math.gcd(columns, BLOCK))
+    scale = blocks.abs().amax(-1).clamp_min(1e-12).to(torch.bfloat16)
+    levels = torch.tensor(LEVELS, device=weight_OI.device)
+    index = torch.bucketize(blocks / scale.float()[..., None], (levels[1:] + levels[:-1]) / 2).to(torch.uint8).view(rows, columns)
+    return (index[:, 0::2] << 4) | index[:, 1::2], scale
+
+
+def dequantize(packed: Tensor, scale: Tensor, levels: Tensor, dtype: torch.dtype) -> Tensor:
+    """The inverse of `quantize`, up to rounding: [O, I]."""
+    index = torch.stack([packed >> 4, packed & 15], -1).int()
+    rows = packed.shape[0]
+    values = levels[index].view(rows, scale.shape[1], -1) * scale.float()[..., None]
+    return values.view(rows, -1).to(dtype)
+
+
+class Linear4bit(nn.Module):
+    """A frozen linear layer with a 4-bit weight; `device`: where it lives from now on."""
+
+    def __init__(self, linear: nn.Linear, device: torch.device):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        packed, scale = quantize(linear.weight.detach().to(device))
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", scale)
+        self.register_buffer("levels", torch.tensor(LEVELS, device=device), persistent=False)
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().to(device), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = dequantize(self.packed, self.scale, self.levels, x.dtype)
+        return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
+
+
+def quantize_decoder(model: AhaModel, device: torch.device) -> None:
+    """Replace the frozen weight under every LoRA layer by its 4-bit form on `device`, one layer at a time."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.base_layer = Linear4bit(module.base_layer, device)
