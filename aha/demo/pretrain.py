@@ -161,9 +161,9 @@ class Pictures:
     place: Tensor
 
 
-def draw_pictures(random: np.random.Generator, count: int, moments: int = 1) -> tuple[Pictures, list[Scene]]:
-    """Pictures of `count` random scenes, `moments` of each; four scenes share a background, which is the slowest thing to draw."""
-    total = count * moments
+def draw_pictures(random: np.random.Generator, count: int) -> tuple[Pictures, list[Scene]]:
+    """Two pictures each of `count` random scenes, at different moments; four scenes share a background, the slowest thing to draw."""
+    total = 2 * count
     frames, places, scenes = [], [], []
     covers, words = np.zeros((total, MOST_THINGS + 1, 49), np.float32), np.full((total, MOST_THINGS, 2), -1)
     for index in range(count):
@@ -174,7 +174,7 @@ def draw_pictures(random: np.random.Generator, count: int, moments: int = 1) -> 
         things = random_things(random)
         scene = Scene(place, seed, random_scene(random, things).things)
         scenes.append(scene)
-        for moment in random.uniform(0, 6, moments):
+        for moment in random.uniform(0, 6, 2):
             seen = coverage(scene, moment, width, height).reshape(len(things) + 1, 49)
             covers[len(frames), : len(things)], covers[len(frames), -1] = seen[:-1], seen[-1]
             for k, thing in enumerate(scene.things):
@@ -185,12 +185,12 @@ def draw_pictures(random: np.random.Generator, count: int, moments: int = 1) -> 
     return Pictures(pixels, torch.from_numpy(covers), torch.from_numpy(words), torch.tensor(places)), scenes
 
 
-def draw_batch(seed: tuple[int, ...], count: int, moments: int) -> tuple[Pictures, list[Scene]]:
+def draw_batch(seed: tuple[int, ...], count: int) -> tuple[Pictures, list[Scene]]:
     torch.set_num_threads(1)
-    return draw_pictures(np.random.default_rng(seed), count, moments)
+    return draw_pictures(np.random.default_rng(seed), count)
 
 
-def drawn_ahead(seed: int, stage: int, batches: int, count: int, moments: int = 1) -> Iterator[tuple[Pictures, list[Scene]]]:
+def drawn_ahead(seed: int, stage: int, batches: int, count: int) -> Iterator[tuple[Pictures, list[Scene]]]:
     """Batches of pictures, drawn by other processes while the model trains. Each batch has its own seed: the number of processes changes
     nothing."""
     workers = max(1, (os.cpu_count() or 2) - 1)
@@ -198,7 +198,7 @@ def drawn_ahead(seed: int, stage: int, batches: int, count: int, moments: int = 
         waiting: deque[Future] = deque()
         for batch in range(batches + 2 * workers):
             if batch < batches:
-                waiting.append(pool.submit(draw_batch, (seed, stage, batch), count, moments))
+                waiting.append(pool.submit(draw_batch, (seed, stage, batch), count))
             if batch >= 2 * workers:
                 yield waiting.popleft().result()
 
@@ -233,7 +233,7 @@ def schedule(step: int, steps: int, peak: float) -> float:
 
 
 def pretrain_vision(
-    model: LlavaNextForCausalLM, vectors: dict[str, Tensor], seed: int, steps: int, batch: int = 24, lr: float = 2e-3
+    model: LlavaNextForCausalLM, vectors: dict[str, Tensor], seed: int, steps: int, lr: float = 2e-3
 ) -> None:
     """Train tower and projector: the scalar product of a cell with a word's vector says how well the word fits the cell."""
     torch.manual_seed(seed)
@@ -244,7 +244,7 @@ def pretrain_vision(
     parameters = [*tower.parameters(), *projector.parameters(), *nothing.values()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
     hidden, began, right = model.config.hidden_size, time.time(), []
-    for step, (pictures, _) in enumerate(drawn_ahead(seed, 20, steps, batch)):
+    for step, (pictures, _) in enumerate(drawn_ahead(seed, 20, steps, 12)):
         labels = {family: label.to(device) for family, label in cell_labels(pictures).items()}
         visual_BKH = model.project(tower(model.pixel_values(pictures.frames)))
         unit_BKH = F.rms_norm(visual_BKH, (hidden,))
@@ -305,7 +305,7 @@ class FrameBank:
 @torch.no_grad()
 def fill_bank(model: LlavaNextForCausalLM, seed: int, scenes: int) -> FrameBank:
     visual, pictures, all_scenes = [], [], []
-    batches = drawn_ahead(seed, 21, scenes // 16, 16, moments=2)
+    batches = drawn_ahead(seed, 21, scenes // 16, 16)
     for drawn, new_scenes in tqdm(batches, total=scenes // 16, desc="looking at pictures", unit="batch", mininterval=10):
         visual.append(model.visual_embed(drawn.frames).half())
         pictures.append((drawn.cover.numpy(), drawn.words.numpy(), drawn.place.numpy()))
