@@ -77,6 +77,8 @@ class RunArguments(TrainingArguments):
     log_level: str = field(default="error", metadata={"help": "What transformers and DeepSpeed say on the console."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Unused: a loss that is not finite ends the run."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: batches carry more than the model's inputs."})
+    metric_for_best_model: str = field(default="kendall_tau", metadata={"help": "Validation metric: kendall_tau, spearman_rho or f1_15."})
+    greater_is_better: bool = field(default=True, metadata={"help": "Whether a greater value of it is better."})
     resume_from_checkpoint: str | None = field(
         default="auto",
         metadata={
@@ -151,6 +153,8 @@ def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None
                 raise UserError(f"--{name} cannot be used with ZeRO-3, which takes weights apart; use configs/deepspeed/zero2.json.")
     if not -1 <= data.fold <= 4:
         raise UserError(f"--fold is {data.fold}; it must be 0 to 4, or -1 for no held-out videos.")
+    if run.eval_strategy != "no" and data.fold < 0:
+        raise UserError("--eval_strategy needs held-out videos; give --fold 0 to 4 with it.")
     if not 0 <= model.lora_dropout < 1:
         raise UserError(f"--lora_dropout is {model.lora_dropout}; it must be at least 0 and below 1.")
 

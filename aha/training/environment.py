@@ -37,10 +37,11 @@ def load_env() -> None:
             os.environ.setdefault(name, value)
 
 
-def prepare_wandb(output_dir: str, main: bool) -> None:
+def prepare_wandb(output_dir: str, main: bool) -> dict[str, Any]:
     """Environment variables for transformers' wandb callback: project, entity, tags (configs/wandb/wandb.config), mode, folder, run id.
 
     Without a key and without WANDB_MODE the run is kept offline in the run folder. A resumed run continues its wandb run.
+    Returns the file's `config`: entries for the run's configuration.
     """
     path = ROOT / "configs/wandb/wandb.config"
     config = read_json(path, "wandb settings") if path.is_file() else {}
@@ -63,6 +64,7 @@ def prepare_wandb(output_dir: str, main: bool) -> None:
             remembered.write_text(f"aha-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}", encoding="utf-8")
         os.environ["WANDB_RUN_ID"] = remembered.read_text(encoding="utf-8").strip()
         os.environ.setdefault("WANDB_RESUME", "allow")
+    return config.get("config") or {}
 
 
 def git_commit() -> str | None:

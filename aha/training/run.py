@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from aha.training.features import VisionCache
 from aha.training.logs import LogFile
 from aha.training.model import build_model, check_optimizer, fingerprint, folder_of
 from aha.training.trainer import AhaTrainer
+from aha.training.validation import Validation, WandbExtras
 
 FINISHED = "finished.json"
 
@@ -34,10 +36,13 @@ def train(argv: list[str]) -> None:
     lock = lock_folder(run.output_dir) if main else None
     base = folder_of(model_args.llm_pretrained)
     tokenizer = load_tokenizer(folder_of(model_args.lora_pretrained) if model_args.lora_pretrained else base)
-    mixture = build_mixture(
-        data_args.dataset_config, tokenizer, data_args.frame_fps, data_args.max_num_frames, seed=run.seed,
-        fold=None if data_args.fold < 0 else data_args.fold, limit=data_args.limit, validation=run.eval_strategy != "no",
+    validate = run.eval_strategy != "no"
+    build = functools.partial(
+        build_mixture, data_args.dataset_config, tokenizer, data_args.frame_fps, data_args.max_num_frames, seed=run.seed,
+        fold=None if data_args.fold < 0 else data_args.fold, limit=data_args.limit, validation=validate,
     )  # fmt: skip
+    mixture = build()
+    held_out = build(split="val") if validate else None
     record = checkpoint.Record(
         base=model_args.llm_pretrained, settings={**settings(model_args, data_args, run), "base_fingerprint": fingerprint(base)},
         trained_on=mixture.trained_on_ids(), versions=versions(),
@@ -49,8 +54,7 @@ def train(argv: list[str]) -> None:
     if main:
         prepare_folder(Path(run.output_dir), run, resume)
     checkpoint.barrier()
-    if "wandb" in run.report_to:
-        prepare_wandb(run.output_dir, main)
+    wandb_config = prepare_wandb(run.output_dir, main) if "wandb" in run.report_to else {}
 
     torch.manual_seed(run.seed)
     dtype = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else torch.float32
@@ -65,11 +69,17 @@ def train(argv: list[str]) -> None:
     objective = aha_losses if model_args.objective == "aha" else mmduet_losses
     features = None if data_args.vision_cache is None else VisionCache(data_args.vision_cache, model)
     if features is not None:
-        if stage == 3:
-            features.check_every_epoch(mixture)
-        features.fill(mixture, model, run.process_index, run.world_size)
+        for part in filter(None, (mixture, held_out)):
+            if stage == 3:
+                features.check_every_epoch(part)
+            features.fill(part, model, run.process_index, run.world_size)
         checkpoint.barrier()
-    trainer = AhaTrainer(model, run, TrainingSet(mixture, features), objective=objective, tokenizer=tokenizer, record=record)
+    trainer = AhaTrainer(
+        model, run, TrainingSet(mixture, features), objective=objective, tokenizer=tokenizer, record=record,
+        validation=None if held_out is None else Validation(held_out, features),
+    )  # fmt: skip
+    if "wandb" in run.report_to:
+        trainer.add_callback(WandbExtras(record.settings, wandb_config))
     trainer.add_callback(LogFile(trainer.history))
     trainer.pop_callback(PrinterCallback if run.disable_tqdm else ProgressCallback)
     trainer.add_callback(Progress)
@@ -78,6 +88,8 @@ def train(argv: list[str]) -> None:
         check_optimizer(model, trainer.optimizer)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.save_model(run.output_dir)
+    if main and trainer.state.best_model_checkpoint is not None:
+        keep_best(trainer)
     finish(trainer)
     if lock is not None:
         lock.close()
@@ -95,6 +107,18 @@ def prepare_folder(folder: Path, run: RunArguments, resume: Path | None) -> None
             shutil.rmtree(old)
         (folder / "wandb_run_id").unlink(missing_ok=True)
     (folder / FINISHED).unlink(missing_ok=True)
+
+
+def keep_best(trainer: AhaTrainer) -> None:
+    """Copy the adapter of the best checkpoint to `best/` of the run folder."""
+    source, target = Path(trainer.state.best_model_checkpoint), Path(trainer.args.output_dir) / "best"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_file() and not path.name.startswith(("rng_state", "scheduler", "optimizer", "zero_to", "latest", checkpoint.COMPLETE)):
+            shutil.copy2(path, target / path.name)
+    metric = trainer.args.metric_for_best_model
+    print(f"best by validation: step {trainer.state.best_global_step}, {metric} {trainer.state.best_metric:.4f}: {target}", flush=True)
 
 
 def parameter_hash(trainer: AhaTrainer) -> str:

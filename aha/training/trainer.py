@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from aha.training.data import Collator, RankBatches, TrainingSet
 from aha.training.logs import History
 from aha.training.optimizer import LowMemoryAdamW
 from aha.training.speed import Speed
+from aha.training.validation import Validation
 
 Objective = Callable[..., Losses]
 
@@ -65,9 +67,17 @@ class AhaTrainer(Trainer):
     args: RunArguments
 
     def __init__(
-        self, model: AhaModel, args: RunArguments, dataset: TrainingSet, *, objective: Objective, tokenizer: Any, record: checkpoint.Record
+        self,
+        model: AhaModel,
+        args: RunArguments,
+        dataset: TrainingSet,
+        *,
+        objective: Objective,
+        tokenizer: Any,
+        record: checkpoint.Record,
+        validation: Validation | None = None,
     ) -> None:
-        self.objective, self.tokenizer, self.record = objective, tokenizer, record
+        self.objective, self.tokenizer, self.record, self.validation = objective, tokenizer, record, validation
         self.speed = Speed(model)
         self.history = History(args.output_dir, enabled=args.process_index == 0)
         self.rank_batches = RankBatches(
@@ -79,7 +89,10 @@ class AhaTrainer(Trainer):
         self._weighted: dict[str, Tensor] = {}
         self._micro_steps = 0
         self._step_ids: list[str] = []
-        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=Collator(dataset.mixture))
+        super().__init__(
+            model=model, args=args, train_dataset=dataset, data_collator=Collator(dataset.mixture),
+            eval_dataset=None if validation is None else validation.dataset,
+        )  # fmt: skip
         self.add_callback(EpochSetter(dataset, self.rank_batches))
 
     # ---- data ----
@@ -198,6 +211,22 @@ class AhaTrainer(Trainer):
         if "loss" in logs:
             logs = {**logs, **self.last, **self.speed.report(self.state.global_step, self.args.world_size)}
         super().log(logs)
+
+    # ---- validation ----
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        metrics = {f"eval_{name}": value for name, value in self.validation.evaluate(self).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.speed.restart(self.state.global_step)
+        return metrics
+
+    def _determine_best_metric(self, metrics, trial):
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best:  # a best model that is not saved is no use
+            self.control.should_save = True
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        return is_best
 
     # ---- checkpoints ----
 
