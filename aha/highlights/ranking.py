@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import find_peaks, savgol_coeffs, savgol_filter
 
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
 
@@ -36,6 +35,8 @@ def smooth_causal(scores_F: np.ndarray, window: int = 5, order: int = 1) -> np.n
 
     At the start the window is as long as the past; a prefix gives the same numbers as the whole.
     """
+    from scipy.signal import savgol_coeffs  # a second to import, and `aha watch` needs none
+
     scores_F = np.asarray(scores_F, dtype=np.float64)
     _check_window(window, order)
     smooth_F = np.empty_like(scores_F)
@@ -48,6 +49,8 @@ def smooth_causal(scores_F: np.ndarray, window: int = 5, order: int = 1) -> np.n
 
 def smooth_centred(scores_F: np.ndarray, window: int = 5, order: int = 2) -> np.ndarray:
     """Savitzky-Golay smoothing centred on each frame. It LOOKS AHEAD by window // 2 frames: for finished videos only. [F] -> [F]"""
+    from scipy.signal import savgol_filter
+
     scores_F = np.asarray(scores_F, dtype=np.float64)
     _check_window(window, order)
     if window % 2 == 0:
@@ -68,6 +71,8 @@ def peaks(scores_F: np.ndarray, prominence: float = 0.0, distance: int = 1) -> n
 
     The first and last frame can be peaks too; of a plateau the middle; equal scores in time order.
     """
+    from scipy.signal import find_peaks
+
     scores_F = np.asarray(scores_F, dtype=np.float64)
     if not len(scores_F):
         return np.zeros(0, np.int64)

@@ -1,0 +1,277 @@
+"""`aha watch`: events in order as they are decided, a stated rule for falling behind, lost connections survived, a clean end."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from highlights_media import make_video
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paths import SHARED, shared_fixture
+from watch_server import broken_server
+
+from aha.api import Highlighter, load
+from aha.errors import UserError
+from aha.highlights.online import OnlineSettings, segment_online
+from aha.streaming.policies import MinimumGap, Threshold
+from aha.watch.feed import Feed
+from aha.watch.sources import (
+    Lost,
+    Reconnected,
+    Sampler,
+    SourceFrame,
+    camera_of,
+    is_network,
+    open_network,
+    read_camera,
+    read_file,
+    read_pipe,
+)
+from aha.watch.watcher import Watcher, WatchSettings
+
+TINY = ("reference/llava-onevision-qwen2-tiny-ov", "reference/aha-adapter")
+
+
+@pytest.fixture(scope="module")
+def model() -> Highlighter:
+    return load(*(shared_fixture(part) for part in TINY), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("watch") / "video.ts"
+    make_video(path, seconds=20, fps=10, container="mpegts", size=(128, 96), sound=False, gop=10)
+    return path
+
+
+# ---- the queue ----
+
+
+def frame(number: int) -> SourceFrame:
+    return SourceFrame(np.zeros(1), float(number), time.monotonic())
+
+
+def test_a_live_feed_drops_the_oldest_and_says_how_many():
+    read = threading.Event()
+
+    def source():
+        yield from (frame(n) for n in range(10))
+        read.set()
+
+    feed = Feed(source(), size=3, live=True)
+    assert read.wait(5)
+    items = []
+    while not feed.empty:
+        items.append(feed.get(0.1))
+    assert [item.time for item in items if item] == [7, 8, 9] and feed.dropped == 7 and feed.complete
+
+
+def test_a_file_feed_waits_and_drops_nothing():
+    taken = []
+    feed = Feed((frame(n) for n in range(50)), size=3, live=False)
+    while not feed.empty:
+        if (item := feed.get(0.1)) is not None:
+            taken.append(item.time)
+    assert taken == list(range(50)) and feed.dropped == 0
+
+
+def test_a_feed_keeps_messages_and_reports_errors():
+    def source():
+        yield frame(0)
+        yield Lost("gone", 1.0)
+        yield from (frame(n) for n in range(1, 6))
+        raise UserError("the source is broken.")
+
+    feed = Feed(source(), size=2, live=True)
+    items = []
+    while not feed.empty:
+        if (item := feed.get(0.1)) is not None:
+            items.append(item)
+    assert any(isinstance(item, Lost) for item in items) and str(feed.error) == "the source is broken." and not feed.complete
+
+
+def test_stopping_a_feed_ends_its_thread():
+    feed = Feed((frame(n) for n in range(10**9)), size=2, live=False)
+    assert feed.get(1.0).time == 0
+    feed.stop()
+    assert not feed._thread.is_alive()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0.001, 3.0), min_size=1, max_size=60), st.sampled_from([0.5, 1.0, 2.0, 3.0]))
+def test_the_sampler_takes_the_first_frame_at_or_after_each_tick(steps, fps):
+    times = np.cumsum(steps) - steps[0]
+    sampler = Sampler(fps)
+    taken = [float(t) for t in times if sampler.takes(float(t))]
+    assert taken[0] == 0.0
+    ticks = [int(t * fps + 1e-6) for t in taken]
+    assert len(set(ticks)) == len(ticks) and set(ticks) == {int(t * fps + 1e-6) for t in times}  # every tick that has a frame, once
+
+
+def test_sources_are_told_apart():
+    assert is_network("rtsp://camera/1") and is_network("HTTP://x/y.ts") and not is_network("folder/http.mp4")
+    assert camera_of("camera:2").endswith("2") and camera_of("/dev/video1") == "/dev/video1" and camera_of("camera.mp4") is None
+    with pytest.raises(UserError, match="camera"):
+        next(read_camera("/dev/video99", 1.0))
+
+
+# ---- events ----
+
+
+def watch(model, frames, watch_settings, query="a red star", **session):
+    watcher = Watcher(model, query, watch_settings, **session)
+    events = []
+    for item in frames:
+        events += watcher.push(item.image_CHW, item.time)
+    return watcher, [*events, *watcher.finish()]
+
+
+def test_events_come_in_order_and_segments_are_those_of_the_online_segmentation(model, video):
+    online = OnlineSettings(information_threshold=3.0, change_threshold=10.0)
+    frames = list(read_file(str(video), 2.0))
+    assert [f.time for f in frames] == [n / 2 for n in range(40)]
+    _, events = watch(model, frames, WatchSettings(online, highlight_share=0.5, min_history=5))
+    times = [event["time"] for event in events]
+    assert times == sorted(times) and events[-1]["event"] == "end"
+    json.dumps(events, allow_nan=False)
+    segments = [e for e in events if e["event"] == "segment"]
+    assert segments[0]["start"] == 0 and segments[-1]["end"] == 20.0
+    assert all(a["end"] == pytest.approx(b["start"]) for a, b in zip(segments, segments[1:]))
+
+    encoded = model.encode(video, fps=2)
+    track = model.score(encoded, "a red star")
+    expected = segment_online(track, online)
+    assert [(s["start"], s["reason"]) for s in segments] == [(s.start, s.reason) for s in expected]
+    assert [s["score"] for s in segments] == pytest.approx([track.relevance_F[s.first : s.last].mean() for s in expected], abs=1e-4)
+    highlights = [e for e in events if e["event"] == "highlight"]
+    assert highlights and all(h["score"] >= h["level"] and {"start", "end", "peak_time", "why"} <= set(h) for h in highlights)
+    assert events[-1]["frames"] == 40 and events[-1]["segments"] == len(segments) and events[-1]["highlights"] == len(highlights)
+
+
+def test_a_very_long_segment_is_kept_as_sums(model, video, monkeypatch):
+    frames = list(read_file(str(video), 1.0))
+    one = WatchSettings(OnlineSettings(information_threshold=None, change_threshold=None), highlight_score=0.0)
+    _, whole = watch(model, frames, one)
+    monkeypatch.setattr("aha.watch.watcher.OPEN_FRAMES", 7)
+    watcher, folded = watch(model, frames, one)
+    assert folded[0]["score"] == pytest.approx(whole[0]["score"]) and folded[0]["start"] == 0.0 and folded[0]["why"] == whole[0]["why"]
+    assert len(watcher._rows) == 0
+
+
+def test_questions_and_replies(model, video):
+    frames = list(read_file(str(video), 1.0))[:10]
+    watcher = Watcher(model, "x", WatchSettings(frame_seconds=1.0), policy=MinimumGap(Threshold(0.0), seconds=4.0), max_new_tokens=3)
+    events = [event for item in frames[:6] for event in watcher.push(item.image_CHW, item.time)]
+    assert [e["time"] for e in events if e["event"] == "say"] == [0.0, 4.0]
+    asked = watcher.ask("what is it?")
+    assert [e["event"] for e in asked] == ["question", "say"] and asked[0]["time"] == 5.0
+    with pytest.raises(UserError):
+        watcher.ask("")
+    assert watcher.push(frames[6].image_CHW, 6.0) is not None
+
+
+def test_memory_of_a_session_does_not_grow(model, video):
+    frames = list(read_file(str(video), 1.0))
+    watcher = Watcher(model, "x", WatchSettings(), window=400)
+    sizes = []
+    for round_ in range(3):
+        for item in frames:
+            watcher.push(item.image_CHW, round_ * 20 + item.time)
+        sizes.append((len(watcher.session.cache.slots), len(watcher._levels) < 3601, sum(b.nbytes for b in _pool_tensors(watcher))))
+    assert sizes[1][0] <= sizes[0][0] + 49 and sizes[2][0] <= 400 + 200 and sizes[2][2] == sizes[0][2]
+
+
+def _pool_tensors(watcher) -> list:
+    import torch
+
+    return [value for value in vars(watcher.session.pool).values() if isinstance(value, torch.Tensor)]
+
+
+# ---- lost connections ----
+
+
+def test_a_recording_goes_on_where_the_connection_was_cut(video):
+    size = video.stat().st_size
+    whole = [f.time for f in read_file(str(video), 2.0)]
+    with broken_server(video, [size * 2 // 3, None, size // 4]) as (address, starts):
+        items, live = open_network(address, 2.0, attempts=4)
+        items = list(items)
+    assert not live and len(starts) >= 2
+    assert any(isinstance(item, Reconnected) for item in items)
+    assert [item.time for item in items if isinstance(item, SourceFrame)] == pytest.approx(whole)  # nothing lost, nothing twice
+
+
+def test_a_live_stream_goes_on_after_a_cut(video):
+    size = video.stat().st_size
+    with broken_server(video, [size // 2], live_bytes_per_second=size // 2) as (address, starts):
+        items, live = open_network(address, 2.0, attempts=3)
+        assert live
+        items = list(items)
+    kinds = [type(item) for item in items]
+    assert Lost in kinds and Reconnected in kinds and kinds.index(Lost) < kinds.index(Reconnected)
+    times = [item.time for item in items if isinstance(item, SourceFrame)]
+    before = sum(kind is SourceFrame for kind in kinds[: kinds.index(Lost)])
+    assert times == sorted(times) and before > 5 and len(times) - before > 5  # frames on both sides of the cut
+    assert len(starts) >= 2 and kinds[-1] is Lost  # in the end the server is out of film: given up after 3 attempts
+
+
+def test_a_server_that_is_not_there_is_one_sentence():
+    with pytest.raises(UserError, match="cannot be opened"):
+        open_network("http://127.0.0.1:9/x", 1.0, 1)
+    with pytest.raises(UserError) as told:
+        open_network("http://user:secret@127.0.0.1:9/x?token=secret", 1.0, 1)
+    assert "secret" not in str(told.value)
+
+
+# ---- the command ----
+
+
+def command(*arguments: str) -> list[str]:
+    base, adapter = (str(shared_fixture(part)) for part in TINY)
+    return [sys.executable, "-m", "aha.cli", "watch", *arguments, "--llm_pretrained", base, "--lora_pretrained", adapter, "--device", "cpu"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "AHA_SHARED": str(SHARED)}
+
+
+def test_ctrl_c_ends_with_the_summary_and_questions_can_be_typed(video):
+    process = subprocess.Popen(
+        command(str(video), "--live", "--query", "a red star", "--max_new_tokens", "4"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    lines = [json.loads(process.stdout.readline())]
+    assert lines[0]["event"] == "start"
+    time.sleep(1.5)
+    process.stdin.write("what is it?\n")
+    process.stdin.flush()
+    while lines[-1]["event"] != "say":
+        lines.append(json.loads(process.stdout.readline()))
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=20)
+    lines += [json.loads(line) for line in out.splitlines()]
+    assert process.returncode == 0, errors
+    assert "question" in [line["event"] for line in lines]
+    assert lines[-1]["event"] == "end" and lines[-1]["ended"] == "stopped" and 0 < lines[-1]["frames"] < 40
+
+
+def test_a_pipe_of_bare_pictures_a_container_and_one_that_holds_nothing(video, monkeypatch):
+    def pipe(data: bytes, raw_size: str | None = None) -> list[float]:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+        return [item.time for item in read_pipe(2.0, raw_size, 4.0)]
+
+    pictures = np.random.default_rng(0).integers(0, 255, (20, 48, 64, 3), dtype=np.uint8).tobytes()
+    assert pipe(pictures, "64x48") == [n / 2 for n in range(10)]
+    assert pipe(video.read_bytes()) == pytest.approx([n / 2 for n in range(40)])
+    with pytest.raises(UserError, match="standard input holds no video"):
+        pipe(b"no video" * 100)
