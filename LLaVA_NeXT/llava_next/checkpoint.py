@@ -355,6 +355,7 @@ def write_shards(tensors: dict[str, Tensor], folder: Path, max_shard_bytes: int 
     for filename, group in zip(names, groups):
         temporary = folder / f".{filename}.tmp"
         save_file({n: t.detach().contiguous().cpu() for n, t in group.items()}, temporary, metadata={"format": "pt"})
+        temporary.chmod(0o644)  # save_file makes it readable for its owner only
         os.replace(temporary, folder / filename)
     if len(groups) > 1:
         index = {

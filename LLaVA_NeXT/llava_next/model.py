@@ -38,7 +38,7 @@ def pick_attention(device: str | torch.device = "cpu", wanted: str | None = None
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)  # the result is kept, and may be used in training later
 def _pooling(side: int, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Bilinear pooling of a side x side grid to tokens x tokens as a matrix: weights [K, U] (float32) and the patches used [U] of side**2."""
+    """Bilinear pooling of a side x side grid to tokens x tokens as a matrix: float32 weights [K, U], and the patches used [U]."""
     identity = torch.eye(side * side).view(1, side * side, side, side)
     weight_KP = F.interpolate(identity, size=(tokens, tokens), mode="bilinear").flatten(2)[0].T
     used_U = (weight_KP != 0).any(0).nonzero().squeeze(1)
