@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 
-import av
-import numpy as np
 import pytest
-from paths import shared_fixture
+from tiny_benchmarks import tiny_model, write_tvsum, write_video
 
 from aha import score
 from aha.errors import UserError
@@ -16,44 +14,14 @@ from aha.eval import ablate, charades, qvhighlights
 pytest.importorskip("torch")
 
 
-def write_video(path, seconds, seed, fps=5):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for _ in range(seconds):
-            picture = np.full((64, 96, 3), random.integers(0, 256, 3), np.uint8)
-            picture[:32, :48] = random.integers(0, 256, 3)
-            for _ in range(fps):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-
-
 @pytest.fixture(scope="module")
 def model():
-    return [
-        "--llm_pretrained", str(shared_fixture("reference/llava-onevision-qwen2-tiny-ov")),
-        "--lora_pretrained", str(shared_fixture("reference/aha-adapter")), "--device", "cpu",
-    ]  # fmt: skip
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
 def tvsum(tmp_path_factory):
-    """Three videos of 8 seconds in the official folder layout."""
-    root = tmp_path_factory.mktemp("tvsum")
-    random = np.random.default_rng(0)
-    info, rows = ["category\tvideo_id\ttitle\turl\tlength"], []
-    for i, category in enumerate(["VT", "GA", "MS"]):
-        video_id = f"video{i}"
-        write_video(root / "ydata-tvsum50-v1_1" / "video" / f"{video_id}.mp4", 8, seed=i)
-        info.append(f"{category}\t{video_id}\tA title of {category}\turl\t0:08")
-        rows += [f"{video_id}\t{category}\t" + ",".join(str(x) for x in np.repeat(random.integers(1, 6, 4), 10)) for _ in range(20)]
-    data = root / "ydata-tvsum50-v1_1" / "data"
-    data.mkdir()
-    (data / "ydata-tvsum50-info.tsv").write_text("\n".join(info) + "\n")
-    (data / "ydata-tvsum50-anno.tsv").write_text("\n".join(rows) + "\n")
-    return root
+    return write_tvsum(tmp_path_factory.mktemp("tvsum"))
 
 
 def test_every_row_equals_aha_score_and_each_frame_is_encoded_once(tmp_path, tvsum, model, capsys):

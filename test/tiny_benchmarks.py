@@ -1,0 +1,46 @@
+"""Tiny benchmarks in their published layouts, made by the tests: videos of a few seconds, random annotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+from paths import shared_fixture
+
+
+def write_video(path: Path, seconds: int, seed: int, fps: int = 5) -> None:
+    """An H.264 video whose picture changes every second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(seconds):
+            picture = np.full((64, 96, 3), random.integers(0, 256, 3), np.uint8)
+            picture[:32, :48] = random.integers(0, 256, 3)
+            for _ in range(fps):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_tvsum(root: Path) -> Path:
+    """Three videos of 8 seconds in TVSum's folder layout; returns `root`."""
+    random = np.random.default_rng(0)
+    info, rows = ["category\tvideo_id\ttitle\turl\tlength"], []
+    for i, category in enumerate(["VT", "GA", "MS"]):
+        video_id = f"video{i}"
+        write_video(root / "ydata-tvsum50-v1_1" / "video" / f"{video_id}.mp4", 8, seed=i)
+        info.append(f"{category}\t{video_id}\tA title of {category}\turl\t0:08")
+        rows += [f"{video_id}\t{category}\t" + ",".join(str(x) for x in np.repeat(random.integers(1, 6, 4), 10)) for _ in range(20)]
+    data = root / "ydata-tvsum50-v1_1" / "data"
+    data.mkdir()
+    (data / "ydata-tvsum50-info.tsv").write_text("\n".join(info) + "\n")
+    (data / "ydata-tvsum50-anno.tsv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def tiny_model() -> list[str]:
+    """Options of the commands for the tiny published-layout checkpoint; skips the test where it is not there."""
+    base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter")
+    return ["--llm_pretrained", str(base), "--lora_pretrained", str(adapter), "--device", "cpu"]
