@@ -1,0 +1,220 @@
+"""The whole trainer on a tiny model and generated videos: 2 processes with DeepSpeed, killed and resumed; its guards."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from paths import REPO, shared_fixture
+from safetensors.torch import load_file
+from training_data import write_tvsum
+
+from aha.errors import UserError
+from aha.models import AhaModel
+from aha.models.adapters import save_adapter
+from aha.training.run import train
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "PYTHONPATH": f"{REPO}:{REPO / 'LLaVA_NeXT'}"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tvsum(tmp_path_factory.mktemp("tvsum"), videos=6, seconds=3)
+
+
+def flags(data: Path, output: Path, *extra: str) -> list[str]:
+    base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/mmduet-adapter")
+    return [
+        "--llm_pretrained", str(base), "--lora_pretrained", str(adapter), "--dataset_config", str(data), "--output_dir", str(output),
+        "--gradient_accumulation_steps", "1", "--num_train_epochs", "2", "--learning_rate", "1e-3", "--disable_tqdm", "True",
+        "--vision_cache", str(data.parent / "cache"), "--fold", "0", *extra,
+    ]  # fmt: skip
+
+
+def launch(arguments: list[str], log: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "aha.train", *arguments]
+    with log.open("w") as file:
+        return subprocess.Popen(command, env=ENVIRONMENT, cwd=REPO, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def deepspeed_flags(data):
+    return ["--deepspeed", str(REPO / "configs/deepspeed/zero2.json"), "--save_steps", "2", "--report_to", "wandb"]
+
+
+@pytest.fixture(scope="module")
+def finished(data, deepspeed_flags, tmp_path_factory):
+    """An uninterrupted run of 6 steps, with validation."""
+    folder = tmp_path_factory.mktemp("run")
+    log = folder / "console"
+    process = launch(flags(data, folder / "out", *deepspeed_flags, "--eval_strategy", "steps", "--eval_steps", "4"), log)
+    assert process.wait(timeout=300) == 0, log.read_text()
+    return folder
+
+
+def test_deepspeed_trains_on_two_ranks(finished):
+    console = (finished / "console").read_text()
+    assert "deepspeed: world size 2, ZeRO stage 2, parameters equal on all ranks: yes" in console
+    steps = read_lines(finished / "out/loss_history.jsonl")
+    assert [s["step"] for s in steps] == list(range(1, len(steps) + 1))
+    for step in steps:
+        parts = ("lm", "informative", "relevance", "tv", "uncertainty")
+        assert step["loss"] == pytest.approx(sum(step[f"{part}_weighted"] for part in parts))
+        assert step["relevance_weighted"] == pytest.approx(8 * step["relevance"])
+        assert step["grad_norm"] > 0
+    assert steps[-1]["learning_rate"] < steps[1]["learning_rate"]
+
+
+def test_run_folder_is_complete_and_the_adapter_loads(finished):
+    out = finished / "out"
+    base = shared_fixture("reference/llava-onevision-qwen2-tiny-ov")
+    model = AhaModel.from_base(base, out)
+    assert model.config.relevance_outputs == 1 and model.config.uncertainty
+    trained = json.loads((out / "trained_on_videos.json").read_text())
+    assert len(trained) >= 2 and all(name.startswith("clip") for name in trained)
+    assert json.loads((out / "versions.json").read_text())["packages"]["torch"]
+    before = load_file(shared_fixture("reference/mmduet-adapter") / "adapter_model.safetensors")
+    after = load_file(out / "adapter_model.safetensors")
+    changed = [name for name, tensor in after.items() if name in before and not torch.equal(tensor.float(), before[name].float())]
+    assert any("lora_A" in name for name in changed) and any("mm_projector" in name for name in changed)
+    assert after["base_model.model.uncertainty_head.weight"].abs().sum() > 0
+    assert len(list(out.glob("checkpoint-*"))) == 2 and not list(out.glob("partial-*"))
+
+
+def test_validation_keeps_the_best(finished):
+    lines = [line for line in read_lines(finished / "out/train.log") if "eval_kendall_tau" in line]
+    assert lines and -1 <= lines[0]["eval_kendall_tau"] <= 1
+    assert (finished / "out/best/adapter_model.safetensors").is_file()
+    assert list((finished / "out/validation").glob("*.png"))
+
+
+def test_wandb_is_kept_offline_without_secrets(finished):
+    runs = list((finished / "out/wandb").glob("offline-run-*"))
+    assert len(runs) == 1
+    text = b"".join(p.read_bytes() for p in runs[0].rglob("*") if p.is_file())
+    for key in (b"train/relevance_weighted", b"train/grad_norm", b"train/step_time_s", b"train/data_wait_s", b"eval/kendall_tau"):
+        assert key in text
+
+
+def test_killed_run_resumes_with_the_same_losses(data, deepspeed_flags, finished, tmp_path):
+    """kill -9 of torchrun's process group in the middle; the same command goes on, and its log equals the uninterrupted one."""
+    out, log = tmp_path / "out", tmp_path / "console"
+    arguments = flags(data, out, *deepspeed_flags, "--eval_strategy", "steps", "--eval_steps", "4")
+    history = out / "loss_history.jsonl"
+    process = launch(arguments, log)
+    deadline = time.time() + 200
+    while not (history.is_file() and len(history.read_text().splitlines()) >= 3):
+        assert time.time() < deadline and process.poll() is None, log.read_text()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # the ranks die with their launcher
+    assert not (out / "adapter_model.safetensors").exists()
+    (out / "partial-99").mkdir()
+    process = launch(arguments, log)
+    assert process.wait(timeout=300) == 0, log.read_text()
+    console = log.read_text()
+    assert "resuming from" in console and "partial-99 was not finished" in console
+    assert history.read_bytes() == (finished / "out/loss_history.jsonl").read_bytes()
+    for name in ("adapter_model.safetensors",):
+        assert (out / name).read_bytes() == (finished / "out" / name).read_bytes()
+
+
+# ---- one process, no DeepSpeed ----
+
+
+def test_resume_without_deepspeed(data, tmp_path):
+    train(flags(data, tmp_path / "whole", "--save_steps", "3"))
+    train(flags(data, tmp_path / "parts", "--save_steps", "3", "--save_total_limit", "9"))
+    for later in (tmp_path / "parts").glob("checkpoint-*"):
+        if later.name != "checkpoint-3":
+            (later / "complete.json").unlink()  # as if the run had been killed while it wrote this one
+    train(flags(data, tmp_path / "parts", "--save_steps", "3", "--save_total_limit", "9"))
+    whole, parts = (read_lines(tmp_path / name / "loss_history.jsonl") for name in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_resume_refuses_other_settings(data, tmp_path):
+    train(flags(data, tmp_path / "out", "--save_steps", "2", "--limit", "2"))
+    with pytest.raises(UserError, match=r"--learning_rate: 0.001 -> 0.5"):
+        train(flags(data, tmp_path / "out", "--limit", "2", "--learning_rate", "0.5"))
+
+
+def test_loss_that_is_not_finite_names_the_samples(data, tmp_path):
+    base = shared_fixture("reference/llava-onevision-qwen2-tiny-ov")
+    model = AhaModel.from_base(base, shared_fixture("reference/mmduet-adapter"), merge=False)
+    with torch.no_grad():
+        model.relevance_head.weight[0, 0] = float("nan")
+    save_adapter(model, tmp_path / "broken", base=base.name)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "broken" / name).write_bytes((shared_fixture("reference/mmduet-adapter") / name).read_bytes())
+    with pytest.raises(UserError, match=r"loss at step 1 is nan .*tvsum/clip"):
+        train(flags(data, tmp_path / "out", "--lora_pretrained", str(tmp_path / "broken")))
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_broken_sample_is_reported_and_has_no_weight(data, tmp_path, capsys, monkeypatch):
+    """A video that cannot be read any more: the run goes on without it and says so."""
+    from aha.data import mixture
+
+    real = mixture.Mixture.item
+    victim = "tvsum/clip01"
+
+    def item(self, i, *reader):
+        source, sample = self.items[i]
+        if self.sources[source].samples[sample].sample_id == victim:
+            raise UserError("video clip01.mp4 is cut off.")
+        return real(self, i, *reader)
+
+    monkeypatch.setattr(mixture.Mixture, "item", item)
+    train(flags(data, tmp_path / "out", "--num_train_epochs", "1"))
+    assert f"skipped {victim} (weight 0 in this step): video clip01.mp4 is cut off." in capsys.readouterr().out
+    events = [line for line in read_lines(tmp_path / "out/train.log") if line.get("event") == "broken_sample"]
+    assert [event["sample"] for event in events] == [victim]
+    losses = {step["step"]: step["loss"] for step in read_lines(tmp_path / "out/loss_history.jsonl")}
+    assert losses[events[0]["step"]] == 0 and all(np.isfinite(list(losses.values())))
+
+
+def test_no_usable_sample(data, tmp_path):
+    config = json.loads(data.read_text())
+    (tmp_path / "empty").mkdir()
+    config[0].update(videos=str(tmp_path / "empty"), index=str(tmp_path / "index.json"))
+    (tmp_path / "mixture.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="empty|no usable sample|no video"):
+        train(flags(tmp_path / "mixture.json", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("extra, message", [
+    (("--modules_to_save", "mm_projector"), "informative_head, relevance_head, uncertainty_head would not be trained"),
+    (("--modules_to_save", "mm_projector", "elephant"), "module elephant"),
+    (("--lora_dropout", "1.5"), "--lora_dropout is 1.5"),
+    (("--fold", "7"), "--fold is 7"),
+    (("--no_such_flag", "1"), "unknown flag --no_such_flag"),
+    (("--objective", "mmduet", "--lora_pretrained", "AHA"), "needs a relevance head of 2 outputs"),
+    (("--resume_from_checkpoint", "nowhere"), "is no complete checkpoint"),
+])  # fmt: skip
+def test_bad_flags(data, tmp_path, extra, message):
+    extra = [str(shared_fixture("reference/aha-adapter")) if value == "AHA" else value for value in extra]
+    with pytest.raises(UserError, match=message):
+        train(flags(data, tmp_path / "out", *extra))
+
+
+def test_adapter_of_another_base(data, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for path in shared_fixture("reference/mmduet-adapter").iterdir():
+        (adapter / path.name).write_bytes(path.read_bytes())
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "lmms-lab/llava-onevision-qwen2-7b-ov"}))
+    with pytest.raises(UserError, match="was trained on base lmms-lab/llava-onevision-qwen2-7b-ov"):
+        train(flags(data, tmp_path / "out", "--lora_pretrained", str(adapter)))
