@@ -109,6 +109,7 @@ def f1(summaries: np.ndarray, references: np.ndarray) -> np.ndarray:
     """F1 = 2PR/(P+R) of every summary against every reference, P = |S&G|/|S|, R = |S&G|/|G|: [R, n] and [A, n] bool -> [R, A].
 
     0 where there is no overlap, also if one of the two is empty (PGL-SUM has NaN there)."""
-    overlap = summaries.astype(np.float32) @ references.astype(np.float32).T  # exact up to 2**24 frames
+    left, right = np.packbits(summaries, axis=1), np.packbits(references, axis=1)
+    overlap = np.stack([np.bitwise_count(row & right).sum(axis=1, dtype=np.int64) for row in left])
     sizes = summaries.sum(axis=1)[:, None] + references.sum(axis=1)
-    return np.divide(2.0 * overlap, sizes, out=np.zeros(overlap.shape), where=overlap > 0)
+    return np.divide(2 * overlap, sizes, out=np.zeros(overlap.shape), where=overlap > 0)

@@ -1,7 +1,8 @@
 """Rank correlation with ties: Kendall's tau-b (and tau-a) and Spearman's rho, also many at once from contingency tables.
 
 TVSum annotators use five levels, so the pairs of a prediction and an annotator form a table with few columns: counting concordant pairs
-in it is exact (whole numbers) and needs no sorting per annotator. K, L = number of distinct values of the two sides; n = number of items.
+in it is exact (whole numbers) and needs no sorting per annotator. Large sums are kept off matrix multiplication, whose threads get in the
+way of other work on the machine. K, L = number of distinct values of the two sides; n = number of items.
 """
 
 from __future__ import annotations
@@ -85,23 +86,18 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> RankCorrelation:
     pairs = n * (n - 1) // 2
     untied = pairs - (count * (count - 1) // 2).sum(-1)
     y_rank = 2 * np.cumsum(count, axis=-1) - count - n
-    x_rank = 2.0 * np.arange(n) - (n - 1)
-    covariance = np.take_along_axis(y_rank, in_order.astype(np.int64), axis=-1).astype(np.float64) @ x_rank
+    x_rank = 2 * np.arange(n) - (n - 1)  # its squares add up to n (n^2 - 1) / 3
+    covariance = (np.take_along_axis(y_rank, in_order.astype(np.int64), axis=-1) * x_rank).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         tau_b = (2 * concordant - untied) / (np.sqrt(pairs) * np.sqrt(untied))
-        rho = covariance / (np.sqrt(x_rank @ x_rank) * np.sqrt((count * y_rank**2).sum(-1)))
+        rho = covariance / (np.sqrt(n * (n * n - 1) // 3) * np.sqrt((count * y_rank**2).sum(-1)))
     return RankCorrelation(np.clip(tau_b, -1, 1), np.clip(rho, -1, 1), (2 * concordant - untied) / pairs)
 
 
 def pairwise_rank_correlation(levels: np.ndarray) -> RankCorrelation:
     """Every pair of the rows of levels [A, n] (few distinct values) -> arrays [A*(A-1)/2], pairs in the order of np.triu_indices(A, 1)."""
-    values = np.unique(levels)
-    one_hot = (levels[:, None, :] == values[:, None]).astype(np.float32)  # [A, L, n]; float32 counts exactly up to 2**24
-    n_people, n_levels, n_items = one_hot.shape
-    flat = one_hot.reshape(n_people * n_levels, n_items)
-    tables = np.rint(flat @ flat.T).astype(np.int64).reshape(n_people, n_levels, n_people, n_levels).transpose(0, 2, 1, 3)
-    first, second = np.triu_indices(n_people, 1)
-    return correlation_of_table(tables[first, second])
+    parts = [correlation_of_table(contingency(row, levels[number:])) for number, row in enumerate(levels[:-1], 1)]
+    return RankCorrelation(*(np.concatenate(values) for values in zip(*parts)))
 
 
 def kendall_tau_b(x: np.ndarray, y: np.ndarray) -> float:
@@ -113,16 +109,10 @@ def kendall_tau_b(x: np.ndarray, y: np.ndarray) -> float:
         from scipy import stats  # slow to import, and rarely needed
 
         return float(stats.kendalltau(x, y, method="asymptotic").statistic)
-    x_sign, y_sign = _pair_signs(x), _pair_signs(y)
-    # Every pair is counted twice in all three sums, which are whole numbers below 2**24.
-    untied = float(np.vdot(x_sign, x_sign)) * float(np.vdot(y_sign, y_sign))
-    return float(np.clip(np.vdot(x_sign, y_sign) / np.sqrt(untied), -1, 1)) if untied > 0 else float("nan")
-
-
-def _pair_signs(values: np.ndarray) -> np.ndarray:
-    """[n] -> [n, n] float32 sign of each difference."""
-    greater = values[:, None] > values
-    return greater.astype(np.float32) - greater.T
+    x_above, y_above = x[:, None] > x, y[:, None] > y  # [n, n] bool
+    score = np.count_nonzero(x_above & y_above) - np.count_nonzero(x_above & y_above.T)
+    untied = np.count_nonzero(x_above) * np.count_nonzero(y_above)
+    return float(np.clip(score / np.sqrt(untied), -1, 1)) if untied else float("nan")
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
