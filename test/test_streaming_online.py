@@ -9,6 +9,7 @@ import torch
 from streaming_model import difference, golden_model, joined, open_session
 
 from aha.streaming import OnlineEngine
+from aha.streaming.live import LiveStreams
 from aha.streaming.policies import Accumulated
 
 WINDOW = 256
@@ -76,3 +77,21 @@ def test_what_the_engine_does_not_serve_is_refused():
     engine.open(cache="sliding").push(torch.zeros(3, 384, 384, dtype=torch.uint8))
     with pytest.raises(ValueError, match="one frame for each"):
         engine.push([], [])
+
+
+def test_streams_that_are_too_fast_lose_their_oldest_frames_and_say_so(frames):
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, max_streams=3, max_batch=2, tokenizer=tokenizer)
+    live = LiveStreams(engine, max_waiting=2)
+    fast, slow, third = (engine.open(f"q{n}") for n in range(3))
+    offline = open_session(query="q0", cache="dynamic_sink", window=WINDOW)
+    assert live.step() == []
+    assert [live.offer(fast, frames[k], float(k)) for k in range(5)] == [True, True, False, False, False]
+    assert live.offer(slow, frames[0], 0.0) and live.offer(third, frames[0], 0.0) and live.waiting == 4
+    scored = live.step()
+    assert [(s.session, s.time, s.dropped) for s in scored] == [(fast, 3.0, 3), (slow, 0.0, 0)]  # who waited longest comes first
+    assert difference(scored[0].scores, offline.push(frames[3])) < 1e-4 and scored[0].waited > 0
+    assert {s.session: (s.time, s.dropped) for s in live.step()} == {fast: (4.0, 0), third: (0.0, 0)}
+    live.offer(slow, frames[1], 1.0)
+    live.leave(slow)
+    assert live.waiting == 0 and live.step() == []

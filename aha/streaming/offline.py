@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from aha.conversation import Query, QuerySchedule
 from aha.data.corrupt import Corruption
@@ -38,7 +39,7 @@ class ScoreSettings:
     frame_fps: float = 1.0
     max_num_frames: int | None = None
     sampling: str = "timestamps"
-    chunk_frames: int = 32
+    chunk_frames: int = 64
     session: dict[str, Any] | None = None
     policy: Any = None
     corruption: Corruption | None = None
@@ -118,23 +119,45 @@ class ScoredFrame:
     reply: str | None = None
 
 
+def _with_pixels(frames: list[Frame], pinned: bool) -> tuple[list[Frame], Tensor]:
+    """The frames' pixels in one tensor [N, 3, H, W], in memory that a GPU can copy from while it computes."""
+    pixels_NCHW = torch.empty((len(frames), *frames[0].frame_CHW.shape), dtype=torch.uint8, pin_memory=pinned)
+    for k, frame in enumerate(frames):
+        pixels_NCHW.numpy()[k] = frame.frame_CHW
+    return frames, pixels_NCHW
+
+
 def score_frames(session: Session, frames: Iterable[Frame], schedule: QuerySchedule, chunk_frames: int) -> Iterator[ScoredFrame]:
     """Ask the queries when they are due, score every frame, and reply where the session's policy wants it.
 
     Without a policy the decoder takes `chunk_frames` frames at once; with one it goes frame by frame, for a reply changes what follows.
+    Reading frames, copying them to the device and computing overlap: scores are read one chunk late.
     """
-    for batch in in_batches(read_ahead(frames, 2 * chunk_frames), chunk_frames):
+    pinned = session.decoder.device.type == "cuda"
+    batches = read_ahead((_with_pixels(batch, pinned) for batch in in_batches(frames, chunk_frames)), 2)
+    waiting: list[tuple[list[Frame], FrameScores, list[list[Query]], str | None]] = []
+    for batch, pixels_NCHW in batches:
         with torch.inference_mode():
-            visual_NKH = session.model.visual_embed(torch.from_numpy(np.stack([frame.frame_CHW for frame in batch])))
+            visual_NKH = session.model.visual_embed(pixels_NCHW)
         asked = [schedule.due(frame.time) for frame in batch]
         starts = [k for k in range(len(batch)) if k == 0 or asked[k] or session.policy is not None]
+        launched = []
         for start, end in zip(starts, [*starts[1:], len(batch)]):
             for query in asked[start]:
                 session.ask(query.text)
-            rows = debug_rows([frame.time for frame in batch[start:end]], session.push_embeds(visual_NKH[start:end]))
+            scores = session.push_embeds(visual_NKH[start:end])
             reply = session.respond() if session.wants_to_speak else None
-            for k, row in zip(range(start, end), rows):
-                yield ScoredFrame(batch[k], row, asked[k], reply)
+            launched.append((batch[start:end], scores, asked[start:end], reply))
+        yield from _scored(waiting)
+        waiting = launched
+    yield from _scored(waiting)
+
+
+def _scored(pieces: Iterable[tuple[list[Frame], FrameScores, list[list[Query]], str | None]]) -> Iterator[ScoredFrame]:
+    """Wait for the scores; a reply belongs to the last frame of its piece."""
+    for frames, scores, asked, reply in pieces:
+        for k, row in enumerate(debug_rows([frame.time for frame in frames], scores)):
+            yield ScoredFrame(frames[k], row, asked[k], reply if k == len(frames) - 1 else None)
 
 
 def score_video(

@@ -60,7 +60,7 @@ class _Step:
                     self.compute()
             torch.cuda.current_stream().wait_stream(stream)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(self.graph, pool=engine.graph_memory):  # shared: steps never run at the same time
                 self.scores = self.compute()
             self.done = torch.cuda.Event()
 
@@ -107,6 +107,7 @@ class OnlineEngine:
         self.offsets = torch.arange(FRAME_TOKENS, device=self.decoder.device)
         cos, sin = self.decoder.rotary_table(torch.arange(self.window, device=self.decoder.device)[None])
         self.cos, self.sin = cos[0], sin[0]  # [W, 1, D]
+        self.graph_memory = torch.cuda.graph_pool_handle() if self.decoder.device.type == "cuda" else None
         sizes = {self.max_batch, *(2**k for k in range(self.max_batch.bit_length()) if 2**k <= self.max_batch)}
         self.steps = [_Step(self, size) for size in sorted(sizes)]
 
