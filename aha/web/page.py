@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import threading
 from collections import Counter
@@ -221,4 +223,5 @@ def launch(model: Highlighter, limits: Limits, host: str, port: int, block: bool
 
 
 def run_demo(args: argparse.Namespace, model: Highlighter) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # temporary files are removed then too
     launch(model, Limits(args.max_megabytes, args.max_minutes), args.host, args.port)
