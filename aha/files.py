@@ -61,3 +61,5 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{what} {path} is not valid JSON ({place}: {error.msg}); repair or rewrite it.") from error
+    except (RecursionError, ValueError) as error:  # nested a thousand deep, or a number of thousands of digits
+        raise UserError(f"{what} {path} is no usable JSON ({error}); repair or rewrite it.") from error

@@ -110,6 +110,7 @@ def test_missing_files(demo):
         (lambda: read_tvsum(folder / "demo-anno.tsv", folder / "nothing.tsv"), "nothing.tsv does not exist"),
         (lambda: read_predictions(folder / "nothing.json"), "does not exist"),
         (lambda: hisum.evaluate(None, folder / "nothing.h5"), "does not exist"),
+        (lambda: hisum.evaluate(None, folder), "no mr_hisum.h5 in"),
         (lambda: tvsum.load_benchmark(None), "no TVSum annotations"),
     ):
         if "no TVSum" in message and (REPO / "datasets/tvsum").exists():
@@ -244,6 +245,15 @@ def test_two_times_on_one_frame(demo):
     (folder / "p.json").write_text(json.dumps([{"video_uuid": "clip-0", "debug_data": heads}]))
     with pytest.raises(UserError, match="fall twice on one frame"):
         place(read_predictions(folder / "p.json")["clip-0"], read_tvsum(folder / "demo-anno.tsv")["clip-0"])
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "[1,", ""])
+def test_json_that_python_refuses(text, demo):
+    folder, _ = demo
+    (folder / "shots.json").write_text(text)
+    with pytest.raises(UserError, match="shots.json") as error:
+        tvsum.load_benchmark(folder / "demo-anno.tsv", shots=folder / "shots.json")
+    plain(error)
 
 
 def test_bad_trained_on_list(demo):
