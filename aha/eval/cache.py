@@ -25,7 +25,7 @@ def load(name: str) -> dict[str, Any]:
     """The entries of a cache file."""
     try:
         entries = json.loads((cache_folder() / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return entries if isinstance(entries, dict) else {}
 

@@ -11,6 +11,10 @@ from aha.eval.baselines import RANDOM
 NO_PERCENT: frozenset[tuple[str, str]] = frozenset()
 
 
+def random_label(runs: int) -> str:
+    return "random, 1 run" if runs == 1 else f"random, {runs} runs (sd)"
+
+
 def counts(videos: Mapping[str, Any], more: str = "") -> str:
     return (
         f"videos: {videos['scored']} scored, {len(videos['skipped'])} skipped, {len(videos['constant'])} constant, "
@@ -74,7 +78,7 @@ def categories(
     most: int = 20,
 ) -> list[str]:
     """The table per category of the `wanted` (protocol, metric, subset) columns that are there; at most the `most` largest categories."""
-    columns = [column for column in wanted if "per_category" in (results.leaf(metrics["protocols"], *column) or {})]
+    columns = [column for column in wanted if (results.leaf(metrics["protocols"], *column) or {}).get("per_category")]
     if not columns:
         return []
     entries = [results.leaf(metrics["protocols"], *column) for column in columns]

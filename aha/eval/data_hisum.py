@@ -19,6 +19,22 @@ from aha.files import read_json
 SUBSETS = ("train", "val", "test")
 
 
+FOLDER = Path("datasets/hisum")
+
+
+def find_hisum(path: str | Path | None) -> Path:
+    """mr_hisum.h5 itself, or inside a folder (by default datasets/hisum), flat or in its annotations/. UserError if it is not there."""
+    folder = Path(path) if path is not None else FOLDER
+    if path is not None and not folder.is_dir():
+        return folder
+    for inside in ("mr_hisum.h5", "annotations/mr_hisum.h5"):
+        if (folder / inside).is_file():
+            return folder / inside
+    raise UserError(
+        f"no mr_hisum.h5 in {folder} or {folder / 'annotations'}; datasets/README.md says where to get it, or give --annotations."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class HiSumVideo:
     gtscore: np.ndarray  # [n] float64
@@ -133,20 +149,25 @@ class HiSumMetadata:
 
 
 def read_metadata(path: str | Path) -> HiSumMetadata:
-    """`metadata.csv`: video_id, youtube_id, labels. The category of a video is its first YouTube-8M label, or the column `category`."""
+    """`metadata.csv`: video_id, youtube_id, labels. The category of a video is its first YouTube-8M label, or the column `category`; a copy
+    with neither column gives no categories."""
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             fields = reader.fieldnames or []
-            if "video_id" not in fields or not {"labels", "category"} & set(fields):
-                raise UserError(f"metadata {path} needs the columns video_id and labels (or category); it has {', '.join(fields)[:200]}.")
-            categories, youtube = {}, {}
+            if "video_id" not in fields or not {"labels", "category", "youtube_id"} & set(fields):
+                raise UserError(f"metadata {path} needs the columns video_id, youtube_id and labels; it has {', '.join(fields)[:200]}.")
+            categories: dict[str, str] = {}
+            youtube: dict[str, str] = {}
+            seen: set[str] = set()
             for row in reader:
                 video_id = row["video_id"]
-                if not video_id or video_id in categories:
+                if not video_id or video_id in seen:
                     raise UserError(f"metadata {path}:{reader.line_num}: video id {video_id!r} is empty or listed twice; repair the row.")
-                label = re.search(r"\d+", row.get("labels") or "")
-                categories[video_id] = row.get("category") or (f"label {label[0]}" if label else "no label")
+                seen.add(video_id)
+                if "labels" in fields or "category" in fields:
+                    label = re.search(r"\d+", row.get("labels") or "")
+                    categories[video_id] = row.get("category") or (f"label {label[0]}" if label else "no label")
                 if row.get("youtube_id"):
                     youtube[row["youtube_id"]] = video_id
     except FileNotFoundError as error:

@@ -1,6 +1,6 @@
 """Mr.HiSum numbers of a prediction file under every published protocol, beside random scores and the ground truth itself.
 
-    python -m aha.eval.hisum --predictions outputs/hisum/predictions.json --split datasets/hisum/mr_hisum_split.json --output metrics.json
+    python -m aha.eval.hisum --predictions predictions.json --split datasets/hisum/annotations/mr_hisum_split.json --output metrics.json
     python -m aha.eval.hisum --compare A.json B.json --annotations mr_hisum.h5
 
 Streams over predictions and h5 in constant memory. Definitions of the protocols: aha/eval/metrics/hisum.py.
@@ -24,13 +24,12 @@ from aha.eval import cache, console, results, table
 from aha.eval.baselines import RANDOM
 from aha.eval.compare import compare, short_names
 from aha.eval.compare import render as render_comparison
-from aha.eval.data_hisum import SUBSETS, HiSumFile, HiSumMetadata, HiSumVideo, read_metadata, read_split
+from aha.eval.data_hisum import FOLDER, SUBSETS, HiSumFile, HiSumMetadata, HiSumVideo, find_hisum, read_metadata, read_split
 from aha.eval.metrics.hisum import PROTOCOLS, score_video
 from aha.eval.predictions import RELEVANCE_ONLY, Prediction, PredictionStream, Weights
 from aha.eval.tvsum import add_weight_arguments, check_arguments, read_trained_on, run_summary, warn_trained_on
 from aha.files import write_json
 
-DEFAULT_ANNOTATIONS = Path("datasets/hisum/mr_hisum.h5")
 RUNS = 5
 BASELINE_VIDEOS = 1000  # random scores on more videos than this are drawn for a seeded sample: the mean is the same, the cost is not
 UPPER = "gtscore_as_predictor"
@@ -63,7 +62,7 @@ class Scored:
 
 def evaluate(
     predictions: str | Path | None,
-    annotations: str | Path = DEFAULT_ANNOTATIONS,
+    annotations: str | Path | None = None,
     split: str | Path | None = None,
     subset: str = "test",
     metadata: str | Path | None = None,
@@ -77,7 +76,7 @@ def evaluate(
     progress: bool = False,
 ) -> dict[str, Any]:
     """Score a prediction file; returns the metrics file's content. Arguments as on the command line. Raises UserError for bad input."""
-    with HiSumFile(annotations) as file:
+    with HiSumFile(find_hisum(annotations)) as file:
         benchmark = select(file, split, subset, metadata, protocols, video_ids, limit)
         scored = score_file(predictions, benchmark, weights, trained_on, strict, progress) if predictions is not None else None
         return metrics_of(benchmark, scored, random_runs, weights, progress)
@@ -274,7 +273,7 @@ CATEGORY_COLUMNS = [
 
 
 def baseline_labels(settings: dict[str, Any]) -> dict[str, str]:
-    return {RANDOM: f"random, {settings['random_runs']} runs (sd)", UPPER: "gtscore itself"}
+    return {RANDOM: console.random_label(settings["random_runs"]), UPPER: "gtscore itself"}
 
 
 def render(metrics: dict[str, Any]) -> str:
@@ -299,7 +298,7 @@ def parser() -> argparse.ArgumentParser:
         "--predictions", metavar="FILE", help="prediction file (JSON or JSON Lines); without it the baseline rows are printed"
     )
     files.add_argument("--compare", nargs="+", metavar="FILE", help="several prediction files side by side, with differences to the first")
-    p.add_argument("--annotations", metavar="H5", default=DEFAULT_ANNOTATIONS, help=f"mr_hisum.h5 (default: {DEFAULT_ANNOTATIONS})")
+    p.add_argument("--annotations", metavar="H5", help=f"mr_hisum.h5 or its folder (default: {FOLDER})")
     p.add_argument("--split", metavar="JSON", help="train_keys, val_keys, test_keys (default: all videos of the h5)")
     p.add_argument("--subset", choices=SUBSETS, default="test", help="which part of --split (default: test)")
     p.add_argument("--metadata", metavar="CSV", help="metadata.csv: categories, and YouTube ids for predictions that use them")
@@ -320,7 +319,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> None:
     args = parser().parse_args(argv)
     weights = check_arguments(args)
-    with HiSumFile(args.annotations) as file:
+    with HiSumFile(find_hisum(args.annotations)) as file:
         benchmark = select(file, args.split, args.subset, args.metadata, args.protocols, args.video_ids, args.limit)
         if args.compare:
             scored = [score_file(path, benchmark, weights, args.trained_on, args.strict, progress=True) for path in args.compare]

@@ -132,7 +132,7 @@ def _pictures(metrics: dict[str, Any], layout: Layout, headlines: Sequence[tuple
     panels = []
     for metric, name in headlines:
         entry = results.leaf(metrics["protocols"], *metric)
-        if "per_category" in entry:
+        if entry["per_category"]:
             by_size = list(entry["per_category"].items())[:30]
             references = {k: v for k, v in _references(metrics, layout, metric).items() if k in ("random", "one human")}
             panels.append((name, dict(by_size), references))

@@ -56,15 +56,17 @@ def mean_of(values: Sequence[float] | np.ndarray) -> float:
 
 
 def summary(column: Column, categories: Mapping[str, str]) -> dict[str, Any]:
-    """{"mean", "videos" (number of defined values), "per_category", "per_video"}; no "per_category" for videos of no known category."""
+    """{"mean", "videos" (number of defined values), "per_category", "per_video"}; videos of no known category are in no category."""
     groups: dict[str, list[float]] = {}
     for video_id, value in zip(column.ids, column.values):
         if video_id in categories:
             groups.setdefault(categories[video_id], []).append(value)
-    result: dict[str, Any] = {"mean": number(mean_of(column.values)), "videos": int((~np.isnan(column.values)).sum())}
-    if groups:
-        result["per_category"] = {category: number(mean_of(np.array(values))) for category, values in groups.items()}
-    return result | {"per_video": {video_id: number(value) for video_id, value in zip(column.ids, column.values)}}
+    return {
+        "mean": number(mean_of(column.values)),
+        "videos": int((~np.isnan(column.values)).sum()),
+        "per_category": {category: number(mean_of(values)) for category, values in groups.items()},
+        "per_video": {video_id: number(value) for video_id, value in zip(column.ids, column.values)},
+    }
 
 
 def place(tree: dict[str, Any], column: Column, value: Any) -> None:

@@ -266,7 +266,7 @@ def metrics_of(benchmark: Benchmark, scored: Scored | None, runs: int, weights: 
 
 def baseline_labels(runs: int) -> dict[str, str]:
     return {
-        RANDOM: f"random, {runs} runs (sd)",
+        RANDOM: console.random_label(runs),
         HUMAN: "one human, each other",
         HUMAN_MEAN: "one human, mean of 19",
         UPPER: "mean annotation",
