@@ -98,11 +98,16 @@ def interval(value: Any, where: str, name: str) -> tuple[float, float]:
     return start, end
 
 
+def writable(text: str) -> str:
+    """`text` with "?" for lone surrogates (half an emoji), which no file can hold as UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def identity(entry: dict[str, Any], where: str) -> str:
     """The question id of an entry (`question_id`, `qid`, or the video id of a file with one question a video), as text."""
     for key in ("question_id", "qid", "video_uuid", "vid", "video"):
         if isinstance(entry.get(key), str | int) and not isinstance(entry.get(key), bool):
-            return str(entry[key])
+            return writable(str(entry[key]))
     raise UserError(f"{where} has no question_id (or qid); every entry names its question.")
 
 
@@ -232,7 +237,7 @@ def read_youcook2(path: str | Path) -> list[Question]:
             spans = tuple(interval(step.get("segment"), where, f"segment {i}") for i, step in enumerate(steps))
             answers = tuple(_text(step.get("sentence"), where, f"sentence {i}") for i, step in enumerate(steps))
             video = f"validation/{entry['recipe_type']}/{video_id}" if "recipe_type" in entry else video_id
-            questions.append(Question(video_id, video, ((0.0, CAPTION_QUERY),), _duration(entry, where), spans, answers))
+            questions.append(Question(writable(video_id), video, ((0.0, CAPTION_QUERY),), _duration(entry, where), spans, answers))
         if not questions:
             raise UserError(f"{path} holds no video of the validation subset; is it the train part only?")
         return questions

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aha.data.benchmarks import Question, find_annotations, interval, read_youcook2
+from aha.data.benchmarks import Question, find_annotations, interval, read_youcook2, writable
 from aha.errors import UserError, run_command
 from aha.eval.charades import select
 from aha.eval.metrics import captions as caption_metrics
@@ -71,7 +71,7 @@ def read_captions(path: str, first_caption: str) -> tuple[dict[str, Captions], l
                 raise UserError(f"{where} is no object with timestamp and caption; repair the entry.")
             segments.append(interval(caption.get("timestamp"), where, "timestamp"))
             texts.append(caption["caption"])
-        found[question_id] = Captions(np.array(segments).reshape(-1, 2), texts)
+        found[writable(question_id)] = Captions(np.array(segments).reshape(-1, 2), texts)
     return found, []
 
 
