@@ -261,6 +261,12 @@ def score_all(args: argparse.Namespace, options: Sequence[tuple[str, ...]]) -> t
     return files, counts
 
 
+def has_uncertainty(predictions: Path) -> bool:
+    """Whether a prediction file holds uncertainty scores."""
+    first = read_json(predictions, "prediction file")[0]
+    return "uncertainty_score" in first["debug_data"][0]
+
+
 def file_name(options: Sequence[str]) -> str:
     """A file name that says what was changed: "cache-sink-window-2048"; "default" for nothing."""
     return "-".join(option.lstrip("-") for option in options) or "default"
@@ -359,6 +365,9 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     chosen = variants(args)
     files, counts = score_all(args, list(dict.fromkeys(variant.options for variant in chosen)))
+    if not has_uncertainty(next(iter(files.values()))):
+        print("the model has no uncertainty head (an MMDuet adapter): epsilon is 0 in all rows")
+        chosen = [replace(v, weights=replace(v.weights, epsilon=0.0)) for v in chosen if v.name != "without uncertainty"]
     rows = []
     for variant in chosen:
         numbers = columns(args.dataset, files[variant.options], args.data_root, variant.weights)
