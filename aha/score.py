@@ -61,7 +61,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     how.add_argument("--sink_tokens", type=int, metavar="N", help="first tokens that --cache sink always keeps (default 32)")
     how.add_argument("--cache_semantics", choices=("aha", "reference"), default="aha")
     how.add_argument(
-        "--chunk_frames", type=int, default=32, metavar="N", help="frames in one forward call: speed only, not the scores (default 32)"
+        "--chunk_frames", type=int, default=64, metavar="N", help="frames in one forward call: speed only, not the scores (default 64)"
+    )
+    how.add_argument(
+        "--feature_cache", metavar="DIR", help="keep vision features there (390 kB a frame in 16 bits) and use those that are there"
+    )
+    how.add_argument(
+        "--readers", type=int, metavar="N", help="videos decoded at the same time (default: half the cores of this rank, 1 to 8)"
     )
     speak = parser.add_argument_group("when to speak (without a threshold nothing is said)")
     speak.add_argument("--stream_end_prob_threshold", type=float, metavar="X", help="reply when a frame's score is above X")
@@ -135,6 +141,7 @@ def score_settings(args: argparse.Namespace):
             "prompt_order": args.prompt_order, "remove_assistant_turns": args.remove_assistant_turns,
             "repetition_penalty": args.repetition_penalty, "max_new_tokens": args.max_new_tokens,
         },
+        feature_cache=args.feature_cache,
         corruption=Corruption(args.corrupt, args.corrupt_ratio, args.seed) if args.corrupt else None,
     )  # fmt: skip
 

@@ -17,7 +17,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -179,7 +181,7 @@ def shard(items: Sequence[Item], rank: int, world: int) -> list[Item]:
 
 def parts_folder(args: argparse.Namespace, items: Sequence[Item]) -> Path:
     """Beside the output; its name depends on everything that changes scores, so that parts of other settings are never mixed in."""
-    settings: list[Any] = sorted((name, value) for name, value in vars(args).items() if name != "output")
+    settings: list[Any] = sorted((name, value) for name, value in vars(args).items() if name not in ("output", "readers", "feature_cache"))
     for source in filter(None, (args.llm_pretrained, args.lora_pretrained)):
         for path in sorted(resolve_folder(source).glob("*.safetensors")):
             settings.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
@@ -243,23 +245,47 @@ def warn_trained_on(items: Sequence[Item], ids: set[str]) -> None:
         )
 
 
+def readers(args: argparse.Namespace) -> int:
+    if args.readers is not None and args.readers < 1:
+        raise UserError(f"--readers is {args.readers}; give at least 1.")
+    return args.readers or min(max((os.cpu_count() or 1) // (2 * int(os.environ.get("LOCAL_WORLD_SIZE", 1))), 1), 8)
+
+
+def open_ahead(items: Sequence[Item], open_video: Callable[[Item], Any], count: int) -> Iterator[tuple[Item, Future]]:
+    """(item, future of its opened video) in order; `count` videos are open, and being decoded, at a time."""
+    with ThreadPoolExecutor(count) as pool:
+        waiting: deque[tuple[Item, Future]] = deque()
+        try:
+            for k in range(len(items) + count):
+                if k < len(items):
+                    waiting.append((items[k], pool.submit(open_video, items[k])))
+                if k >= count - 1 and waiting:
+                    yield waiting.popleft()
+        finally:
+            for _, future in waiting:  # leaving early
+                if not future.cancel() and future.exception() is None:
+                    future.result().close()
+
+
 def score_items(args: argparse.Namespace, items: Sequence[Item], trained_on: set[str], write: Any, rank: int) -> None:
     from aha.score import load_model, score_settings
-    from aha.streaming.offline import score_video
+    from aha.streaming.offline import OpenVideo, feature_cache, is_gpu, score_video
 
     settings = score_settings(args)
     model, tokenizer = load_model(args)
+    features = feature_cache(model, settings)
 
     def expected(item: Item) -> int:
         return min(args.max_num_frames or sys.maxsize, max(int(item.duration * args.frame_fps), 1))
 
     total = sum(map(expected, items))
     with tqdm(total=total, unit=" frames", desc=f"rank {rank}: {len(items)} videos", disable=None if rank == 0 else True) as bar:
-        for item in items:
+        opened = open_ahead(items, lambda item: OpenVideo(item.path, settings, is_gpu(model), features), readers(args))
+        for item, video in opened:
             before = bar.n
             try:
                 entry = score_video(
-                    model, tokenizer, item.path, item.queries, settings, lambda done, before=before: bar.update(before + done - bar.n)
+                    model, tokenizer, video.result(), item.queries, settings, lambda done, before=before: bar.update(before + done - bar.n)
                 )
             except UserError as error:
                 write({"key": item.key, "error": str(error)})

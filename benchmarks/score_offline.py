@@ -22,7 +22,7 @@ from aha.data.video import Frame
 from aha.models.model import FrameScores
 from aha.streaming import Session
 from aha.streaming.decoder import Decoder
-from aha.streaming.offline import score_frames
+from aha.streaming.offline import ReadAhead, is_gpu, pixel_chunks, score_frames
 
 QUERY = "how to repair a tyre"
 
@@ -30,10 +30,17 @@ QUERY = "how to repair a tyre"
 def score(session: Session, frames, chunk: int) -> FrameScores:
     """The path of `python -m aha.score`, without the video decoder."""
     items = (Frame(frame, k, float(k), float(k)) for k, frame in enumerate(frames))
-    rows = [scored.row for scored in score_frames(session, items, QuerySchedule([Query(QUERY)]), chunk)]
+    chunks = ReadAhead(pixel_chunks(items, chunk, is_gpu(session.model)), 4)
+    embedded = ((batch, embed(session.model, pixels)) for batch, pixels in chunks)
+    rows = [scored.row for scored in score_frames(session, embedded, QuerySchedule([Query(QUERY)]))]
     return FrameScores(
         *(torch.tensor([row[name] for row in rows]) for name in ("informative_score", "relevance_score", "uncertainty_score"))
     )
+
+
+@torch.inference_mode()
+def embed(model, pixels: torch.Tensor) -> torch.Tensor:
+    return model.visual_embed(pixels)
 
 
 def main() -> int:

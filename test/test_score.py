@@ -17,6 +17,7 @@ from training_data import write_tvsum
 from aha import score
 from aha.errors import UserError
 from aha.eval.predictions import read_predictions
+from aha.models import AhaModel
 from aha.score_dataset import Item, read_parts, shard
 
 
@@ -87,7 +88,9 @@ def test_folds_limit_and_trained_on(model_flags, tvsum, whole, tmp_path, capsys)
     flags = [*model_flags[:3], str(adapter), "--dataset", "tvsum", "--data_root", str(tvsum), "--frame_fps", "2", "--output", str(output)]
     score.main([*flags, "--fold", "1"])
     test_ids = {entry["video_uuid"] for entry in json.loads(output.read_text())}
-    (adapter / "trained_on_videos.json").write_text(json.dumps([entry["video_uuid"] for entry in whole if entry["video_uuid"] not in test_ids]))
+    (adapter / "trained_on_videos.json").write_text(
+        json.dumps([entry["video_uuid"] for entry in whole if entry["video_uuid"] not in test_ids])
+    )
     capsys.readouterr()
     score.main([*flags, "--fold", "1"])
     assert "TRAINED ON" not in capsys.readouterr().err
@@ -109,6 +112,24 @@ def test_query_map_replaces_titles(model_flags, tvsum, whole, tmp_path):
     queries.write_text("{}")
     with pytest.raises(UserError, match="has no query for video"):
         score.main([*flags, "--query_map", str(queries)])
+
+
+def test_stored_features_give_the_same_scores_without_the_tower(model_flags, tvsum, whole, tmp_path, monkeypatch):
+    output = tmp_path / "scores.json"
+    flags = [*model_flags, "--dataset", "tvsum", "--data_root", str(tvsum), "--frame_fps", "2", "--limit", "3", "--output", str(output)]
+    flags += ["--feature_cache", str(tmp_path / "features"), "--readers", "2"]
+    score.main(flags)
+    first = json.loads(output.read_text())
+    assert first == whole[:3] and len(list(tmp_path.glob("features/*/*/*.safetensors"))) == 6  # features and facts of three videos
+
+    def no_tower(self, frames):
+        raise AssertionError("the tower ran")
+
+    monkeypatch.setattr(AhaModel, "tower_features", no_tower)
+    score.main([*flags, "--chunk_frames", "3"])
+    for entry, wanted in zip(json.loads(output.read_text()), first):
+        assert entry["true_frames_list"] == wanted["true_frames_list"]
+        assert all(row == pytest.approx(expected, abs=1e-5) for row, expected in zip(entry["debug_data"], wanted["debug_data"]))
 
 
 def test_unreadable_videos_are_listed(model_flags, tmp_path, capsys):
@@ -134,10 +155,23 @@ def test_shards_are_disjoint_complete_and_balanced():
 
 
 def command(flags: list[str], tvsum: Path, output: Path) -> list[str]:
-    return [sys.executable, "-m", "aha.score", *flags, "--dataset", "tvsum", "--data_root", str(tvsum), "--frame_fps", "2", "--output", str(output)]
+    return [
+        sys.executable,
+        "-m",
+        "aha.score",
+        *flags,
+        "--dataset",
+        "tvsum",
+        "--data_root",
+        str(tvsum),
+        "--frame_fps",
+        "2",
+        "--output",
+        str(output),
+    ]
 
 
-def test_killed_in_the_middle_then_resumed_by_other_ranks(model_flags, tvsum, whole, tmp_path):
+def test_killed_in_the_middle_then_resumed_by_other_ranks(model_flags, tvsum, whole, tmp_path, monkeypatch, capsys):
     output = tmp_path / "scores.json"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
     process = subprocess.Popen(command(model_flags, tvsum, output), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -152,13 +186,11 @@ def test_killed_in_the_middle_then_resumed_by_other_ranks(model_flags, tvsum, wh
     before = read_parts(parts)
     assert 3 <= len(before) < 10 and not output.exists()
     part.write_bytes(part.read_bytes() + b'{"key": "cut o')  # what a kill in the middle of a line leaves
-    ranks = [
-        subprocess.Popen(command(model_flags, tvsum, output), env={**environment, "RANK": str(rank), "WORLD_SIZE": "2"}, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    errors = [process.communicate()[1].decode() for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], errors
-    assert f"{len(before)} of 10 videos were scored before" in errors[0]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):  # other ranks than before; rank 0 merges
+        monkeypatch.setenv("RANK", rank)
+        score.main(command(model_flags, tvsum, output)[3:])
+    assert "of 10 videos were scored before" in capsys.readouterr().err
     assert json.loads(output.read_text()) == whole
     assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
 

@@ -1,8 +1,8 @@
-"""Scoring a whole video: frames are read ahead in a thread, go through the vision tower in batches and through the decoder in chunks.
+"""Scoring a whole video: threads read frames ahead, they go through the vision tower in batches and through the decoder in chunks.
 
 The scores are those of pushing frame by frame: a frame's score does not depend on later frames.
 
-Shapes: N frames of a chunk, K tokens of a frame (49), H decoder width.
+Shapes: N frames of a chunk, K tokens of a frame (49), P patches kept of a frame (169), C tower width, H decoder width.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from torch import Tensor
 
 from aha.conversation import Query, QuerySchedule
 from aha.data.corrupt import Corruption
+from aha.data.feature_cache import FeatureCache, tower_key, video_key
 from aha.data.video import Frame, iter_frames, probe
 from aha.errors import UserError
 from aha.models.model import AhaModel, FrameScores
 from aha.streaming.session import Session
 
 Item = TypeVar("Item")
+Chunk = tuple[list[Frame], Tensor]  # frames, and their pixels uint8 [N, 3, H, W] or tower features [N, P, C]
+FRAMES_AHEAD = 512  # decoded and not scored yet, for one video
 
 
 @dataclass(frozen=True)
 class ScoreSettings:
     """How videos are scored. frame_fps: frames a second; 0 = `max_num_frames` frames spread over the video. chunk_frames: frames in one
     forward call (changes the speed, not the scores). session: settings of aha.streaming.Session. policy: when to speak (None:
-    never). corruption: pictures made worse on purpose."""
+    never). corruption: pictures made worse on purpose. feature_cache: folder of stored vision features, shared with training."""
 
     frame_fps: float = 1.0
     max_num_frames: int | None = None
@@ -43,6 +46,7 @@ class ScoreSettings:
     session: dict[str, Any] | None = None
     policy: Any = None
     corruption: Corruption | None = None
+    feature_cache: str | None = None
 
     def __post_init__(self) -> None:
         if self.frame_fps < 0 or (self.frame_fps == 0 and not self.max_num_frames):
@@ -51,39 +55,53 @@ class ScoreSettings:
             raise UserError(f"--chunk_frames is {self.chunk_frames}; give at least 1.")
 
 
-def read_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    """The same items, made in a thread up to `depth` ahead. Its exceptions come out here; leaving early stops it."""
-    done, stop = object(), threading.Event()
-    waiting: queue.Queue = queue.Queue(maxsize=depth)
+# ---- reading ahead ----
 
-    def put(item: Any) -> bool:
-        while not stop.is_set():
+
+class ReadAhead(Iterable[Item]):
+    """The same items, made in a thread that starts at once and stays up to `depth` ahead; its exceptions come out where they are read."""
+
+    def __init__(self, items: Iterable[Item], depth: int):
+        self.stopped = threading.Event()
+        self.waiting: queue.Queue = queue.Queue(maxsize=depth)
+        self.thread = threading.Thread(target=self._work, args=(items,), daemon=True)
+        self.thread.start()
+
+    def _put(self, item: Any) -> None:
+        while not self.stopped.is_set():
             try:
-                waiting.put(item, timeout=0.1)
-                return True
+                return self.waiting.put(item, timeout=0.1)
             except queue.Full:
                 continue
-        return False
 
-    def work() -> None:
+    def _work(self, items: Iterable[Item]) -> None:
         try:
             for item in items:
-                if not put(item):
+                self._put((item, None))
+                if self.stopped.is_set():
                     return
-            put(done)
-        except Exception as error:  # noqa: BLE001 (raised again in the caller's thread)
-            put(error)
+            self._put(None)
+        except Exception as error:  # noqa: BLE001 (raised again in the reader's thread)
+            self._put((None, error))
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while (item := waiting.get()) is not done:
-            if isinstance(item, Exception):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()
+    def __iter__(self) -> Iterator[Item]:
+        try:
+            while (got := self.waiting.get()) is not None:
+                item, error = got
+                if error is not None:
+                    raise error
+                yield item
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop reading; what was read is thrown away."""
+        self.stopped.set()
+        self.thread.join()
+
+
+def read_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
+    return iter(ReadAhead(items, depth))
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -95,6 +113,72 @@ def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             batch = []
     if batch:
         yield batch
+
+
+def pixel_chunks(frames: Iterable[Frame], size: int, pinned: bool) -> Iterator[Chunk]:
+    """Frames `size` at a time with their pixels in one tensor, `pinned` in memory that a GPU can copy from while it computes."""
+    for batch in in_batches(frames, size):
+        pixels_NCHW = torch.empty((len(batch), *batch[0].frame_CHW.shape), dtype=torch.uint8, pin_memory=pinned)
+        for k, frame in enumerate(batch):
+            pixels_NCHW.numpy()[k] = frame.frame_CHW
+        yield [frame._replace(frame_CHW=None) for frame in batch], pixels_NCHW  # one copy of the pixels is enough
+
+
+class OpenVideo:
+    """A video file whose frames a thread is reading already. Raises UserError where it cannot be read.
+
+    duration in seconds; fps of the sampled frames; chunks: of `settings.chunk_frames` frames, with stored features in place of pixels
+    where the feature cache has them.
+    """
+
+    def __init__(self, video: str | os.PathLike, settings: ScoreSettings, pinned: bool = False, features: FeatureCache | None = None):
+        self.path, self.features = Path(video), features
+        info = probe(video)
+        self.duration = info.duration
+        spread = settings.frame_fps == 0
+        self.fps = settings.max_num_frames / info.duration if spread else settings.frame_fps
+        self.key = None
+        if features is not None and settings.corruption is None and not spread:
+            self.key = video_key(video, fps=self.fps, max_frames=settings.max_num_frames, sampling=settings.sampling)
+            features_FPC, facts_3F = features.get(self.key), features.get(f"{self.key}-facts")
+            if features_FPC is not None and facts_3F is not None:
+                self.key = None  # nothing to store
+                frames = [Frame(None, int(index), time, shown) for index, time, shown in facts_3F.T.tolist()]
+                size = settings.chunk_frames
+                self.chunks: Iterable[Chunk] = [(frames[k : k + size], features_FPC[k : k + size]) for k in range(0, len(frames), size)]
+                return
+        frames = iter_frames(
+            video, fps=None if spread else self.fps, num_frames=settings.max_num_frames if spread else None,
+            max_frames=None if spread else settings.max_num_frames, sampling=settings.sampling,
+        )  # fmt: skip
+        if settings.corruption is not None:
+            frames = settings.corruption.apply(frames, info.duration, self.path.stem)
+        self.chunks = ReadAhead(pixel_chunks(frames, settings.chunk_frames, pinned), max(FRAMES_AHEAD // settings.chunk_frames, 1))
+
+    def embed(self, model: AhaModel) -> Iterator[tuple[list[Frame], Tensor]]:
+        """Frames and their tokens [N, 49, H]; stores the features if the cache lacks them."""
+        kept: list[Tensor] = []
+        seen: list[Frame] = []
+        for frames, values in self.chunks:
+            with torch.inference_mode():
+                if values.dtype == torch.uint8:
+                    values = model.used_patches(model.tower_features(values))
+                    if self.key is not None:
+                        kept.append(values.cpu())
+                        seen += frames
+                visual_NKH = model.project(values.to(model.model.norm.weight.device))
+            yield frames, visual_NKH
+        if kept:
+            facts = [[f.frame_index for f in seen], [f.time for f in seen], [f.frame_time for f in seen]]
+            self.features.put(f"{self.key}-facts", torch.tensor(facts, dtype=torch.float64))
+            self.features.put(self.key, torch.cat(kept))
+
+    def close(self) -> None:
+        if isinstance(self.chunks, ReadAhead):
+            self.chunks.close()
+
+
+# ---- scoring ----
 
 
 def debug_rows(times: Sequence[float], scores: FrameScores) -> list[dict[str, float]]:
@@ -119,35 +203,23 @@ class ScoredFrame:
     reply: str | None = None
 
 
-def _with_pixels(frames: list[Frame], pinned: bool) -> tuple[list[Frame], Tensor]:
-    """The frames' pixels in one tensor [N, 3, H, W], in memory that a GPU can copy from while it computes."""
-    pixels_NCHW = torch.empty((len(frames), *frames[0].frame_CHW.shape), dtype=torch.uint8, pin_memory=pinned)
-    for k, frame in enumerate(frames):
-        pixels_NCHW.numpy()[k] = frame.frame_CHW
-    return frames, pixels_NCHW
-
-
-def score_frames(session: Session, frames: Iterable[Frame], schedule: QuerySchedule, chunk_frames: int) -> Iterator[ScoredFrame]:
+def score_frames(session: Session, chunks: Iterable[tuple[list[Frame], Tensor]], schedule: QuerySchedule) -> Iterator[ScoredFrame]:
     """Ask the queries when they are due, score every frame, and reply where the session's policy wants it.
 
-    Without a policy the decoder takes `chunk_frames` frames at once; with one it goes frame by frame, for a reply changes what follows.
-    Reading frames, copying them to the device and computing overlap: scores are read one chunk late.
+    chunks: frames and their tokens [N, 49, H]. Without a policy the decoder takes a chunk at once; with one it goes frame by frame, for
+    a reply changes what follows. Scores are read one chunk late, so that a GPU need not wait for the next chunk to be launched.
     """
-    pinned = session.decoder.device.type == "cuda"
-    batches = read_ahead((_with_pixels(batch, pinned) for batch in in_batches(frames, chunk_frames)), 2)
     waiting: list[tuple[list[Frame], FrameScores, list[list[Query]], str | None]] = []
-    for batch, pixels_NCHW in batches:
-        with torch.inference_mode():
-            visual_NKH = session.model.visual_embed(pixels_NCHW)
-        asked = [schedule.due(frame.time) for frame in batch]
-        starts = [k for k in range(len(batch)) if k == 0 or asked[k] or session.policy is not None]
+    for frames, visual_NKH in chunks:
+        asked = [schedule.due(frame.time) for frame in frames]
+        starts = [k for k in range(len(frames)) if k == 0 or asked[k] or session.policy is not None]
         launched = []
-        for start, end in zip(starts, [*starts[1:], len(batch)]):
+        for start, end in zip(starts, [*starts[1:], len(frames)]):
             for query in asked[start]:
                 session.ask(query.text)
             scores = session.push_embeds(visual_NKH[start:end])
             reply = session.respond() if session.wants_to_speak else None
-            launched.append((batch[start:end], scores, asked[start:end], reply))
+            launched.append((frames[start:end], scores, asked[start:end], reply))
         yield from _scored(waiting)
         waiting = launched
     yield from _scored(waiting)
@@ -163,7 +235,7 @@ def _scored(pieces: Iterable[tuple[list[Frame], FrameScores, list[list[Query]], 
 def score_video(
     model: AhaModel,
     tokenizer: Any,
-    video: str | os.PathLike,
+    video: str | os.PathLike | OpenVideo,
     queries: Sequence[Query],
     settings: ScoreSettings,
     progress: Callable[[int], None] | None = None,
@@ -172,25 +244,19 @@ def score_video(
 
     Raises UserError for a video that cannot be read and for scores that are not finite.
     """
-    info = probe(video)
-    spread = settings.frame_fps == 0
-    fps = settings.max_num_frames / info.duration if spread else settings.frame_fps
-    frames = iter_frames(
-        video, fps=None if spread else fps, num_frames=settings.max_num_frames if spread else None,
-        max_frames=None if spread else settings.max_num_frames, sampling=settings.sampling,
-    )  # fmt: skip
-    if settings.corruption is not None:
-        frames = settings.corruption.apply(frames, info.duration, Path(video).stem)
+    if not isinstance(video, OpenVideo):
+        video = OpenVideo(video, settings, is_gpu(model), feature_cache(model, settings))
     policy = copy.deepcopy(settings.policy)  # it remembers scores: each video starts with a new one
-    session = Session(model, tokenizer=tokenizer, policy=policy, frame_fps=fps, **(settings.session or {}))
-    schedule = QuerySchedule(queries, session.state.prompt_order, fps)
+    session = Session(model, tokenizer=tokenizer, policy=policy, frame_fps=video.fps, **(settings.session or {}))
+    schedule = QuerySchedule(queries, session.state.prompt_order, video.fps)
     indices: list[int] = []
     rows: list[dict[str, float]] = []
     turns: list[dict[str, Any]] = []
-    for scored in score_frames(session, frames, schedule, settings.chunk_frames):
+    for scored in score_frames(session, video.embed(model), schedule):
         bad = [name for name, value in scored.row.items() if not np.isfinite(value)]
         if bad:
-            raise UserError(f"video {video}: {bad[0]} of frame {len(rows)} is not finite; the weights are damaged, or try --dtype float32.")
+            where = f"video {video.path}: {bad[0]} of frame {len(rows)}"
+            raise UserError(f"{where} is not finite; the weights are damaged, or try --dtype float32.")
         indices.append(scored.frame.frame_index)
         rows.append(scored.row)
         if scored.reply is not None:
@@ -198,11 +264,19 @@ def score_video(
         if progress is not None:
             progress(len(rows))
     return {
-        "video_uuid": Path(video).stem,
+        "video_uuid": video.path.stem,
         "query": " ".join(query.text for query in queries),
-        "video_duration": info.duration,
-        "frame_fps": fps,
+        "video_duration": video.duration,
+        "frame_fps": video.fps,
         "true_frames_list": indices,
         "debug_data": rows,
         "model_response_list": turns,
     }
+
+
+def is_gpu(model: AhaModel) -> bool:
+    return model.model.norm.weight.is_cuda
+
+
+def feature_cache(model: AhaModel, settings: ScoreSettings) -> FeatureCache | None:
+    return FeatureCache(settings.feature_cache, tower_key(model)) if settings.feature_cache is not None else None
