@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 from dataclasses import asdict, dataclass, field
@@ -170,7 +171,12 @@ EXACT = (
 def settings(model: ModelArguments, data: DataArguments, run: RunArguments) -> dict[str, Any]:
     """Everything that decides the result, as plain JSON values; written beside the weights and compared on resume. No secrets are in it."""
     training = run.to_dict()
-    return {"model": asdict(model), "data": asdict(data), "training": {name: training[name] for name in EXACT}, "command": sys.argv}
+    return {"model": asdict(model), "data": asdict(data), "training": {name: training[name] for name in EXACT}, "command": command()}
+
+
+def command() -> list[str]:
+    """The command line, without secrets."""
+    return ["***" if before == "--hub_token" else re.sub(r"^(--hub_token=).*", r"\1***", a) for before, a in zip(["", *sys.argv], sys.argv)]
 
 
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -181,4 +187,6 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
             before = theirs.get(part, {}).get(name)
             if name != "vision_cache" and before != value:
                 lines.append(f"--{name}: {before} -> {value}")
+    if ours["mixture"] != theirs.get("mixture"):
+        lines.append(f"usable samples: {theirs.get('mixture')} -> {ours['mixture']}")
     return lines

@@ -7,16 +7,19 @@ import functools
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers import PrinterCallback, ProgressCallback
 
 from aha.conversation import load_tokenizer
-from aha.data.mixture import build_mixture
+from aha.data.mixture import Mixture, build_mixture
+from aha.files import write_text
 from aha.models import aha_losses, mmduet_losses
 from aha.training import checkpoint
 from aha.training.arguments import RunArguments, difference, parse, settings
+from aha.training.card import model_card, upload
 from aha.training.compiled import compile_layers
 from aha.training.console import Progress
 from aha.training.data import TrainingSet
@@ -44,8 +47,8 @@ def train(argv: list[str]) -> None:
     mixture = build()
     held_out = build(split="val") if validate else None
     record = checkpoint.Record(
-        base=model_args.llm_pretrained, settings={**settings(model_args, data_args, run), "base_fingerprint": fingerprint(base)},
-        trained_on=mixture.trained_on_ids(), versions=versions(),
+        base=model_args.llm_pretrained, trained_on=mixture.trained_on_ids(), versions=versions(),
+        settings={**settings(model_args, data_args, run), "mixture": contents(mixture), "base_fingerprint": fingerprint(base)},
     )  # fmt: skip
     stage = None
     if run.deepspeed_plugin is not None:
@@ -88,11 +91,27 @@ def train(argv: list[str]) -> None:
         check_optimizer(model, trainer.optimizer)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.save_model(run.output_dir)
-    if main and trainer.state.best_model_checkpoint is not None:
-        keep_best(trainer)
+    if main:
+        if trainer.state.best_model_checkpoint is not None:
+            keep_best(trainer)
+        write_text(Path(run.output_dir) / "README.md", model_card(run.output_dir, base=model_args.llm_pretrained, merged=False))
+        if run.push_to_hub:
+            print(f"uploaded: {upload(run.output_dir, run.hub_model_id or Path(run.output_dir).name)}", flush=True)
+    checkpoint.barrier()
     finish(trainer)
     if lock is not None:
         lock.close()
+
+
+def contents(mixture: Mixture) -> list[dict[str, Any]]:
+    """What a mixture is made of, for the settings: a resumed run must have the same."""
+    return [
+        {
+            "name": s.entry["name"], "type": s.entry["type"], "weight": s.entry["weight"], "samples": len(s.samples), "fps": s.fps,
+            "max_num_frames": s.max_num_frames,
+        }
+        for s in mixture.sources
+    ]  # fmt: skip
 
 
 def prepare_folder(folder: Path, run: RunArguments, resume: Path | None) -> None:

@@ -1,0 +1,112 @@
+"""The model card of a run folder: what it was trained on and how, how good it is, and which videos must not be used to test it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from aha.errors import UserError
+from aha.files import read_json
+
+HEAD = """---
+library_name: {library}
+pipeline_tag: video-text-to-text
+license: apache-2.0
+{base}tags: [video-highlight-detection, streaming, lora]
+---
+# {title}
+
+{what} Task-conditioned highlight scores for a video stream: how relevant each frame is for a query, how unsure that is, and whether
+enough has been seen to speak.
+
+```python
+from aha.models import AhaModel
+
+{code}
+```
+"""
+MERGED_CODE = 'model = AhaModel.from_pretrained("this folder or hub id")'
+ADAPTER_CODE = 'model = AhaModel.from_base("{base}", "this folder or hub id")'
+
+
+def optional_json(path: Path) -> Any:
+    return read_json(path, "run record") if path.is_file() else None
+
+
+def last_lines(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last training and the last validation line of a run's train.log ({} where there is none)."""
+    training: dict[str, Any] = {}
+    validation: dict[str, Any] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        record = json.loads(line)
+        if "loss" in record:
+            training = record
+        if "eval_kendall_tau" in record:
+            validation = record
+    return training, validation
+
+
+def table(rows: dict[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def numbers(metrics: dict[str, Any]) -> dict[str, str]:
+    """Flat "protocol metric: value" rows of a metrics file of `aha.eval`."""
+    protocols = metrics.get("protocols")
+    if not isinstance(protocols, dict):
+        raise UserError("the metrics file has no protocols; give one that python -m aha.eval.tvsum --output wrote.")
+    found = {}
+    for protocol, values in protocols.items():
+        for metric, value in values.items():
+            if isinstance(value, dict) and isinstance(value.get("mean"), (int, float)):
+                found[f"{protocol}, {metric}"] = f"{value['mean']:.4f}"
+    return found
+
+
+def model_card(run: str | os.PathLike, *, base: str, merged: bool, metrics: dict[str, Any] | None = None) -> str:
+    """Markdown for the run folder (or adapter folder) `run`. metrics: a metrics file of `aha.eval`, read. Raises UserError."""
+    run = Path(run)
+    settings, versions = optional_json(run / "settings.json") or {}, optional_json(run / "versions.json") or {}
+    trained_on = optional_json(run / "trained_on_videos.json")
+    code = MERGED_CODE if merged else ADAPTER_CODE.format(base=base)
+    what = "Whole model: base and adapter merged." if merged else f"LoRA adapter (PEFT layout) for `{base}`."
+    hub_base = f"base_model: {base}\n" if base.count("/") == 1 and not Path(base).exists() else ""
+    parts = [HEAD.format(library="aha-video" if merged else "peft", base=hub_base, title=run.resolve().name, what=what, code=code).strip()]
+    if settings:
+        mixture = settings.get("mixture", [])
+        line = "- {name} ({type}): {samples} samples, {fps} frames/s, at most {max_num_frames} frames each, weight {weight}"
+        lines = [line.format(**entry) for entry in mixture]
+        parts.append("## Training data\n\n" + "\n".join(lines or ["- see settings.json"]))
+        shown = {**settings["model"], **settings["data"], **settings["training"]}
+        parts.append("## Settings\n\n" + table({name: value for name, value in shown.items() if value is not None}))
+    training, validation = last_lines(run / "train.log")
+    if training:
+        values = {name: f"{value:.4f}" for name, value in training.items() if name == "loss" or name.endswith("_weighted")}
+        parts.append("## Last training step\n\n" + table({"step": training["step"], **values}))
+    if validation:
+        parts.append("## Validation\n\n" + table({name: value for name, value in validation.items() if name.startswith("eval_")}))
+    if metrics is not None:
+        parts.append("## Benchmark results\n\n" + table(numbers(metrics)))
+    if trained_on is not None:
+        parts.append(f"## Videos trained on ({len(trained_on)})\n\nDo not test on these: " + ", ".join(trained_on))
+    if versions:
+        packages = ", ".join(f"{name} {version}" for name, version in versions["packages"].items() if version)
+        parts.append(f"## Software\n\ncommit {versions['git_commit']}, Python {versions['python']}, {packages}")
+    return "\n\n".join(parts) + "\n"
+
+
+def upload(folder: str | os.PathLike, name: str, *, private: bool = True) -> str:
+    """Push `folder` (without checkpoints and wandb files) to the hub repository `name`; returns its address. Raises UserError."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    ignored = ["checkpoint-*/**", "partial-*/**", "wandb/**", "runs/**", ".*", "wandb_run_id"]
+    try:
+        api = HfApi()
+        api.create_repo(name, private=private, exist_ok=True)
+        return str(api.upload_folder(folder_path=os.fspath(folder), repo_id=name, ignore_patterns=ignored).commit_url)
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder} could not be pushed as {name} ({reason}); check the name, HF_TOKEN and the network.") from error

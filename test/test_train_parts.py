@@ -1,0 +1,255 @@
+"""Parts of the trainer on their own: order of batches, logs, optimizer, 4-bit weights, compiled layers, merging, model card."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paths import REPO, shared_fixture
+from torch import nn
+
+from aha.errors import UserError
+from aha.merge import main as merge_main
+from aha.models import AhaModel
+from aha.training.card import model_card
+from aha.training.checkpoint import complete, find_resume, leftovers, rotate
+from aha.training.compiled import run_and_recompute
+from aha.training.data import RankBatches
+from aha.training.environment import lock_folder
+from aha.training.logs import drop_after
+from aha.training.model import base_name
+from aha.training.optimizer import LowMemoryAdamW, stochastic_bfloat16
+from aha.training.quantized import LEVELS, dequantize, quantize
+
+# ---- order of batches ----
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 5), st.integers(0, 3), st.booleans())
+def test_batches_of_all_ranks_cover_the_epoch(count, batch_size, world, epoch, grouped):
+    lengths = [(7 * i) % 13 for i in range(count)]
+    ranks = []
+    for rank in range(world):
+        lengths_of = (lambda: lengths) if grouped else None
+        batches = RankBatches(count, batch_size=batch_size, rank=rank, world_size=world, seed=1, lengths=lengths_of, window=3)
+        batches.set_epoch(epoch)
+        ranks.append(list(batches))
+        assert len(ranks[-1]) == len(batches)
+        assert ranks[-1] == list(batches)
+    items = [i for batches in ranks for batch in batches for i in batch]
+    assert set(items) == set(range(count))
+    assert len(items) == -(-count // (batch_size * world)) * batch_size * world
+    assert all(len(batch) == batch_size for batches in ranks for batch in batches)
+
+
+def test_grouping_by_length_reduces_waiting():
+    lengths = [(37 * i) % 101 for i in range(400)]
+
+    def waiting(grouped):
+        ranks = [list(RankBatches(400, batch_size=1, rank=r, world_size=4, seed=0, lengths=grouped)) for r in range(4)]
+        steps = [[lengths[rank[k][0]] for rank in ranks] for k in range(len(ranks[0]))]
+        return sum(max(step) * 4 - sum(step) for step in steps)
+
+    assert waiting(lambda: lengths) < waiting(None) / 5
+
+
+def test_epochs_differ():
+    batches = RankBatches(50, batch_size=1, rank=0, world_size=1, seed=0)
+    first = list(batches)
+    batches.set_epoch(1)
+    assert list(batches) != first
+
+
+# ---- logs and checkpoints on disk ----
+
+
+def test_log_lines_after_the_checkpoint_are_dropped(tmp_path):
+    path = tmp_path / "train.log"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
+    drop_after(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def make_checkpoint(run, step, world_size=2, stage=2, finished=True):
+    folder = run / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text(json.dumps({"a": 1}))
+    if finished:
+        facts = {"step": step, "world_size": world_size, "zero_stage": stage, "files": ["settings.json"]}
+        (folder / "complete.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_only_complete_checkpoints_count(tmp_path):
+    for step in (9, 10, 100):
+        make_checkpoint(tmp_path, step)
+    make_checkpoint(tmp_path, 200, finished=False)
+    (tmp_path / "partial-300").mkdir()
+    assert [p.name for p in complete(tmp_path)] == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
+    assert [p.name for p in leftovers(tmp_path)] == ["checkpoint-200", "partial-300"]
+    assert find_resume("auto", str(tmp_path), 2, 2, {}, lambda a, b: []).name == "checkpoint-100"
+    assert find_resume("none", str(tmp_path), 2, 2, {}, lambda a, b: []) is None
+    rotate(tmp_path, 1, keep=str(tmp_path / "checkpoint-9"))
+    assert [p.name for p in complete(tmp_path)] == ["checkpoint-9", "checkpoint-100"]
+
+
+def test_resume_refuses_other_world_sizes_and_damaged_checkpoints(tmp_path):
+    folder = make_checkpoint(tmp_path, 5)
+    with pytest.raises(UserError, match="written by 2 processes with ZeRO stage 2, this run has 8"):
+        find_resume("auto", str(tmp_path), 8, 2, {}, lambda a, b: [])
+    (folder / "settings.json").unlink()
+    with pytest.raises(UserError, match="lacks settings.json"):
+        find_resume("auto", str(tmp_path), 2, 2, {}, lambda a, b: [])
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    code = f"from aha.training.environment import lock_folder; lock_folder({str(tmp_path)!r})"
+    with lock_folder(tmp_path):
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, check=False)
+    assert process.returncode != 0 and "another run is writing to" in process.stderr
+
+
+# ---- optimizer ----
+
+
+def test_stochastic_rounding_is_right_on_average():
+    torch.manual_seed(0)
+    value = torch.full((200_000,), 1.0 + 1 / 1024)  # a quarter of the way to the next bfloat16
+    rounded = stochastic_bfloat16(value).float()
+    assert set(rounded.unique().tolist()) == {1.0, 1.0078125}
+    assert rounded.mean().item() == pytest.approx(1 + 1 / 1024, abs=5e-5)
+
+
+def fit(dtype: torch.dtype, optimizer_class) -> float:
+    """Distance to the solution of a small regression after 400 steps of 2e-5, over the distance at the start."""
+    torch.manual_seed(1)
+    start, target = torch.randn(32, 32) * 0.02, torch.randn(32, 32) * 0.02
+    weight = nn.Parameter(start.to(dtype, copy=True))
+    optimizer = optimizer_class([weight], lr=2e-5, weight_decay=0.0)
+    for _ in range(400):
+        x = torch.randn(8, 32)
+        (x @ (weight.float() - target)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return ((weight.detach().float() - target).norm() / (start - target).norm()).item()
+
+
+def test_low_memory_adamw_follows_adamw():
+    exact = fit(torch.float32, torch.optim.AdamW)
+    assert fit(torch.float32, LowMemoryAdamW) == pytest.approx(exact, rel=2e-3)
+    assert fit(torch.bfloat16, LowMemoryAdamW) == pytest.approx(exact, rel=2e-3)
+    assert fit(torch.bfloat16, torch.optim.AdamW) > exact + 0.05  # what it is for: steps lost in rounding
+
+
+def test_low_memory_adamw_state_survives_saving():
+    def run(interrupt):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(8, 8))
+        optimizer = LowMemoryAdamW([weight], lr=1e-3)
+        for step in range(6):
+            if interrupt and step == 3:
+                saved = optimizer.state_dict()
+                optimizer = LowMemoryAdamW([weight], lr=1e-3)
+                optimizer.load_state_dict(saved)
+            (weight**2).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert optimizer.state[weight]["second"].dtype == torch.bfloat16
+        return weight.detach()
+
+    assert torch.equal(run(False), run(True))
+
+
+# ---- 4-bit weights ----
+
+
+@pytest.mark.parametrize("columns", [64, 160, 192])
+def test_four_bit_weights_are_near_and_stable(columns):
+    torch.manual_seed(0)
+    weight = torch.randn(48, columns)
+    levels = torch.tensor(LEVELS)
+    restored = dequantize(*quantize(weight), levels, torch.float32)
+    assert ((restored - weight).square().mean().sqrt() / weight.std()).item() < 0.1  # NF4 on normal data: 9%
+    again = dequantize(*quantize(restored), levels, torch.float32)
+    assert torch.equal(again, restored)
+
+
+# ---- compiled layers ----
+
+
+class LowRankLayer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.base, self.down, self.up = nn.Linear(16, 16), nn.Linear(16, 4, bias=False), nn.Linear(4, 16, bias=False)
+
+    def forward(self, x):
+        hidden = torch.nn.functional.silu(self.base(x))
+        return x + self.up(self.down(torch.nn.functional.dropout(hidden, 0.5, self.training)))
+
+
+def test_recomputation_uses_the_same_dropout():
+    """The output is linear in `up`: the gradient times the weight must give what the weight contributed, for the same dropout mask."""
+    layer = LowRankLayer()
+    function = torch.compile(run_and_recompute, backend="aot_eager", dynamic=True)  # the default one takes minutes on a CPU
+    x = torch.randn(1, 12, 16, requires_grad=True)
+
+    def loss():
+        torch.manual_seed(5)
+        return (function(layer, x) * torch.linspace(0, 1, 16)).sum()
+
+    value = loss()
+    value.backward()
+    contribution = (layer.up.weight.grad * layer.up.weight).sum().item()
+    with torch.no_grad():
+        layer.up.weight.zero_()
+    assert value.item() - loss().item() == pytest.approx(contribution, rel=1e-4)
+
+
+# ---- merging ----
+
+
+def test_merged_folder_gives_the_same_scores(tmp_path, capsys):
+    base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter")
+    arguments = ["--llm_pretrained", str(base), "--lora_pretrained", str(adapter), "--output", str(tmp_path / "merged"), "--dtype", "float32"]
+    merge_main(arguments)
+    separate = AhaModel.from_base(base, adapter, merge=False)
+    merged = AhaModel.from_pretrained(tmp_path / "merged")
+    torch.manual_seed(0)
+    features = torch.randn(3, 729, separate.config.vision.hidden_size)
+    ids = torch.cat([torch.arange(20), torch.full((3 * 49,), separate.config.image_token_index)])[None]
+    with torch.no_grad():
+        ours, theirs = (m(input_ids=ids, vision_features=features).scores() for m in (merged, separate))
+    assert torch.allclose(ours.relevance, theirs.relevance, atol=1e-5)
+    assert torch.allclose(ours.uncertainty, theirs.uncertainty, atol=1e-5)
+    assert "library_name: aha-video" in (tmp_path / "merged/README.md").read_text()
+    with pytest.raises(UserError, match="not empty"):
+        merge_main(arguments)
+
+
+def test_card_names_data_and_trained_videos(tmp_path):
+    settings_ = {
+        "model": {"lora_r": 16}, "data": {"fold": 0}, "training": {"learning_rate": 2e-5},
+        "mixture": [{"name": "tvsum", "type": "tvsum", "samples": 40, "fps": 1, "max_num_frames": 400, "weight": 1.0}],
+    }  # fmt: skip
+    (tmp_path / "settings.json").write_text(json.dumps(settings_))
+    (tmp_path / "trained_on_videos.json").write_text('["a", "b"]')
+    (tmp_path / "train.log").write_text('{"step": 3, "loss": 0.5, "lm_weighted": 0.1}\n{"step": 3, "eval_kendall_tau": 0.2}\n')
+    metrics = {"protocols": {"corr_full": {"kendall": {"mean": 0.1234}}}}
+    card = model_card(tmp_path, base="org/base", merged=False, metrics=metrics)
+    for text in ("base_model: org/base", "40 samples", "a, b", "corr_full, kendall | 0.1234", "eval_kendall_tau | 0.2", "loss | 0.5000"):
+        assert text in card
+    with pytest.raises(UserError, match="no protocols"):
+        model_card(tmp_path, base="org/base", merged=False, metrics={})
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("lmms-lab/llava-onevision-qwen2-7b-ov", "llava-onevision-qwen2-7b-ov"),
+    ("/data/llava-onevision-qwen2-7b-ov/", "llava-onevision-qwen2-7b-ov"),
+    ("/c/hub/models--lmms-lab--llava-onevision-qwen2-7b-ov/snapshots/0a1b", "llava-onevision-qwen2-7b-ov"),
+])  # fmt: skip
+def test_base_names(name, expected):
+    assert base_name(name) == expected
