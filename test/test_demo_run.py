@@ -71,9 +71,7 @@ def test_table():
 
     rows_of = ("random", "human_vs_each_other_human", "mean_annotation_as_predictor")
     metrics = {name: {"protocols": tree(0.1 * i)} for i, name in enumerate(("trained", "swapped", "before"))}
-    metrics["trained"]["baselines"] = {
-        protocol: dict.fromkeys(rows_of, inner) for protocol, inner in tree(0.5).items()
-    }  # fmt: skip
+    metrics["trained"]["baselines"] = {row: tree(0.5) for row in rows_of}
     metrics["before"]["protocols"]["corr_full"]["kendall"]["mean"] = None
     rows = run.table_rows(metrics)
     assert [name for name, _ in rows][0] == "this model" and len(rows) == 6

@@ -34,7 +34,7 @@ ANNOTATORS = 20
 SHOT_SECONDS = 2
 CATEGORIES = ("CO", "OB", "PA", "PL")  # colours, one particular object, patterns, places
 VIDEOS_PER_CATEGORY = 10
-FRAME_RATES = (Fraction(10), Fraction(12), Fraction(25, 2), Fraction(15))
+FRAME_RATES = (Fraction(8), Fraction(10), Fraction(25, 2))
 FRAME_SIZES = ((384, 288), (384, 384), (288, 384))
 TITLES = {
     "CO": (
@@ -277,7 +277,7 @@ def make_dataset(folder: str | os.PathLike, seed: int = 0, processes: int = 2) -
     root = Path(folder) / "ydata-tvsum50-v1_1"
     marker = root / "demo.json"
     plans = plan_dataset(seed)
-    settings = {"made_by": "aha.demo.dataset", "version": 2, "seed": seed}
+    settings = {"made_by": "aha.demo.dataset", "version": 3, "seed": seed}
     if marker.exists() and read_json(marker, "demo data set marker") != settings:
         raise UserError(f"{root} holds a demo data set made with other settings; delete the folder or choose another --output.")
     write_json(marker, settings)

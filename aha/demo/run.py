@@ -117,8 +117,8 @@ def table_rows(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, list[float
         return [metrics[name]["protocols"][protocol][metric]["mean"] for protocol, metric, _ in COLUMNS]
 
     def baseline(name: str) -> list[float]:
-        tree = metrics["trained"]["baselines"]
-        return [tree[protocol][name][metric]["mean"] for protocol, metric, _ in COLUMNS]
+        tree = metrics["trained"]["baselines"][name]
+        return [tree[protocol][metric]["mean"] for protocol, metric, _ in COLUMNS]
 
     return [
         ("this model", own("trained")),
