@@ -57,10 +57,12 @@ def make_video(
     gop: int = 48,
     pixel_aspect: Fraction | None = None,
     sound_span: tuple[float, float] | None = None,
+    beside: bool = True,
 ) -> list[float]:
     """Write a numbered video; returns the time of each frame. A flash and a 1 kHz beep of 0.1 s begin at each multiple of `flash_every`.
 
-    sound_span: the sound exists only between these seconds."""
+    sound_span: the sound exists only between these seconds. beside: False writes all pictures first, as bad recorders do.
+    """
     times, clock, k = [], Fraction(0), 0
     while clock < seconds:
         times.append(clock)
@@ -77,22 +79,30 @@ def make_video(
         if pixel_aspect:
             stream.codec_context.sample_aspect_ratio = pixel_aspect
         voice = out.add_stream("libopus" if container == "webm" else "aac", rate=RATE, layout="stereo") if sound else None
+        first, last = (0, int(seconds * RATE)) if sound_span is None else (int(s * RATE) // 960 * 960 for s in sound_span)
+        pieces = iter(range(first, last, 960))
+
+        def sing(until: float) -> None:
+            """Write the sound up to a moment, so that it lies beside the pictures in the file."""
+            for start in pieces if voice is not None else ():
+                t = np.arange(start, min(start + 960, last)) / RATE
+                beep = np.where(t % flash_every < 0.1, 0.5 * np.sin(2 * np.pi * 1000 * t), 0).astype(np.float32)
+                audio = av.AudioFrame.from_ndarray(np.ascontiguousarray(np.stack([beep] * 2)), format="fltp", layout="stereo")
+                audio.sample_rate, audio.pts, audio.time_base = RATE, start, Fraction(1, RATE)
+                out.mux(voice.encode(audio))
+                if start / RATE >= until:
+                    return
+
         for k, time in enumerate(times):
             flash = float(time) % flash_every < 0.1
             frame = av.VideoFrame.from_ndarray(number_frame(k, *size, flash), format="rgb24").reformat(format="yuv420p")
             frame.pts, frame.time_base = round(time / stream.codec_context.time_base), stream.codec_context.time_base
             out.mux(stream.encode(frame))
+            if beside:
+                sing(float(time))
         out.mux(stream.encode(None))
         if voice is not None:
-            n = int(seconds * RATE)
-            t = np.arange(n) / RATE
-            beep = np.where(t % flash_every < 0.1, 0.5 * np.sin(2 * np.pi * 1000 * t), 0).astype(np.float32)
-            first, last = (0, n) if sound_span is None else (int(s * RATE) // 960 * 960 for s in sound_span)
-            for start in range(first, last, 960):
-                piece = np.ascontiguousarray(np.stack([beep[start : start + 960]] * 2))
-                audio = av.AudioFrame.from_ndarray(piece, format="fltp", layout="stereo")
-                audio.sample_rate, audio.pts, audio.time_base = RATE, start, Fraction(1, RATE)
-                out.mux(voice.encode(audio))
+            sing(seconds)
             out.mux(voice.encode(None))
     if rotation:
         _rotate(path, rotation)

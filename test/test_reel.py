@@ -116,6 +116,13 @@ def test_sound_that_starts_late_and_ends_early_is_padded(tmp_path):
     assert onsets(sound) == pytest.approx([2.75], abs=0.006)  # of the beeps only that of second 4 is in the sound and in a clip
 
 
+def test_sound_that_lies_far_behind_its_pictures_in_the_file_is_found(tmp_path):
+    make_video(tmp_path / "v.ts", seconds=40, fps=10, container="mpegts", beside=False, size=(64, 64))
+    assert write_reel(tmp_path / "v.ts", [Clip(21.5, 23.5)], tmp_path / "reel.mp4").has_sound
+    _, sound, _ = reel_contents(tmp_path / "reel.mp4")
+    assert onsets(sound) == pytest.approx([0.5, 1.5], abs=0.006)
+
+
 def test_overlapping_clips_are_joined_and_order_does_not_matter(tmp_path):
     make_video(tmp_path / "v.mp4", seconds=5, sound=False)
     info = write_reel(tmp_path / "v.mp4", [Clip(3.0, 4.0), Clip(1.0, 2.0), Clip(1.5, 2.5)], tmp_path / "reel.mp4")

@@ -264,3 +264,25 @@ def test_a_broken_upload_is_told_and_the_page_goes_on(page, browsers, videos, tm
     wait_for(lambda: "red" in find(browser, "#aha-query textarea").get_attribute("value").lower())
     browser.execute_script("document.querySelector('#aha-start').click()")
     wait_for(lambda: frames_on_curve(browser) > 0)
+
+
+def test_the_report_seeks_on_a_click_without_any_server(model, videos, browsers, tmp_path):
+    from aha.highlights.result import write_result
+
+    encoded = model.encode(videos["first"], fps=2)
+    result = model.query(encoded, 'a "red" <star> & more', top=2)
+    write_result(result, videos["first"], tmp_path, frame_fps=2, note=model.note)
+    browser, _ = browsers()
+    browser.get(f"file://{tmp_path / 'report.html'}")
+    assert 'a "red" <star> & more' in browser.find_element("tag name", "h1").text
+    wait_for(lambda: browser.execute_script("return player.readyState >= 1 && Math.abs(player.duration - 12) < 0.2"))
+    browser.execute_script(
+        "const b = timeline.getBoundingClientRect();"
+        "timeline.dispatchEvent(new MouseEvent('click', {bubbles: true, clientX: b.left + 0.5 * b.width, clientY: b.top + 9}))"
+    )
+    wait_for(lambda: abs(browser.execute_script("return player.currentTime") - 6) < 0.2)
+    moments = browser.find_elements("css selector", ".moment")
+    assert len(moments) == 2 and all(browser.execute_script("return arguments[0].querySelector('img').naturalWidth", m) > 0 for m in moments)
+    moments[0].click()
+    start = result.highlights[0].start
+    wait_for(lambda: start - 0.2 <= browser.execute_script("return player.currentTime") <= result.highlights[0].end + 0.5)

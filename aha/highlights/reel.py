@@ -215,23 +215,43 @@ def burn_title(image_HWC: np.ndarray, title: str) -> np.ndarray:
     return np.asarray(picture)
 
 
-def _sound_of(path: str) -> tuple[int, str] | None:
-    """(sampling rate, layout) for the reel's sound; None where the video has none that can be decoded."""
+def _sound_of(path: str) -> tuple[int, int, str] | None:
+    """(which sound stream, sampling rate, layout) for the reel; None where the video has none that can be decoded.
+
+    One frame is decoded to know: headers may not say the rate, and some containers show the sound only after many seconds of pictures.
+    """
     with open_container(path) as container:
-        for stream in container.streams.audio:
-            codec = stream.codec_context
-            if codec is None or not codec.sample_rate:
+        for number, stream in enumerate(container.streams.audio):
+            if stream.codec_context is None:
                 continue
-            rate = codec.sample_rate if codec.sample_rate in AAC_RATES else 48000
-            return rate, "mono" if codec.channels == 1 else "stereo"
+            frame = next(_frames_of(container, stream), None)
+            if frame is not None and frame.sample_rate:
+                rate = frame.sample_rate if frame.sample_rate in AAC_RATES else 48000
+                return number, rate, "mono" if frame.layout.nb_channels == 1 else "stereo"
+            container.seek(0)
     return None
+
+
+def _frames_of(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    """Decoded sound from where the container stands; a damaged packet gives nothing, damage to the container ends it."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.error.FFmpegError):
+            return
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            continue
+        yield from frames
 
 
 class _SoundWriter:
     """The sound of the clips -> AAC. `pull` writes on until a moment of the reel: picture and sound lie side by side in the file."""
 
-    def __init__(self, reel: av.container.OutputContainer, index: VideoIndex, rate: int, layout: str):
-        self.reel, self.path, self.rate, self.layout = reel, index.path, rate, layout
+    def __init__(self, reel: av.container.OutputContainer, index: VideoIndex, number: int, rate: int, layout: str):
+        self.reel, self.path, self.number, self.rate, self.layout = reel, index.path, number, rate, layout
         self.origin = index.first_pts * index.time_base  # time 0 on the clock of the file
         self.stream = reel.add_stream("aac", rate=rate, layout=layout)
         self.stream.bit_rate = 96000 if layout == "mono" else 160000
@@ -268,34 +288,38 @@ class _SoundWriter:
         resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=self.rate)
         expected: int | None = None
         with open_container(self.path) as container:
-            stream = next(s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate)
-            # A decoder needs a moment to settle (AAC: one packet; Opus: 80 ms).
-            target = max(0, (self.origin + start - Fraction(1, 2)) / stream.time_base)
-            if start > 1:
-                container.seek(int(target), stream=stream)
-            packets = container.demux(stream)
-            while True:
-                try:
-                    frames = next(packets).decode()
-                except StopIteration:
-                    break
-                except av.error.InvalidDataError:
-                    continue  # a damaged packet: its place stays silent
-                for frame in frames:
-                    position = expected or 0  # sound without time stamps goes on where it is
-                    if frame.pts is not None:
-                        time = frame.pts * frame.time_base - self.origin - start
-                        if time >= end - start:
-                            return
-                        stamped = round(time * self.rate)
-                        if expected is None or abs(stamped - expected) > self.rate * JITTER_SECONDS:
-                            position = stamped
-                    frame.pts = None  # the resampler would take a jump in time for an error
-                    for part in resampler.resample(frame):
-                        samples_CN = part.to_ndarray()
-                        yield from _from_zero(position, samples_CN)
-                        position += samples_CN.shape[1]
-                    expected = position
+            for frame in self._frames_from(container, start):
+                position = expected or 0  # sound without time stamps goes on where it is
+                if frame.pts is not None:
+                    time = frame.pts * frame.time_base - self.origin - start
+                    if time >= end - start:
+                        return
+                    stamped = round(time * self.rate)
+                    if expected is None or abs(stamped - expected) > self.rate * JITTER_SECONDS:
+                        position = stamped
+                frame.pts = None  # the resampler would take a jump in time for an error
+                for part in resampler.resample(frame):
+                    samples_CN = part.to_ndarray()
+                    yield from _from_zero(position, samples_CN)
+                    position += samples_CN.shape[1]
+                expected = position
+
+    def _frames_from(self, container: av.container.InputContainer, start: Fraction) -> Iterator[av.AudioFrame]:
+        """Decoded sound from half a second before `start` (a decoder needs a moment to settle), or from further back."""
+        stream = container.streams.audio[self.number]
+        if start > 1:
+            try:
+                container.seek(int((self.origin + start - Fraction(1, 2)) / stream.time_base), stream=stream)
+            except av.error.FFmpegError:
+                container.seek(0)
+        frames = _frames_of(container, stream)
+        first = next(frames, None)
+        if first is not None and first.pts is not None and first.pts * first.time_base - self.origin > start and start > 1:
+            container.seek(0)  # jumped too far, or the sound begins here: look from the beginning
+            frames = _frames_of(container, stream)
+        elif first is not None:
+            yield first
+        yield from frames
 
     def pull(self, source: Iterator[np.ndarray], until: Fraction) -> None:
         target = round(until * self.rate)
