@@ -16,214 +16,29 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
-import os
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from llava_next import LlavaNextConfig, LlavaNextForCausalLM
+from llava_next import LlavaNextForCausalLM
 from llava_next.checkpoint import load_base, save_llava_next
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn, load_tokenizer
-from aha.demo.dataset import Target
-from aha.demo.language import caption_of, name_of, query_for, random_target, save_tokenizer, train_tokenizer
-from aha.demo.scenes import (
-    COLOURS,
-    PATTERNS,
-    PLACES,
-    Scene,
-    Thing,
-    coverage,
-    draw_background,
-    draw_frame,
-    letterbox,
-    random_scene,
-    random_thing,
-)
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, load_tokenizer
+from aha.demo.language import save_tokenizer, train_tokenizer
+from aha.demo.pictures import FrameBank, cell_labels, drawn_ahead, fill_bank
+from aha.demo.small_model import VOCABULARY, WORDS, embed_words, new_model, new_word_vectors
+from aha.demo.streams import Streams, draw_streams
 from aha.errors import run_command
 from aha.models.adapters import add_lora, new_lora, save_adapter, trainable
 from aha.models.config import AhaConfig
 from aha.models.model import AhaModel
 
-VOCABULARY = 957  # byte pairs; three control tokens and <image> follow
-SIZES = ((384, 384), (384, 288), (288, 384), (384, 216))
-WORDS = {"colour": list(COLOURS), "pattern": list(PATTERNS), "place": list(PLACES)}
-MOST_THINGS = 3
-
-
-# ---- the untrained model ----
-
-
-def new_model(seed: int) -> LlavaNextForCausalLM:
-    """SigLIP tower 64 wide with 1 stored layer, Qwen2 decoder 96 wide with 4 layers."""
-    torch.manual_seed(seed)
-    model = LlavaNextForCausalLM(LlavaNextConfig(
-        vocab_size=976, hidden_size=96, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=32768, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=False,
-        bos_token_id=VOCABULARY + 1, eos_token_id=VOCABULARY + 2, image_token_index=VOCABULARY + 3,
-        vision_config={
-            "model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "num_channels": 3, "image_size": 384, "patch_size": 14, "hidden_act": "gelu_pytorch_tanh",
-        },
-    ))  # fmt: skip
-    initialise_tower(model)
-    initialise_decoder(model)
-    return model
-
-
-@torch.no_grad()
-def initialise_tower(model: LlavaNextForCausalLM) -> None:
-    """Start the patch embedding from smooth waves (2-D cosines of brightness and of two colour differences), the positions from sines and
-    attention from "look at what is like yourself", that is near by: a short training finds these slowly by itself."""
-    vision_model = model.model.vision_tower.vision_tower["vision_model"]
-    embeddings = vision_model.embeddings
-    width, _, patch, _ = embeddings.patch_embedding.weight.shape
-    place = (torch.arange(patch) + 0.5) * math.pi / patch
-    colour_axes = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [0.5, 0.5, -1.0]])
-    orders = sorted(((u, v) for u in range(8) for v in range(8)), key=lambda uv: (uv[0] ** 2 + uv[1] ** 2, uv))
-    waves = [(0, u, v) for u, v in orders[:40]] + [(c, u, v) for c in (1, 2) for u, v in orders[:12]]
-    for row, (axis, u, v) in zip(embeddings.patch_embedding.weight, waves[:width]):
-        wave = torch.outer(torch.cos(v * place), torch.cos(u * place))
-        kernel = colour_axes[axis][:, None, None] * wave
-        row.copy_(kernel / kernel.norm() * 0.5)
-    embeddings.patch_embedding.bias.zero_()
-    side = model.config.patches_per_side
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    rate = torch.exp(-torch.arange(width // 4) / (width // 4) * math.log(60.0))
-    angles = [axis.flatten()[:, None] * rate for axis in (x, y)]
-    table = torch.cat([function(angle) for angle in angles for function in (torch.sin, torch.cos)], 1)
-    embeddings.position_embedding.weight.copy_(0.3 * table)
-    for layer in vision_model.encoder.layers:
-        same = torch.randn(width, width) * 1.5 / width**0.5
-        layer.self_attn.q_proj.weight.copy_(same)
-        layer.self_attn.k_proj.weight.copy_(same)
-
-
-@torch.no_grad()
-def initialise_decoder(model: LlavaNextForCausalLM) -> None:
-    """Linear layers with unit gain, and queries equal to keys, so that a token attends to tokens like itself from the start
-    (Trockman and Kolter 2023, "Mimetic initialization of self-attention layers"): a picture's "red" finds the query's "red"."""
-    layers = model.model.layers
-    for name, parameter in model.model.layers.named_parameters():
-        if parameter.ndim == 2:
-            gain = 1 / math.sqrt(2 * len(layers)) if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
-            nn.init.normal_(parameter, std=gain / math.sqrt(parameter.shape[1]))
-    for layer in layers:
-        attention = layer.self_attn
-        groups = attention.k_proj.weight.view(model.config.num_key_value_heads, -1, model.config.hidden_size)
-        attention.q_proj.weight.copy_(groups.repeat_interleave(model.config.num_attention_heads // len(groups), 0).flatten(0, 1))
-    embeddings = model.model.embed_tokens.weight
-    nn.init.normal_(embeddings, std=0.5)
-    embeddings += 0.3 * torch.randn(embeddings.shape[1])  # a direction that all text has and pictures do not
-    nn.init.normal_(model.lm_head.weight, std=0.05)
-
-
-def word_vectors(model: LlavaNextForCausalLM, duet: DuetFormat) -> dict[str, Tensor]:
-    """Family -> a vector of unit mean square for each word [words, H], all orthogonal. Every spelling of a word (capital or not, with or
-    without a space before it) that is one token gets its vector as embedding, at half the size."""
-    hidden = model.config.hidden_size
-    total = sum(map(len, WORDS.values()))
-    directions = torch.linalg.qr(torch.randn(hidden, total))[0].T * math.sqrt(hidden)
-    vectors = dict(zip(WORDS, directions.split([len(words) for words in WORDS.values()])))
-    with torch.no_grad():
-        embeddings = model.model.embed_tokens.weight
-        common = embeddings.mean(0)
-        for family, words in WORDS.items():
-            for word, vector in zip(words, vectors[family]):
-                for spelling in (word, word.capitalize(), f" {word}", f" {word.capitalize()}"):
-                    ids = duet.encode(spelling)
-                    if len(ids) == 1:
-                        embeddings[ids[0]] = 0.5 * vector + common
-    return vectors
-
-
-# ---- pictures ----
-
-
-@dataclass
-class Pictures:
-    """frames: uint8 [B, 3, 384, 384]. cover: float32 [B, 4, K], share of each cell that shows thing 0, 1, 2 and the bare place.
-    words: int [B, 3, 2], index of each thing's colour and pattern, -1 where there is no such thing. place: int [B]."""
-
-    frames: Tensor
-    cover: Tensor
-    words: Tensor
-    place: Tensor
-
-
-def draw_pictures(random: np.random.Generator, count: int) -> tuple[Pictures, list[Scene]]:
-    """Two pictures each of `count` random scenes, at different moments; four scenes share a background, the slowest thing to draw."""
-    total = 2 * count
-    frames, places, scenes = [], [], []
-    covers, words = np.zeros((total, MOST_THINGS + 1, 49), np.float32), np.full((total, MOST_THINGS, 2), -1)
-    for index in range(count):
-        if index % 4 == 0:
-            width, height = SIZES[int(random.integers(len(SIZES)))]
-            place, seed = str(random.choice(PLACES)), int(random.integers(2**31))
-            background = draw_background(place, seed, width, height)
-        things = random_things(random)
-        scene = Scene(place, seed, random_scene(random, things).things)
-        scenes.append(scene)
-        for moment in random.uniform(0, 6, 2):
-            seen = coverage(scene, moment, width, height).reshape(len(things) + 1, 49)
-            covers[len(frames), : len(things)], covers[len(frames), -1] = seen[:-1], seen[-1]
-            for k, thing in enumerate(scene.things):
-                words[len(frames), k] = WORDS["colour"].index(thing.colour), WORDS["pattern"].index(thing.pattern)
-            places.append(PLACES.index(place))
-            frames.append(letterbox(draw_frame(scene, moment, width, height, background)))
-    pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
-    return Pictures(pixels, torch.from_numpy(covers), torch.from_numpy(words), torch.tensor(places)), scenes
-
-
-def draw_batch(seed: tuple[int, ...], count: int) -> tuple[Pictures, list[Scene]]:
-    torch.set_num_threads(1)
-    return draw_pictures(np.random.default_rng(seed), count)
-
-
-def drawn_ahead(seed: int, stage: int, batches: int, count: int) -> Iterator[tuple[Pictures, list[Scene]]]:
-    """Batches of pictures, drawn by other processes while the model trains. Each batch has its own seed: the number of processes changes
-    nothing."""
-    workers = max(1, (os.cpu_count() or 2) - 1)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting: deque[Future] = deque()
-        for batch in range(batches + 2 * workers):
-            if batch < batches:
-                waiting.append(pool.submit(draw_batch, (seed, stage, batch), count))
-            if batch >= 2 * workers:
-                yield waiting.popleft().result()
-
-
-def random_things(random: np.random.Generator) -> list[Thing]:
-    count = int(random.choice(MOST_THINGS + 1, p=[0.04, 0.40, 0.42, 0.14]))
-    return [random_thing(random) for _ in range(count)]
-
-
 # ---- stage 1: vision ----
-
-
-def cell_labels(pictures: Pictures) -> dict[str, Tensor]:
-    """Family -> int [B, K]: index of the word that is true of most of each cell, one past the last for "no such word here", -100 where the
-    cell is a border case."""
-    best, index = pictures.cover[:, :-1].max(1)
-    thing = torch.gather(pictures.words, 1, index[..., None].expand(-1, -1, 2))
-    bare = pictures.cover[:, -1]
-    labels = {}
-    for family, value, share in (
-        ("colour", thing[..., 0], best), ("pattern", thing[..., 1], best), ("place", pictures.place[:, None].expand_as(bare), bare)
-    ):  # fmt: skip
-        label = torch.where(share >= 0.4, value, len(WORDS[family]))
-        labels[family] = torch.where((share > 0.1) & (share < 0.4), -100, label)
-    return labels
 
 
 def schedule(step: int, steps: int, peak: float) -> float:
@@ -232,16 +47,15 @@ def schedule(step: int, steps: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def pretrain_vision(
-    model: LlavaNextForCausalLM, vectors: dict[str, Tensor], seed: int, steps: int, lr: float = 2e-3
-) -> None:
-    """Train tower and projector: the scalar product of a cell with a word's vector says how well the word fits the cell."""
+def pretrain_vision(model: LlavaNextForCausalLM, seed: int, steps: int, lr: float = 4e-3) -> dict[str, Tensor]:
+    """Train tower, projector and word vectors: the scalar product of a cell with a word's vector says how well the word fits the cell.
+    Returns the vectors."""
     torch.manual_seed(seed)
     tower, projector = model.model.vision_tower, model.model.mm_projector
     device = model.lm_head.weight.device
-    vectors = {family: vector.to(device) for family, vector in vectors.items()}
+    vectors = {family: nn.Parameter(vector.to(device)) for family, vector in new_word_vectors(model).items()}
     nothing = {family: nn.Parameter(torch.zeros(1, device=device)) for family in WORDS}
-    parameters = [*tower.parameters(), *projector.parameters(), *nothing.values()]
+    parameters = [*tower.parameters(), *projector.parameters(), *vectors.values(), *nothing.values()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
     hidden, began, right = model.config.hidden_size, time.time(), []
     for step, (pictures, _) in enumerate(drawn_ahead(seed, 20, steps, 12)):
@@ -265,6 +79,7 @@ def pretrain_vision(
         if (step + 1) % 50 == 0:
             told = " ".join(f"{family} {share:.3f}" for family, share in zip(WORDS, np.mean(right[-25:], 0)))
             print(f"vision {step + 1}/{steps} loss {loss.item():.3f}, words right: {told}  {time.time() - began:.0f} s", flush=True)
+    return vectors
 
 
 def share_right(logits_BKW: Tensor, label_BK: Tensor) -> float:
@@ -274,114 +89,6 @@ def share_right(logits_BKW: Tensor, label_BK: Tensor) -> float:
 
 
 # ---- stage 2: language ----
-
-
-@dataclass
-class FrameBank:
-    """Many pictures, seen through the frozen tower and projector. N pictures; neighbours 2n and 2n + 1 are two moments of the same scene.
-
-    visual: float16 [N, K, H]; cover: float32 [N, 4, K], words: int [N, 3, 2], place: int [N] as in Pictures; scenes: [N / 2].
-    """
-
-    visual: Tensor
-    cover: np.ndarray
-    words: np.ndarray
-    place: np.ndarray
-    scenes: list[Scene]
-
-    def matches(self, target: Target) -> np.ndarray:
-        """bool [N, 4]: the things, or the bare place, that a query asks for (and that can be seen)."""
-        hit = np.zeros(self.cover.shape[:2], bool)
-        if target.place is not None:
-            hit[:, -1] = self.place == PLACES.index(target.place)
-        else:
-            hit[:, :-1] = True
-            for i, word in enumerate((target.colour, target.pattern)):
-                if word is not None:
-                    hit[:, :-1] &= self.words[..., i] == list(WORDS.values())[i].index(word)
-        return hit & (self.cover.sum(-1) > 0.5)
-
-
-@torch.no_grad()
-def fill_bank(model: LlavaNextForCausalLM, seed: int, scenes: int) -> FrameBank:
-    visual, pictures, all_scenes = [], [], []
-    batches = drawn_ahead(seed, 21, scenes // 16, 16)
-    for drawn, new_scenes in tqdm(batches, total=scenes // 16, desc="looking at pictures", unit="batch", mininterval=10):
-        visual.append(model.visual_embed(drawn.frames).half())
-        pictures.append((drawn.cover.numpy(), drawn.words.numpy(), drawn.place.numpy()))
-        all_scenes += new_scenes
-    return FrameBank(torch.cat(visual), *(np.concatenate(column) for column in zip(*pictures)), all_scenes)
-
-
-@dataclass
-class Streams:
-    """B conversations with F frames each, padded on the right to T tokens.
-
-    input_ids, position_ids: [B, T]; frames: [B, F], index into the bank; frame_ends: [B, F], position of each frame's last token; labels:
-    [B, T], next-token targets (-100 = none); match: float [B, F], 1 where what the query asks for is seen; cells: float [B, F, K], share of
-    each cell that it fills; new_scene: int [B, F], 1 where the scene has just changed.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    frames: Tensor
-    frame_ends: Tensor
-    labels: Tensor
-    match: Tensor
-    cells: Tensor
-    new_scene: Tensor
-
-    def to(self, device: torch.device) -> Streams:
-        return Streams(**{name: value.to(device) for name, value in vars(self).items()})
-
-
-def draw_streams(
-    bank: FrameBank, duet: DuetFormat, random: np.random.Generator, count: int, num_frames: int, longest_gap: int,
-    system: str = DEFAULT_SYSTEM_PROMPT, plain: bool = False,
-) -> Streams:
-    """Random queries over random frames. Half of the streams begin up to `longest_gap` positions after their query, as if the video had
-    been running for a while: so short streams teach attention over long distances. `plain` queries are names alone."""
-    frames, match, cells, changes, rendered = [], [], [], [], []
-    for _ in range(count):
-        scene = bank.scenes[int(random.integers(len(bank.scenes)))]
-        thing = scene.things[int(random.integers(len(scene.things)))] if scene.things else None
-        target = random_target(random, thing, scene.place)
-        hit = bank.matches(target)
-        chosen, change = draw_runs(hit.any(1), random, num_frames)
-        frames.append(chosen)
-        changes.append(change)
-        match.append(hit[chosen].any(1))
-        cells.append((bank.cover[chosen] * hit[chosen][..., None]).sum(1))
-        rendered.append(duet.render([
-            Turn("system", system), Turn("user", name_of(target, random) if plain else query_for(target, random)),
-            Turn("stream", num_frames=num_frames),
-            Turn("assistant", caption_of(bank.scenes[chosen[-1] // 2]), learn=True),
-        ]))  # fmt: skip
-    length = max(len(r.input_ids) for r in rendered)
-    input_ids, labels = torch.full((count, length), duet.pad_id), torch.full((count, length), -100)
-    position_ids = torch.arange(length).repeat(count, 1)
-    for b, r in enumerate(rendered):
-        ids, learn = torch.tensor(r.input_ids), torch.tensor(r.learn_mask)
-        input_ids[b, : len(ids)] = ids
-        labels[b, : len(ids) - 1] = torch.where(learn[1:], ids[1:], -100)
-        if random.uniform() < 0.5:
-            position_ids[b, r.image_token_positions[0] :] += int(random.integers(longest_gap + 1))
-    return Streams(
-        input_ids, position_ids, torch.tensor(np.stack(frames)), torch.tensor([r.frame_token_positions for r in rendered]), labels,
-        torch.tensor(np.stack(match)).float(), torch.tensor(np.stack(cells)).float(), torch.tensor(np.stack(changes)).long(),
-    )  # fmt: skip
-
-
-def draw_runs(hit_N: np.ndarray, random: np.random.Generator, num_frames: int, longest: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of a stream [num_frames], in runs that show one scene, and 1 where a run begins; half of the runs show what is asked for."""
-    inside = np.flatnonzero(hit_N)
-    chosen, change = [], []
-    while len(chosen) < num_frames:
-        pick = int(random.choice(inside)) if len(inside) and random.uniform() < 0.4 else int(random.integers(len(hit_N)))
-        run = min(int(random.integers(1, longest + 1)), num_frames - len(chosen))
-        chosen += [pick ^ (i % 2) for i in range(run)]
-        change += [1] + [0] * (run - 1)
-    return np.array(chosen), np.array(change)
 
 
 WEIGHTS = {"match": 1.0, "cells": 3.0, "early cells": 3.0, "caption": 0.5, "new scene": 0.5}
@@ -447,7 +154,7 @@ class Lesson:
     system: str
 
 
-LESSONS = (Lesson(0.45, 1, 48, "Look."), Lesson(0.25, 4, 20, "Look."), Lesson(0.30, 12, 8, DEFAULT_SYSTEM_PROMPT))
+LESSONS = (Lesson(0.55, 1, 48, "Look."), Lesson(0.20, 4, 20, "Look."), Lesson(0.25, 12, 8, DEFAULT_SYSTEM_PROMPT))
 
 
 def pretrain_language(
@@ -556,10 +263,10 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m aha.demo.pretrain", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output", default="aha/demo/checkpoints", help="folder for the two checkpoints (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default %(default)s)")
-    parser.add_argument("--vision_steps", type=int, default=600, help="batches of 24 pictures (default %(default)s)")
+    parser.add_argument("--vision_steps", type=int, default=1000, help="batches of 24 pictures (default %(default)s)")
     parser.add_argument("--bank_scenes", type=int, default=2400, help="scenes for stages 2 and 3, two pictures each (default %(default)s)")
-    parser.add_argument("--language_steps", type=int, default=1000, help="batches of short streams (default %(default)s)")
-    parser.add_argument("--adapter_steps", type=int, default=100, help="batches of long streams (default %(default)s)")
+    parser.add_argument("--language_steps", type=int, default=1800, help="batches of short streams (default %(default)s)")
+    parser.add_argument("--adapter_steps", type=int, default=150, help="batches of long streams (default %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default %(default)s)")
     args = parser.parse_args(argv)
     output = Path(args.output)
@@ -567,9 +274,8 @@ def main(argv: list[str]) -> None:
     model = new_model(args.seed)
     save_base(model, tokenizer, output / BASE)
     duet = DuetFormat(load_tokenizer(output / BASE))
-    vectors = word_vectors(model, duet)
     model.to(args.device)
-    pretrain_vision(model, vectors, args.seed, args.vision_steps)
+    embed_words(model, pretrain_vision(model, args.seed, args.vision_steps), duet)
     bank = fill_bank(model, args.seed, args.bank_scenes)
     pointer = pretrain_language(model, bank, duet, args.seed, args.language_steps)
     save_base(model, tokenizer, output / BASE)
