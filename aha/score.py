@@ -69,6 +69,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     how.add_argument(
         "--readers", type=int, metavar="N", help="videos decoded at the same time (default: half the cores of this rank, 1 to 8)"
     )
+    how.add_argument("--engine", choices=("torchrun", "ray"), default="torchrun",
+                     help="ray: as a Ray Data job, for several machines or very many videos (pip install 'ray[data]')")  # fmt: skip
+    how.add_argument("--workers", type=int, metavar="N", help="of --engine ray (default: the cluster's GPUs, or 2 without)")
     speak = parser.add_argument_group("when to speak (without a threshold nothing is said)")
     speak.add_argument("--stream_end_prob_threshold", type=float, metavar="X", help="reply when a frame's score is above X")
     speak.add_argument(

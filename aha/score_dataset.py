@@ -5,7 +5,7 @@
 
 Videos are dealt out over the ranks that torchrun gives (RANK, WORLD_SIZE), the longest first. Each rank appends one JSON line per finished
 video to its file in `OUTPUT.parts-<settings>/`, flushed to disk; rank 0 merges them when all are there. The same command again after a kill
-goes on where it stopped: at most one video per rank is scored twice.
+goes on where it stopped: at most one video per rank is scored twice. `--engine ray` gives the same work to the workers of a Ray cluster.
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ def shard(items: Sequence[Item], rank: int, world: int) -> list[Item]:
 
 def parts_folder(args: argparse.Namespace, items: Sequence[Item]) -> Path:
     """Beside the output; its name depends on everything that changes scores, so that parts of other settings are never mixed in."""
-    settings: list[Any] = sorted((name, value) for name, value in vars(args).items() if name not in ("output", "readers", "feature_cache"))
+    settings: list[Any] = sorted(
+        (name, value) for name, value in vars(args).items() if name not in ("output", "readers", "feature_cache", "engine", "workers")
+    )
     for source in filter(None, (args.llm_pretrained, args.lora_pretrained)):
         for path in sorted(resolve_folder(source).glob("*.safetensors")):
             settings.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
@@ -267,35 +269,50 @@ def open_ahead(items: Sequence[Item], open_video: Callable[[Item], Any], count: 
                     future.result().close()
 
 
+class Scorer:
+    """A loaded model and how to score with it. open: a video, to be decoded from now on; record: what is kept of a scored one."""
+
+    def __init__(self, args: argparse.Namespace, trained_on: set[str]):
+        from aha.score import load_model, score_settings  # that file starts this one; torch is loaded only now
+        from aha.streaming.offline import feature_cache
+
+        self.settings, self.trained_on = score_settings(args), trained_on
+        self.model, self.tokenizer = load_model(args)
+        self.features = feature_cache(self.model, self.settings)
+
+    def open(self, item: Item) -> Any:
+        from aha.streaming.offline import OpenVideo, is_gpu
+
+        return OpenVideo(item.path, self.settings, is_gpu(self.model), self.features)
+
+    def record(self, item: Item, video: Callable[[], Any], progress: Callable[[int], None] | None = None) -> dict[str, Any]:
+        """{"key", "entry": prediction}, or {"key", "error": reason} for a video that cannot be read. `video` gives the opened one."""
+        from aha.streaming.offline import score_video
+
+        try:
+            entry = score_video(self.model, self.tokenizer, video(), item.queries, self.settings, progress)
+        except UserError as error:
+            return {"key": item.key, "error": str(error)}
+        entry = {"video_uuid": item.video_id, **item.extra, **{k: v for k, v in entry.items() if k != "video_uuid"}}
+        if item.video_id in self.trained_on:
+            entry["trained_on"] = True
+        return {"key": item.key, "entry": entry}
+
+
+def expected_frames(args: argparse.Namespace, item: Item) -> int:
+    return min(args.max_num_frames or sys.maxsize, max(int(item.duration * args.frame_fps), 1))
+
+
 def score_items(args: argparse.Namespace, items: Sequence[Item], trained_on: set[str], write: Any, rank: int) -> None:
-    from aha.score import load_model, score_settings
-    from aha.streaming.offline import OpenVideo, feature_cache, is_gpu, score_video
-
-    settings = score_settings(args)
-    model, tokenizer = load_model(args)
-    features = feature_cache(model, settings)
-
-    def expected(item: Item) -> int:
-        return min(args.max_num_frames or sys.maxsize, max(int(item.duration * args.frame_fps), 1))
-
-    total = sum(map(expected, items))
+    """This rank's videos, one after the other; the next ones are being decoded meanwhile."""
+    scorer = Scorer(args, trained_on)
+    total = sum(expected_frames(args, item) for item in items)
     with tqdm(total=total, unit=" frames", desc=f"rank {rank}: {len(items)} videos", disable=None if rank == 0 else True) as bar:
-        opened = open_ahead(items, lambda item: OpenVideo(item.path, settings, is_gpu(model), features), readers(args))
-        for item, video in opened:
-            before = bar.n
-            try:
-                entry = score_video(
-                    model, tokenizer, video.result(), item.queries, settings, lambda done, before=before: bar.update(before + done - bar.n)
-                )
-            except UserError as error:
-                write({"key": item.key, "error": str(error)})
-                bar.total -= expected(item)
-                bar.refresh()
-                continue
-            entry = {"video_uuid": item.video_id, **item.extra, **{k: v for k, v in entry.items() if k != "video_uuid"}}
-            if item.video_id in trained_on:
-                entry["trained_on"] = True
-            write({"key": item.key, "entry": entry})
+        done = 0
+        for item, video in open_ahead(items, scorer.open, readers(args)):
+            write(scorer.record(item, video.result, lambda frames, done=done: bar.update(done + frames - bar.n)))
+            done += expected_frames(args, item)
+            bar.update(done - bar.n)
 
 
 def merge(args: argparse.Namespace, items: Sequence[Item], done: dict[str, dict[str, Any]], missing: dict[str, str]) -> None:
@@ -330,7 +347,12 @@ def score_dataset(args: argparse.Namespace) -> None:
     todo = [item for item in shard(items, rank, world) if item.key not in done]
     if todo:
         with part_writer(folder, rank, world) as write:
-            score_items(args, todo, trained_on, write, rank)
+            if args.engine == "ray":
+                from aha.score_ray import score_items_on_ray  # ray is an optional package
+
+                score_items_on_ray(args, todo, trained_on, write)
+            else:
+                score_items(args, todo, trained_on, write, rank)
     if rank > 0:
         return
     while not all(item.key in done for item in items):
