@@ -87,8 +87,9 @@ def _is_object_of_lists(path: str) -> bool:
     return False
 
 
-def evaluate_captions(found: dict[str, Captions], questions: dict[str, Question], scored: list[str], use_java: bool) -> Protocol:
-    """All metrics of the scored videos. use_java: the Treebank tokenizer, METEOR and SODA_c (call why_no_java first)."""
+def evaluate_captions(found: dict[str, Captions], questions: dict[str, Question], scored: list[str], why_not: str | None) -> Protocol:
+    """All metrics of the scored videos. why_not: why METEOR, SODA_c and the Treebank tokenizer are not used; None = they are."""
+    use_java = why_not is None
     # Inside an answer the reference turns ". " into ", ", because it joins a video's answers with it.
     gold_texts = {q: [text.replace(". ", ", ") for text in questions[q].answers] for q in scored}
     flat = [text for q in scored for text in (*found[q].texts, *gold_texts[q])]
@@ -108,7 +109,7 @@ def evaluate_captions(found: dict[str, Captions], questions: dict[str, Question]
             rows.append(row | {"n_preds": float(len(predicted))})
     metrics = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     tokenizer = "Treebank tokenizer" if use_java else "words tokenised without Java: CIDEr of captions with punctuation may differ slightly"
-    missing = {} if use_java else dict.fromkeys(("SODA_c", "METEOR"), why_no_java() or "switched off (--no_java)")
+    missing = {} if why_not is None else dict.fromkeys(("SODA_c", "METEOR"), why_not)
     headline = tuple(name for name in HEADLINE if name in metrics)
     return Protocol(f"Vid2Seq-style evaluation of MMDuet and Aha; {tokenizer}", metrics, {}, headline, percent=False, missing=missing)
 
@@ -132,8 +133,7 @@ def evaluate(args: argparse.Namespace) -> Outcome:
     scored = [q for q in scored if questions[q].spans]
     if not scored:
         raise UserError(f"no predicted video has gold captions in {annotations}; check the file.")
-    use_java = not args.no_java and why_no_java() is None
-    protocol = evaluate_captions(found, questions, scored, use_java)
+    protocol = evaluate_captions(found, questions, scored, "switched off" if args.no_java else why_no_java())
     settings = {key: value for key, value in vars(args).items() if key not in ("output", "report")} | {"annotations": str(annotations)}
     return Outcome("YouCook2", scored, {"dense_captioning": protocol}, settings, skipped, [], [q for q in trained_on if q in scored])
 

@@ -25,7 +25,7 @@ def why_no_java() -> str | None:
     if shutil.which("java") is None:
         return "needs Java"
     if importlib.util.find_spec("pycocoevalcap") is None:
-        return "needs Java and the package pycocoevalcap"
+        return "needs pycocoevalcap"
     return None
 
 
