@@ -69,6 +69,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     how.add_argument(
         "--readers", type=int, metavar="N", help="videos decoded at the same time (default: half the cores of this rank, 1 to 8)"
     )
+    how.add_argument(
+        "--compile", action="store_true", help="fuse the decoder's kernels (GPU; a minute of warm-up, worth it for many videos)"
+    )
     how.add_argument("--engine", choices=("torchrun", "ray"), default="torchrun",
                      help="ray: as a Ray Data job, for several machines or very many videos (pip install 'ray[data]')")  # fmt: skip
     how.add_argument("--workers", type=int, metavar="N", help="of --engine ray (default: the cluster's GPUs, or 2 without)")
@@ -120,7 +123,9 @@ def load_model(args: argparse.Namespace):
     return model.eval(), tokenizer_of(model)
 
 
-def score_settings(args: argparse.Namespace):
+def score_settings(args: argparse.Namespace, model=None):
+    """How to score; with `model`, its decoder is made once for all videos."""
+    from aha.streaming.decoder import Decoder
     from aha.streaming.offline import ScoreSettings
 
     heads = tuple(args.score_heads.split(","))
@@ -143,6 +148,7 @@ def score_settings(args: argparse.Namespace):
             "cache": args.cache, "window": args.window, "sink_tokens": args.sink_tokens, "cache_semantics": args.cache_semantics,
             "prompt_order": args.prompt_order, "remove_assistant_turns": args.remove_assistant_turns,
             "repetition_penalty": args.repetition_penalty, "max_new_tokens": args.max_new_tokens,
+            "decoder": None if model is None else Decoder(model, args.compile),
         },
         feature_cache=args.feature_cache,
         corruption=Corruption(args.corrupt, args.corrupt_ratio, args.seed) if args.corrupt else None,
@@ -155,8 +161,8 @@ def score_one(args: argparse.Namespace) -> None:
     from aha.data.video import probe
     from aha.streaming.offline import score_video
 
-    settings = score_settings(args)
-    info = probe(args.video)  # before the model is loaded: a wrong path is said at once
+    score_settings(args)  # wrong settings and
+    info = probe(args.video)  # a wrong path are said at once, before the model is loaded
     queries = [Query(text, time) for text, time in zip(args.query, args.query_time or [0.0] * len(args.query))]
     late = [query for query in queries if query.time >= info.duration]
     if late:
@@ -164,6 +170,7 @@ def score_one(args: argparse.Namespace) -> None:
             f"warning: query {late[0].text!r} at {late[0].time:g} s is after the end of the video ({info.duration:.1f} s)", file=sys.stderr
         )
     model, tokenizer = load_model(args)
+    settings = score_settings(args, model)
     frames = args.max_num_frames or max(int(info.duration * args.frame_fps), 1)
     with tqdm(total=frames, unit=" frames", desc="scoring", disable=None) as bar:
         entry = score_video(model, tokenizer, args.video, queries, settings, lambda done: bar.update(done - bar.n))

@@ -276,8 +276,9 @@ class Scorer:
         from aha.score import load_model, score_settings  # that file starts this one; torch is loaded only now
         from aha.streaming.offline import feature_cache
 
-        self.settings, self.trained_on = score_settings(args), trained_on
+        score_settings(args)  # wrong settings are said before the model is loaded
         self.model, self.tokenizer = load_model(args)
+        self.settings, self.trained_on = score_settings(args, self.model), trained_on
         self.features = feature_cache(self.model, self.settings)
 
     def open(self, item: Item) -> Any:

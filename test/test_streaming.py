@@ -20,20 +20,20 @@ from aha.streaming.session import push_many_embeds
 
 TOLERANCE = 1e-4
 CACHES = [("full", "aha"), ("sink", "aha"), ("dynamic_sink", "aha"), ("sliding", "aha"), ("static", "aha")]
-RELEASED = [("full", "reference"), ("sink", "reference"), ("sliding", "reference"), ("static", "reference")]
+RELEASED = [("sink", "reference"), ("sliding", "reference")]
 WINDOW = 256  # five frames: the bounded caches evict nearly all the time
 
 
 @cache
 def many_frames() -> torch.Tensor:
-    return torch.cat([embeds("aha", video, fps) for video, fps in (("landscape.mp4", 1), ("portrait.mp4", 2), ("office.mp4", 2))])[:80]
+    return torch.cat([embeds("aha", video, fps) for video, fps in (("landscape.mp4", 1), ("portrait.mp4", 2), ("office.mp4", 2))])[:68]
 
 
 def settings_of(kind: str, semantics: str) -> dict:
     return {"cache": kind, "window": WINDOW, "cache_semantics": semantics, "prompt_order": semantics}
 
 
-def score(session: Session, chunk: int, asked: tuple[int, ...] = (30,), frames: int = 80) -> FrameScores:
+def score(session: Session, chunk: int, asked: tuple[int, ...] = (30,), frames: int = 68) -> FrameScores:
     """Push in chunks, asking something before each frame of `asked`."""
     scores, start = [], 0
     while start < frames:
@@ -84,7 +84,7 @@ def test_memory_of_bounded_caches_does_not_grow(kind):
     session = open_session(query="what?", cache=kind, window=WINDOW)
     session.push_embeds(many_frames()[:1])
     size, used = session.pool.nbytes, []
-    for k in range(1, 60):
+    for k in range(1, 40):
         session.push_embeds(many_frames()[k : k + 1])
         used.append(session.pool.used)
     assert session.pool.nbytes == size and max(used) <= WINDOW and used[-1] == used[10]
@@ -104,9 +104,9 @@ def test_eager_attention_gives_the_same_scores():
     before = model.config._attn_implementation
     try:
         model.config._attn_implementation = "eager"
-        for kind, semantics in [*CACHES[:3], RELEASED[1]]:
+        for kind, semantics in [CACHES[0], CACHES[2], RELEASED[0]]:
             session = Session(model, "what is it?", tokenizer=tokenizer, **settings_of(kind, semantics))
-            assert difference(score(session, 7, frames=40), first(frame_by_frame(kind, semantics), 40)) < TOLERANCE
+            assert difference(score(session, 7, frames=32), first(frame_by_frame(kind, semantics), 32)) < TOLERANCE
     finally:
         model.config._attn_implementation = before
 
@@ -177,7 +177,7 @@ def test_batched_streams_that_come_and_go_score_as_alone(kinds):
     settings = [{"query": f"question {n}", **settings_of(kind, semantics[n])} for n, kind in enumerate(kinds)]
     alone = [open_session(**s) for s in settings]
     together = [Session(model, tokenizer=tokenizer, pool=pool, **s) for s in settings]
-    offsets = [0, 11, 23, 40]
+    offsets = [0, 11, 23, 36]
     for step in range(25):
         active = sorted(rng.sample(range(4), rng.randint(1, 4)))
         if step % 7 == 3:
@@ -221,7 +221,7 @@ def test_a_fixed_pool_says_when_it_is_full():
 # ---- suspend and resume ----
 
 
-@pytest.mark.parametrize(("kind", "semantics"), CACHES + RELEASED[1:2])
+@pytest.mark.parametrize(("kind", "semantics"), CACHES + RELEASED[:1])
 def test_suspended_and_resumed_equals_uninterrupted(kind, semantics):
     def make() -> Session:
         return open_session(
