@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from aha.streaming import Session
 
 DEMO = Path(__file__).parent / "demo" / "checkpoints"
-DEMO_BASE, DEMO_ADAPTER = DEMO / "llava-onevision-qwen2-demo-ov", DEMO / "aha-demo"
+DEMO_BASE = DEMO / "llava-onevision-qwen2-demo-ov"
+DEMO_ADAPTERS = (DEMO / "aha-demo", DEMO / "mmduet-demo")  # trained as `train_on_tvsum.sh --demo` does; and what that starts from
 DEMO_NOTE = "Scored by the embedded demo model, which knows only simple coloured shapes; name a real model for real videos."
 LONGEST_QUERY = 2000  # characters
 BATCH = 16  # frames that go through the vision tower, or the decoder, at once
@@ -89,11 +90,12 @@ def load(
     settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device, "attn_implementation": attn_implementation}
     sources = [source for source in (adapter, model) if source is not None]
     if is_demo:
-        sources = [DEMO_ADAPTER]
-        if not DEMO_BASE.is_dir() or not DEMO_ADAPTER.is_dir():
-            missing = DEMO_BASE if not DEMO_BASE.is_dir() else DEMO_ADAPTER
+        there = [path for path in DEMO_ADAPTERS if path.is_dir()]
+        if not DEMO_BASE.is_dir() or not there:
+            missing = DEMO_ADAPTERS[0] if DEMO_BASE.is_dir() else DEMO_BASE
             raise UserError(f"the embedded demo model is not complete: {missing} is not there; install the project again or name a model.")
-        loaded = AhaModel.from_base(DEMO_BASE, DEMO_ADAPTER, **settings)
+        sources = [there[0]]
+        loaded = AhaModel.from_base(DEMO_BASE, there[0], **settings)
     elif adapter is not None:
         loaded = AhaModel.from_base(model, adapter, **settings)
     else:

@@ -134,9 +134,9 @@ def test_kernel_segmentation_finds_scenes_and_leaves_noise_whole():
 def test_kernel_segmentation_of_a_long_video_is_fast():
     rng = np.random.default_rng(2)
     scenes = np.repeat(rng.normal(size=(200, 16)), 50, axis=0) + 0.1 * rng.normal(size=(10_000, 16))
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = kernel_boundaries(scenes)
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10
     assert found == list(range(50, 10_000, 50))
 
 
@@ -212,9 +212,9 @@ def test_knapsack_equals_brute_force_on_500_cases():
 def test_knapsack_of_2000_shots_and_10000_frames_takes_a_moment():
     rng = np.random.default_rng(4)
     values, lengths = rng.random(2000), rng.integers(10, 90, 2000)
-    begin = time.perf_counter()
+    begin = time.process_time()  # of this process: the machine may be busy with others
     chosen = select_budget(values, lengths, 10_000)
-    assert time.perf_counter() - begin < 2.0
+    assert time.process_time() - begin < 2.0
     assert 9_990 <= lengths[chosen].sum() <= 10_000
 
 

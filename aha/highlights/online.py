@@ -26,7 +26,7 @@ import numpy as np
 from aha.highlights.timeline import ScoreTrack, Segment
 
 SCORE_NOISE = 0.05**2  # variance below which wiggles of the scores mean nothing
-FEATURE_NOISE = 0.02  # the same for pictures: squared distance of unit vectors
+FEATURE_NOISE = 0.005  # the same for pictures: squared distance of unit vectors
 MIN_SIDE = 2  # frames on either side of a change: one odd frame is none
 
 
@@ -35,8 +35,8 @@ class OnlineSettings:
     """When a segment ends. Counts are in scored frames; thresholds may be None = never for that reason."""
 
     information_threshold: float | None = 6.0  # sum of informative scores
-    change_threshold: float | None = 30.0  # likelihood ratio statistic, in units of the noise variance
-    min_frames: int = 3  # no segment is shorter (but the last one of a stream)
+    change_threshold: float | None = 12.0  # likelihood ratio statistic, in units of the noise variance
+    min_frames: int = 2  # no segment is shorter (but the last one of a stream)
     uncertainty_threshold: float | None = None  # hold a due boundary while the variance is above it
     max_wait_frames: int = 5  # but not longer than this
     window: int = 32  # frames that the change test looks back
@@ -152,7 +152,8 @@ def step_statistic(values_WD: np.ndarray, noise: float) -> np.ndarray:
     """How well a step explains the values, for each split with MIN_SIDE rows or more on either side: [W, D] -> [W - 2 MIN_SIDE + 1].
 
     n_before n_after / n * |mean after - mean before|^2 / variance; the variance is that within the two sides, at least `noise`
-    (half the usual squared step from frame to frame), so that a slow drift is no change.
+    (half the usual squared step from frame to frame). A slow drift makes the two sides differ as well, but no jump between them: so the
+    statistic is at most that of the two frames on either side of the split, which for an even drift is 8.
     """
     count = len(values_WD)
     before = np.arange(MIN_SIDE, count - MIN_SIDE + 1)
@@ -163,7 +164,10 @@ def step_statistic(values_WD: np.ndarray, noise: float) -> np.ndarray:
     squares = float((values_WD**2).sum())
     within = squares - before * (mean_before_SD**2).sum(axis=1) - after * (mean_after_SD**2).sum(axis=1)
     variance = np.maximum(within / max(count - 2, 1), noise)
-    return before * after / count * ((mean_after_SD - mean_before_SD) ** 2).sum(axis=1) / variance
+    step_S = before * after / count * ((mean_after_SD - mean_before_SD) ** 2).sum(axis=1) / variance
+    pairs_PD = (values_WD[1:] + values_WD[:-1]) / 2  # mean of each frame and the next; MIN_SIDE = 2
+    jump_S = ((pairs_PD[MIN_SIDE:] - pairs_PD[:-MIN_SIDE]) ** 2).sum(axis=1) / noise
+    return np.minimum(step_S, jump_S)
 
 
 def segment_online(track: ScoreTrack, settings: OnlineSettings | None = None) -> list[Segment]:

@@ -173,7 +173,7 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
                 with gr.Accordion("When a segment ends", open=False):
                     default = OnlineSettings()
                     information = gr.Slider(0, 40, default.information_threshold, step=0.5, label="sum of informative scores (0 = never)")
-                    change = gr.Slider(0, 200, default.change_threshold, step=1, label="change of evidence (0 = never)")
+                    change = gr.Slider(0, 100, default.change_threshold, step=1, label="change of evidence (0 = never)")
         seen = gr.State(-1)
         sliders = [share, alpha, beta, epsilon, threshold, information, change]
         panel = [status, curve, moments, log, pause_button]
