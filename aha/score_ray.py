@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -67,10 +68,11 @@ def score_items_on_ray(
                 record = json.loads(row["record"])
                 write(record)
                 bar.update(frames[record["key"]])
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):  # the model could not be loaded, for one
-            raise error.cause from error
-        raise
+    except (ray.exceptions.RayTaskError, ray.exceptions.ActorDiedError) as error:
+        reason = re.search(r"UserError: (.+)", str(error))  # the model could not be loaded, for one; Ray keeps the text of errors only
+        if reason is None:
+            raise
+        raise UserError(reason[1]) from error
     finally:
         if started_here:
             ray.shutdown()
