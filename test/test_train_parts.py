@@ -16,7 +16,7 @@ from aha.merge import main as merge_main
 from aha.models import AhaModel
 from aha.training.card import model_card
 from aha.training.checkpoint import complete, find_resume, leftovers, rotate
-from aha.training.compiled import run_and_recompute
+from aha.training.compiled import SeededDropout, run_and_recompute
 from aha.training.data import RankBatches
 from aha.training.environment import lock_folder
 from aha.training.logs import drop_after
@@ -185,10 +185,11 @@ class LowRankLayer(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.base, self.down, self.up = nn.Linear(16, 16), nn.Linear(16, 4, bias=False), nn.Linear(4, 16, bias=False)
+        self.dropout = SeededDropout(0.5, torch.tensor(7, dtype=torch.int32))
 
     def forward(self, x):
         hidden = torch.nn.functional.silu(self.base(x))
-        return x + self.up(self.down(torch.nn.functional.dropout(hidden, 0.5, self.training)))
+        return x + self.up(self.down(self.dropout(hidden)))
 
 
 def test_recomputation_uses_the_same_dropout():
@@ -198,7 +199,6 @@ def test_recomputation_uses_the_same_dropout():
     x = torch.randn(1, 12, 16, requires_grad=True)
 
     def loss():
-        torch.manual_seed(5)
         return (function(layer, x) * torch.linspace(0, 1, 16)).sum()
 
     value = loss()
@@ -207,6 +207,18 @@ def test_recomputation_uses_the_same_dropout():
     with torch.no_grad():
         layer.up.weight.zero_()
     assert value.item() - loss().item() == pytest.approx(contribution, rel=1e-4)
+
+
+def test_seeded_dropout_is_dropout():
+    x = torch.ones(300, 1000)
+    masks = [SeededDropout(0.1, torch.tensor(seed, dtype=torch.int32))(x) > 0 for seed in (0, 1, -77)]
+    for mask in masks:
+        assert mask.float().mean().item() == pytest.approx(0.9, abs=0.003)
+    together = torch.stack([m.flatten().float() for m in masks] + [masks[0].flatten().float().roll(1)])
+    assert (torch.corrcoef(together) - torch.eye(4)).abs().max() < 0.01
+    dropout = SeededDropout(0.1, torch.tensor(0, dtype=torch.int32))
+    assert dropout(x).mean().item() == pytest.approx(1, abs=0.004)
+    assert torch.equal(dropout.eval()(x), x)
 
 
 # ---- merging ----

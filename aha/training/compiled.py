@@ -1,8 +1,11 @@
 """torch.compile for decoder layers and vision layers. All layers of a kind share one compiled function, for any length.
 
 Gradient checkpointing happens inside the compiled function: only a layer's input is kept, and the compiler leaves out of the
-recomputation what no gradient needs, such as the last matrix product of a layer. (The compiler's own `activation_memory_budget` would do
-the same with less text, but in torch 2.13 it draws other dropout masks in the recomputation: silently wrong gradients.)
+recomputation what no gradient needs, such as the last matrix product of a layer.
+
+Random numbers and recomputation do not go together in every version of the compiler: torch 2.11 stops with an internal error, and 2.13
+with `activation_memory_budget` draws other dropout masks in the recomputation, which gives silently wrong gradients. So LoRA's dropout
+is here a function of the element's number and of a seed that is drawn once per forward pass, outside: the same wherever it is computed.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import nn
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from aha.models import AhaModel
@@ -24,8 +28,44 @@ def run_and_recompute(layer: nn.Module, *args, **kwargs):
     return checkpoint(run_layer, layer, *args, use_reentrant=False, **kwargs)
 
 
+class SeededDropout(nn.Module):
+    """Dropout whose mask is a hash (murmur3's finalizer) of element number and `seed`, an int32 tensor of one value."""
+
+    def __init__(self, p: float, seed: Tensor):
+        super().__init__()
+        self.p = p
+        self.register_buffer("seed", seed, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        h = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape) * -1640531527 + self.seed
+        h = (h ^ ((h >> 16) & 0xFFFF)) * -2048144789  # 0x85ebca6b; the masks make shifts of negative numbers logical ones
+        h = (h ^ ((h >> 13) & 0x7FFFF)) * -1028477387  # 0xc2b2ae35
+        h = (h ^ ((h >> 16) & 0xFFFF)) & 0x7FFFFFFF
+        return x * (h >= int(self.p * 2**31)).to(x.dtype) * (1 / (1 - self.p))
+
+
+def seed_dropout(model: AhaModel) -> None:
+    """Replace the dropout of all LoRA layers by `SeededDropout`; the seeds are drawn from torch's generator at every forward pass."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    seeds = torch.zeros(len(layers), dtype=torch.int32, device=next(model.parameters()).device)
+    for layer, seed in zip(layers, seeds.unbind()):
+        p = model.peft_config["default"].lora_dropout
+        layer.lora_dropout["default"] = SeededDropout(p, seed) if p else nn.Identity()
+    model.register_forward_pre_hook(lambda module, inputs: None if not module.training else draw(seeds))
+
+
+def draw(seeds: Tensor) -> None:
+    seeds.random_(-(2**31), 2**31 - 1)
+
+
 def compile_layers(model: AhaModel, recompute: bool = True) -> None:
-    """Compile the layers of `model` in place. recompute: keep only layer inputs, in place of the model's own gradient checkpointing."""
+    """Compile the layers of `model` in place, which must be where it will stay.
+
+    recompute: keep only layer inputs for the backward pass, in place of the model's own gradient checkpointing.
+    """
+    seed_dropout(model)
     layer_function = torch.compile(run_and_recompute if recompute else run_layer, dynamic=True)
     for layer in model.model.layers:
         layer.gradient_checkpointing = False
