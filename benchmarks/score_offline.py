@@ -13,16 +13,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from streaming_common import arguments, compare, environment, floors, gpu_gib, pictures, random_model, settle, synchronize, timed, tokenizer
 
 from aha.conversation import Query, QuerySchedule
-from aha.data.video import Frame
 from aha.models.model import FrameScores
 from aha.streaming import Session
+from aha.streaming.chunks import ReadAhead, pixel_chunks, score_frames
 from aha.streaming.decoder import Decoder
-from aha.streaming.offline import ReadAhead, is_gpu, pixel_chunks, score_frames
+
+
+class Frame(NamedTuple):
+    """As aha.data.video.Frame, without the video decoders."""
+
+    frame_CHW: np.ndarray
+    frame_index: int
+    time: float
+    frame_time: float
+
 
 QUERY = "how to repair a tyre"
 
@@ -30,7 +41,7 @@ QUERY = "how to repair a tyre"
 def score(session: Session, frames, chunk: int) -> FrameScores:
     """The path of `python -m aha.score`, without the video decoder."""
     items = (Frame(frame, k, float(k), float(k)) for k, frame in enumerate(frames))
-    chunks = ReadAhead(pixel_chunks(items, chunk, is_gpu(session.model)), 4)
+    chunks = ReadAhead(pixel_chunks(items, chunk, session.decoder.device.type == "cuda"), 4)
     embedded = ((batch, embed(session.model, pixels)) for batch, pixels in chunks)
     rows = [scored.row for scored in score_frames(session, embedded, QuerySchedule([Query(QUERY)]))]
     return FrameScores(
@@ -100,14 +111,16 @@ def main() -> int:
             stages[f"decoder_{cache}"] = round(3 * len(chunk) / seconds, 1)
     print("frames a second of the stages alone:", stages, flush=True)
     if args.fp32:
+        print(json.dumps({"benchmark": "score_offline", "stages": stages, "runs": runs, "wrong": wrong}), flush=True)
         count = min(args.check_frames, max(args.frames))
+        low_name = str(dtype).removeprefix("torch.")
         low = {cache: score(session(cache), frames[:count], args.chunk) for cache in args.caches}
         model.float()
         synchronize(device)
         for cache, scores in low.items():
             exact = score(Session(model, tokenizer=words, cache=cache, window=args.window), frames[:count], args.chunk)
-            stages[f"{args.dtype or dtype}_against_float32_{cache}"] = compare(scores, exact)
-            print(f"{cache}: against float32, {count} frames:", stages[f"{args.dtype or dtype}_against_float32_{cache}"], flush=True)
+            stages[f"{low_name}_against_float32_{cache}"] = compare(scores, exact)
+            print(f"{cache}: against float32, {count} frames:", stages[f"{low_name}_against_float32_{cache}"], flush=True)
     print(
         json.dumps(
             {"benchmark": "score_offline", **environment(args, device), "floor": floor, "stages": stages, "runs": runs, "wrong": wrong}

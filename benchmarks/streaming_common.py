@@ -55,7 +55,8 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype, seed: int 
         in_head = owner.endswith("_head") and owner != "lm_head"
         value = torch.empty(parameter.shape, dtype=torch.float32 if in_head else dtype, device=device)
         is_scale = "norm" in owner and leaf == "weight"
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(value.fill_(1) if is_scale else value.normal_(0, config.hidden_size**-0.5), requires_grad=False))
+        value = value.fill_(1) if is_scale else value.normal_(0, config.hidden_size**-0.5)
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:

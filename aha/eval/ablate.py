@@ -136,7 +136,7 @@ class Vision:
         import torch
 
         from aha.data.video import iter_frames, probe
-        from aha.streaming.offline import in_batches, read_ahead
+        from aha.streaming.chunks import in_batches, read_ahead
 
         info = probe(item.path)
         spread = settings.frame_fps == 0
@@ -184,7 +184,7 @@ def bad_frames(corruption: Any, facts: dict, item: Item) -> list[int]:
 def score_tokens(model: Any, tokenizer: Any, facts: dict, tokens_FKH: Tensor, item: Item, settings: Any) -> dict[str, Any]:
     """One element of a prediction file, as aha.score writes it, from stored frame tokens."""
     from aha.conversation import QuerySchedule
-    from aha.streaming.offline import debug_rows
+    from aha.streaming.chunks import debug_rows
     from aha.streaming.session import Session
 
     session = Session(model, tokenizer=tokenizer, **(settings.session or {}))
