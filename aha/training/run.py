@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import PrinterCallback, ProgressCallback
+from transformers import ProgressCallback
 
 from aha.conversation import load_tokenizer
 from aha.data.mixture import Mixture, build_mixture
@@ -84,8 +84,9 @@ def train(argv: list[str]) -> None:
     if "wandb" in run.report_to:
         trainer.add_callback(WandbExtras(record.settings, wandb_config))
     trainer.add_callback(LogFile(trainer.history))
-    trainer.pop_callback(PrinterCallback if run.disable_tqdm else ProgressCallback)
-    trainer.add_callback(Progress)
+    if not run.disable_tqdm:
+        trainer.pop_callback(ProgressCallback)
+        trainer.add_callback(Progress)
     if run.deepspeed_plugin is None:
         trainer.create_optimizer()
         check_optimizer(model, trainer.optimizer)
