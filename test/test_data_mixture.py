@@ -17,6 +17,7 @@ from aha.data import check
 from aha.data.collate import collate
 from aha.data.labels import GROUNDING_REQUESTS
 from aha.data.mixture import KEYS, build_mixture, missing_files, read_config
+from aha.data.samples import RelevanceSample
 from aha.data.tvsum import split_ids
 from aha.errors import UserError
 from aha.eval.annotations import read_tvsum
@@ -476,3 +477,14 @@ def test_check_prints_what_a_mixture_holds(tmp_path, six_videos, capsys):
     assert "left out: gone.mp4/0: no such video file" in printed
     histogram = [int(cell.split(": ")[1]) for cell in printed.split("relevance labels: ")[1].split("   none")[0].split("   ")]
     assert sum(histogram) == frames
+
+
+def test_held_labels_are_means_up_to_the_next_sample():
+    """Ratings change one frame after a sampled frame (as TVSum's do): the label is that of the span the sample stands for."""
+    scores = np.repeat([0.0, 1.0, 0.5], 10).astype(np.float32)
+    sample = RelevanceSample("a", "a", "a.mp4", 3.0, scores=scores, score_fps=10, by_frame=True, held=True)
+    assert sample._at(np.array([9, 19, 29])).round(6).tolist() == [0.9, 0.55, 0.5]
+    assert sample._at(np.array([0, 10, 20])).tolist() == [0.0, 1.0, 0.5]
+    assert sample._at(np.array([0, 10, 31])).tolist()[2] == -100
+    assert sample._at(np.array([5])).tolist() == [0.0]
+    assert sample._at(np.array([5, 5, 6])).tolist() == [0.0, 0.0, 0.0]

@@ -1,4 +1,5 @@
-"""TVSum -> samples: query = the video's title, label of a frame = the mean of the 20 people's ratings of it, (mean - 1) / 4, in [0, 1].
+"""TVSum -> samples: query = the video's title; label of a sampled frame = the mean of the 20 people's ratings from it to the next sampled
+frame, the span that its score stands for, as (mean - 1) / 4 in [0, 1].
 
 People rated 2-second shots from 1 to 5; the published files repeat a shot's rating for each of its frames (Song et al., CVPR 2015).
 """
@@ -55,7 +56,7 @@ def tvsum_samples(
         samples.append(
             RelevanceSample(
                 f"{name}/{video_id}", video_id, facts["path"], facts["duration"], request=video.title, scores=importance(video),
-                score_fps=video.n_frames / facts["duration"], by_frame=facts["frame_count"] == video.n_frames,
+                score_fps=video.n_frames / facts["duration"], by_frame=facts["frame_count"] == video.n_frames, held=True,
             )  # fmt: skip
         )
     return samples, problems

@@ -253,15 +253,16 @@ def annotate(plan: VideoPlan, seed: int) -> np.ndarray:
 
 
 def write_video(plan: VideoPlan, path: Path) -> None:
-    """Draw a video and write it as H.264, atomically."""
-    shots, scenes = shot_of_frames(plan.num_frames, plan.fps), scene_of_shots(plan)
+    """Draw a video and write it as H.264, atomically. Scenes change at even seconds; the ratings, as in TVSum, one frame later."""
+    scenes = scene_of_shots(plan)
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=plan.fps, options={"preset": "veryfast", "crf": "26", "g": "48", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = plan.width, plan.height, "yuv420p"
         current, background, first = -1, None, 0
         for index in range(plan.num_frames):
-            if scenes[shots[index]] != current:
-                current, first = scenes[shots[index]], index
+            shown = scenes[int(index / (SHOT_SECONDS * plan.fps))]
+            if shown != current:
+                current, first = shown, index
                 scene = plan.scenes[current][0]
                 background = draw_background(scene.place, scene.background_seed, plan.width, plan.height)
             picture = draw_frame(scene, float((index - first) / plan.fps), plan.width, plan.height, background)
@@ -277,7 +278,7 @@ def make_dataset(folder: str | os.PathLike, seed: int = 0, processes: int = 2) -
     root = Path(folder) / "ydata-tvsum50-v1_1"
     marker = root / "demo.json"
     plans = plan_dataset(seed)
-    settings = {"made_by": "aha.demo.dataset", "version": 3, "seed": seed}
+    settings = {"made_by": "aha.demo.dataset", "version": 4, "seed": seed}
     if marker.exists() and read_json(marker, "demo data set marker") != settings:
         raise UserError(f"{root} holds a demo data set made with other settings; delete the folder or choose another --output.")
     write_json(marker, settings)
