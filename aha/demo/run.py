@@ -33,7 +33,7 @@ BASE = PACKAGE / "checkpoints" / "llava-onevision-qwen2-demo-ov"
 ADAPTER = PACKAGE / "checkpoints" / "mmduet-demo"
 FOLD = 0
 DATA_SEED = 0
-EPOCHS, LEARNING_RATE = 6, 2e-3
+EPOCHS, LEARNING_RATE = 4, 5e-4
 COLUMNS = (("corr_full", "kendall", "Kendall tau"), ("corr_full", "spearman", "Spearman rho"), ("f1_official60", "f1", "F1 at 15%"))
 
 
