@@ -218,3 +218,15 @@ def test_adapter_of_another_base(data, tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "lmms-lab/llava-onevision-qwen2-7b-ov"}))
     with pytest.raises(UserError, match="was trained on base lmms-lab/llava-onevision-qwen2-7b-ov"):
         train(flags(data, tmp_path / "out", "--lora_pretrained", str(adapter)))
+
+
+def test_head_missing_from_the_optimizer():
+    from aha.training.model import check_optimizer
+
+    model = AhaModel.from_base(shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter"), merge=False)
+    model.requires_grad_(False)
+    model.relevance_head.requires_grad_(True)
+    model.uncertainty_head.requires_grad_(True)
+    check_optimizer(model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]))
+    with pytest.raises(UserError, match="relevance_head.weight"):
+        check_optimizer(model, torch.optim.AdamW(model.uncertainty_head.parameters()))

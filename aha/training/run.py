@@ -26,7 +26,7 @@ from aha.training.data import TrainingSet
 from aha.training.environment import lock_folder, prepare_wandb, versions
 from aha.training.features import VisionCache
 from aha.training.logs import LogFile
-from aha.training.model import build_model, check_optimizer, fingerprint, folder_of
+from aha.training.model import build_model, fingerprint, folder_of
 from aha.training.trainer import AhaTrainer
 from aha.training.validation import Validation, WandbExtras
 
@@ -87,9 +87,6 @@ def train(argv: list[str]) -> None:
     if not run.disable_tqdm:
         trainer.pop_callback(ProgressCallback)
         trainer.add_callback(Progress)
-    if run.deepspeed_plugin is None:
-        trainer.create_optimizer()
-        check_optimizer(model, trainer.optimizer)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     trainer.save_model(run.output_dir)
     if main:

@@ -25,6 +25,7 @@ from aha.training import checkpoint
 from aha.training.arguments import RunArguments
 from aha.training.data import Collator, RankBatches, TrainingSet
 from aha.training.logs import History
+from aha.training.model import check_optimizer
 from aha.training.optimizer import LowMemoryAdamW
 from aha.training.speed import Speed
 from aha.training.validation import Validation
@@ -115,7 +116,7 @@ class AhaTrainer(Trainer):
         frames = batch["frames"]
         pixels, features = None, None
         if all(f.dtype == torch.uint8 for f in frames):
-            pixels = torch.cat(frames)
+            pixels = frames[0] if len(frames) == 1 else torch.cat(frames)
         else:
             features = torch.cat([self._features(f) for f in frames])
         return model(
@@ -162,12 +163,13 @@ class AhaTrainer(Trainer):
 
     def create_optimizer(self, model=None):
         if not self.args.low_memory_optimizer:
-            return super().create_optimizer(model)
-        if self.optimizer is None:
+            super().create_optimizer(model)
+        elif self.optimizer is None:
             parameters = [p for p in self.model.parameters() if p.requires_grad]
             betas = (self.args.adam_beta1, self.args.adam_beta2)
             decay = self.args.weight_decay
             self.optimizer = LowMemoryAdamW(parameters, self.args.learning_rate, betas, self.args.adam_epsilon, decay)
+        check_optimizer(self.model, self.optimizer)
         return self.optimizer
 
     # ---- once per optimizer step ----
