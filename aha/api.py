@@ -77,6 +77,7 @@ def load(
     import torch
 
     from aha.models import AhaModel
+    from aha.streaming.session import tokenizer_of
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
@@ -88,32 +89,18 @@ def load(
     if is_demo and adapter is not None:
         raise UserError("an adapter needs its base model: give --llm_pretrained with --lora_pretrained.")
     settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device, "attn_implementation": attn_implementation}
-    sources = [source for source in (adapter, model) if source is not None]
     if is_demo:
         there = [path for path in DEMO_ADAPTERS if path.is_dir()]
         if not DEMO_BASE.is_dir() or not there:
             missing = DEMO_ADAPTERS[0] if DEMO_BASE.is_dir() else DEMO_BASE
             raise UserError(f"the embedded demo model is not complete: {missing} is not there; install the project again or name a model.")
-        sources = [there[0]]
         loaded = AhaModel.from_base(DEMO_BASE, there[0], **settings)
     elif adapter is not None:
         loaded = AhaModel.from_base(model, adapter, **settings)
     else:
         loaded = AhaModel.from_pretrained(model, **settings)
     name = "the embedded demo model" if is_demo else " + ".join(os.fspath(part) for part in (model, adapter) if part)
-    return Highlighter(loaded.eval(), _tokenizer(sources), name, is_demo)
-
-
-def _tokenizer(sources: Sequence[str | os.PathLike]) -> Any:
-    """That of the adapter, or else that of the base."""
-    from aha.conversation import load_tokenizer
-
-    for source in sources[:-1]:
-        try:
-            return load_tokenizer(source)
-        except UserError:
-            continue  # not every adapter brings one
-    return load_tokenizer(sources[-1])
+    return Highlighter(loaded.eval(), tokenizer_of(loaded), name, is_demo)
 
 
 def checked_query(text: str) -> str:
