@@ -4,7 +4,7 @@
 
     model = load("demo")
     video = model.encode("clip.mp4", fps=1)
-    result = model.query(video, "when does the red star appear?")
+    result = model.query(video, "where are the red things?")
     print(result.highlights[0])
 
 `load("demo")` is the small model that ships with the project and knows only coloured shapes; `load("lmms-lab/llava-onevision-qwen2-7b-ov",
