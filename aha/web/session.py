@@ -199,7 +199,7 @@ class Visitor:
         if self._cached is not None:
             made_of, result, cost, at = self._cached
             # Of a long video finding highlights takes a while: while it is watched that may be a fifth of the time.
-            if made_of == key or (made_of[1] == options and not self._scored_all and time.monotonic() - at < 5 * cost):
+            if made_of == key or (made_of[1] == options and not self._scored_all and time.monotonic() - at < min(5 * cost, 2.0)):
                 return result
         begin = time.monotonic()
         result = find_highlights(track, self.query, options, self.info.fps)
