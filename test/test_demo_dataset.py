@@ -117,7 +117,10 @@ def test_files_that_are_there_are_kept(plans, tmp_path, monkeypatch):
     kept, missing = (root / "video" / f"{plan.video_id}.mp4" for plan in few)
     before = kept.stat().st_mtime_ns
     missing.unlink()
+    killed = missing.with_name(f".{missing.stem}.x1y2.mp4")
+    killed.write_bytes(b"half")
     dataset.make_dataset(tmp_path, processes=1)
+    assert not killed.exists(), "what a killed run left is removed"
     assert kept.stat().st_mtime_ns == before and missing.is_file()
     with pytest.raises(UserError, match="other settings"):
         dataset.make_dataset(tmp_path, seed=5)

@@ -282,6 +282,8 @@ def make_dataset(folder: str | os.PathLike, seed: int = 0, processes: int = 2) -
     if marker.exists() and read_json(marker, "demo data set marker") != settings:
         raise UserError(f"{root} holds a demo data set made with other settings; delete the folder or choose another --output.")
     write_json(marker, settings)
+    for unfinished in (root / "video").glob(".*.mp4"):  # of a run that was killed
+        unfinished.unlink()
     missing = [plan for plan in plans if not (root / "video" / f"{plan.video_id}.mp4").exists()]
     if missing:
         with ProcessPoolExecutor(min(processes, len(missing)), mp_context=multiprocessing.get_context("spawn")) as pool:
