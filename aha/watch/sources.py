@@ -18,13 +18,14 @@ import av
 import numpy as np
 
 from aha.data.frames import letterbox, turn_upright
-from aha.data.packet_index import reason
+from aha.data.packet_index import UNINDEXED, reason
 from aha.data.video import iter_frames
 from aha.errors import UserError
 
 NETWORK = re.compile(r"^(rtsp|rtsps|http|https|rtmp|srt|udp|tcp|rtp)://", re.IGNORECASE)
 TIMEOUT = 10.0  # seconds without a byte after which a connection counts as lost
 LONGEST_RETRY = 8.0  # seconds between two attempts to reconnect
+SEEK_BACK = 3.0  # seconds
 PLAYING = 30.0  # a clock that jumps further than this between two frames was set anew
 
 
@@ -129,18 +130,18 @@ def open_network(address: str, fps: float, attempts: int) -> tuple[Iterator[Sour
 def _read_network(
     container: av.container.InputContainer, address: str, known_length: float | None, fps: float, attempts: int
 ) -> Iterator[SourceFrame | Lost | Reconnected]:
-    sampler = Sampler(fps)
+    sampler, place = Sampler(fps), _Place()
     last, last_arrival, offset = -1.0, time.monotonic(), 0.0
     while True:
         cause = "the stream ended"
         try:
             with container:
-                for frame in _sampled(container, sampler, _shown(address), offset, start_after=None if known_length is None else last):
+                for frame in _sampled(container, sampler, _shown(address), offset, None if known_length is None else last, place):
                     last, last_arrival = frame.time, frame.arrived
                     yield frame
         except av.error.FFmpegError as error:
             cause = reason(error)
-        if known_length is not None and last >= known_length - 2 / fps - 1:
+        if known_length is not None and place.is_end(last, known_length, fps):
             return
         for attempt in range(attempts):
             wait = min(LONGEST_RETRY, 0.5 * 2**attempt)
@@ -162,6 +163,21 @@ def _read_network(
             yield Reconnected(0.0)
 
 
+@dataclass
+class _Place:
+    """How far into the file of a recording the reading got, in bytes."""
+
+    position: int = 0
+    size: int = 0
+    says_length: bool = True  # the format says how long it is; of MPEG-TS it is guessed from what could be read
+
+    def is_end(self, last: float, known_length: float, fps: float) -> bool:
+        """Whether a recording is over, and not cut off."""
+        if self.size > 0 and self.position >= 0.99 * self.size:
+            return True
+        return self.says_length and last >= known_length - 2 / fps - 1
+
+
 def _shown(address: str) -> str:
     """The address without what may be a password."""
     return re.sub(r"//[^/@]*@", "//", address.split("?")[0])
@@ -177,15 +193,23 @@ def _connect(address: str) -> av.container.InputContainer:
 
 
 def _seek(container: av.container.InputContainer, seconds: float) -> None:
-    """To the last key frame before `seconds`; a server that cannot do that sends all from the start, which is then skipped."""
+    """To a key frame well before `seconds` (containers without an index land a little late); what was seen is skipped.
+
+    A server that cannot do that sends all from the start.
+    """
     try:
-        container.seek(int((seconds + (container.start_time or 0) / 1e6) * 1e6))
+        container.seek(int(max(0.0, seconds - SEEK_BACK) * 1e6) + (container.start_time or 0))
     except av.error.FFmpegError:
         return
 
 
 def _sampled(
-    container: av.container.InputContainer, sampler: Sampler, shown: str, offset: float = 0.0, start_after: float | None = None
+    container: av.container.InputContainer,
+    sampler: Sampler,
+    shown: str,
+    offset: float = 0.0,
+    start_after: float | None = None,
+    place: _Place | None = None,
 ) -> Iterator[SourceFrame]:
     """Sampled frames of an open container. `offset`: time of its first frame; `start_after`: frames up to there were seen before.
 
@@ -199,7 +223,11 @@ def _sampled(
     first = None if start_after is None else (container.start_time or 0) / 1e6
     clock, step = 0.0, 1 / float(stream.guessed_rate or 25)
     previous: float | None = None
+    if place is not None:
+        place.size, place.says_length = container.size, container.format.name not in UNINDEXED
     for packet in container.demux(stream):
+        if place is not None and packet.pos is not None:
+            place.position = max(place.position, packet.pos + packet.size)
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
