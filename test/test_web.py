@@ -259,9 +259,11 @@ def test_a_broken_upload_is_told_and_the_page_goes_on(page, browsers, videos, tm
     wait_for(lambda: says("maximum allowed size"))
     upload(browser, address, videos["broken"], "x")
     wait_for(lambda: says("damaged", "cut off"))
+    assert not says(str(page[1].root))  # where the server keeps its files is nobody's business
     example = find(browser, ".gallery-item, table tr.tr-body, .example")
     browser.execute_script("arguments[0].click()", example)  # a message may lie over it
     wait_for(lambda: "red" in find(browser, "#aha-query textarea").get_attribute("value").lower())
+    wait_for(lambda: "red_things" in find(browser, "#aha-video video").get_attribute("src"))
     browser.execute_script("document.querySelector('#aha-start').click()")
     wait_for(lambda: frames_on_curve(browser) > 0)
 
@@ -282,7 +284,9 @@ def test_the_report_seeks_on_a_click_without_any_server(model, videos, browsers,
     )
     wait_for(lambda: abs(browser.execute_script("return player.currentTime") - 6) < 0.2)
     moments = browser.find_elements("css selector", ".moment")
-    assert len(moments) == 2 and all(browser.execute_script("return arguments[0].querySelector('img').naturalWidth", m) > 0 for m in moments)
+    assert len(moments) == 2 and all(
+        browser.execute_script("return arguments[0].querySelector('img').naturalWidth", m) > 0 for m in moments
+    )
     moments[0].click()
     start = result.highlights[0].start
     wait_for(lambda: start - 0.2 <= browser.execute_script("return player.currentTime") <= result.highlights[0].end + 0.5)

@@ -98,7 +98,8 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
                 raise UserError("there is no video yet; upload one or pick an example.")
             visitor.start(video, query)
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            shown_error = str(error).replace(video, Path(video).name) if video else str(error)  # not where the server keeps it
+            raise gr.Error(shown_error, print_exception=False) from error
         return (*shown(visitor, *sliders), visitor.version, gr.DownloadButton(visible=False), gr.DownloadButton(visible=False))
 
     def poll(request: gr.Request, seen: int, *sliders: float) -> tuple[Any, ...]:

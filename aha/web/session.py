@@ -151,9 +151,11 @@ class Visitor:
     def error(self) -> str | None:
         """What went wrong in the thread, in one sentence."""
         failure = self._done.exception() if self._done is not None and self._done.done() else None
-        if failure is None:
+        if failure is None or self.video is None:
             return None
-        return str(failure) if isinstance(failure, UserError) else f"the scoring failed ({type(failure).__name__}: {failure}); start again."
+        if isinstance(failure, UserError):
+            return str(failure).replace(str(self.video), self.video.name)
+        return f"the scoring failed ({type(failure).__name__}: {failure}); start again."
 
     @property
     def status(self) -> str:
