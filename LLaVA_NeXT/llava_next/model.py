@@ -45,6 +45,10 @@ def _pooling(side: int, tokens: int, device: torch.device) -> tuple[Tensor, Tens
     return weight_KP[:, used_U].contiguous().to(device), used_U.to(device)
 
 
+def _run_layer(layer: nn.Module, *args, **kwargs):
+    return type(layer).forward(layer, *args, **kwargs)
+
+
 class SiglipTower(nn.Module):
     """transformers' SigLIP vision model under the published name; features are the raw output of its last layer.
 
@@ -63,8 +67,15 @@ class SiglipTower(nn.Module):
 
     def forward(self, pixel_values_NCHW: Tensor) -> Tensor:
         vision_model = self.vision_tower["vision_model"]
-        hidden_NPC = vision_model.embeddings(pixel_values_NCHW)
+        # the embedding of patches by convolution is laid out channels first; left so, every addition of the tower would stride
+        hidden_NPC = vision_model.embeddings(pixel_values_NCHW).contiguous()
         return vision_model.encoder(inputs_embeds=hidden_NPC).last_hidden_state
+
+    def compile_layers(self) -> None:
+        """Let torch.compile fuse what lies between the layers' matrix products, once for all layers and batch sizes. Idempotent."""
+        function = torch.compile(_run_layer, dynamic=True)
+        for layer in self.vision_tower["vision_model"].encoder.layers:
+            layer.forward = functools.partial(function, layer)
 
 
 class LlavaNextModel(Qwen2Model):

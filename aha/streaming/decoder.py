@@ -9,7 +9,7 @@ D head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from aha.models.model import AhaModel
 from aha.streaming.caches import Block
 from aha.streaming.pool import KVPool
 
+FEW_SCORES = 2**20  # queries times keys of one key head up to which attention is faster as two matrix products
 ALIGNMENT = 8  # masks of other widths are copied by the attention kernels, once per layer
 
 
@@ -69,9 +70,16 @@ def after_attention(layer: nn.Module, hidden_NTH: Tensor, seen_NTX: Tensor) -> T
     return hidden_NTH + layer.mlp(layer.post_attention_layernorm(hidden_NTH))
 
 
-def attend(query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, mask: Tensor | None, eager: bool) -> Tensor:
+def softmax(scores: Tensor, mask: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    return (scores * scale + mask).softmax(-1, dtype=torch.float32).to(dtype)
+
+
+def attend(
+    query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, mask: Tensor | None, eager: bool, softmax: Callable = softmax
+) -> Tensor:
     """Attention -> [N, T, Q * D]. With a mask, the query heads that share a key head are laid side by side as more queries: nothing is
-    repeated, and any kernel that takes a mask will do."""
+    repeated, and any kernel that takes a mask will do. One frame of one stream is too little work for such a kernel to fill a GPU: there
+    the scores are a matrix product of their own, in float32 as inside the kernels."""
     blocks, new, heads, width = query_NTQD.shape
     length, groups = key_NLGD.shape[1:3]
     key, value = key_NLGD.transpose(1, 2), value_NLGD.transpose(1, 2)
@@ -89,25 +97,27 @@ def attend(query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, mask: Tenso
         if mask is None:
             visible = torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new).repeat(heads // groups, 1)
             mask = torch.zeros(visible.shape, dtype=query.dtype, device=query.device).masked_fill(~visible, float("-inf"))
-        weights = query @ key.transpose(-1, -2) * width**-0.5 + mask
-        out = weights.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
+        out = softmax(query @ key.transpose(-1, -2), mask, width**-0.5, query.dtype) @ value
+    elif query.is_cuda and query.dtype != torch.float32 and blocks == 1 and query.shape[2] * length <= FEW_SCORES:
+        scores_GXL = torch.bmm(query[0], key[0].transpose(-1, -2), out_dtype=torch.float32)
+        out = softmax(scores_GXL, mask[0], width**-0.5, query.dtype) @ value[0]
     else:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return out.view(blocks, groups, heads // groups, new, width).permute(0, 3, 1, 2, 4).reshape(blocks, new, heads * width)
 
 
 class Decoder:
-    """Runs a model's decoder layers. compiled: let torch.compile fuse what lies between the matrix products (seconds at the first call;
-    worth it on a GPU; the model must be merged). Stateless: any number of sessions may use one."""
+    """Runs a model's decoder layers. compiled: let torch.compile fuse what lies between the matrix products, in the vision tower too
+    (seconds at the first call; worth it on a GPU; the model must be merged). Stateless: any number of sessions may use one."""
 
     def __init__(self, model: AhaModel, compiled: bool = False):
         self.model = model
-        self.before, self.read, self.after, self.rotate = before_attention, read_slots, after_attention, rotate
+        functions = (before_attention, read_slots, after_attention, rotate, softmax)
         if compiled:
             # one compilation for all layers (they are arguments) and all sizes
-            self.before, self.read, self.after, self.rotate = (
-                torch.compile(f, dynamic=True) for f in (before_attention, read_slots, after_attention, rotate)
-            )
+            functions = tuple(torch.compile(function, dynamic=True) for function in functions)
+            model.model.vision_tower.compile_layers()
+        self.before, self.read, self.after, self.rotate, self.softmax = functions
 
     @property
     def device(self) -> torch.device:
@@ -175,7 +185,7 @@ class Decoder:
                 key, value = self.rotate(keys_CGD[None, first:end], plan.cos_k, plan.sin_k), values_CGD[None, first:end]
             else:
                 key, value = self.read(keys_CGD, values_CGD, plan.read, plan.cos_k, plan.sin_k)
-            hidden_NTH = self.after(layer, hidden_NTH, attend(query, key, value, plan.mask, eager))
+            hidden_NTH = self.after(layer, hidden_NTH, attend(query, key, value, plan.mask, eager, self.softmax))
         return self.model.model.norm(hidden_NTH)
 
 

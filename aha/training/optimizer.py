@@ -25,6 +25,13 @@ def stochastic_bfloat16(value: Tensor) -> Tensor:
     return ((value.view(torch.int32) + noise) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
+def nearest_bfloat16(value: Tensor) -> Tensor:
+    """float32 rounded to a bfloat16 number (nearest, ties to even), still float32. In integers: a compiler that fuses may leave out a
+    conversion to bfloat16 and back, and then what the rounding left over would be zero."""
+    bits = value.view(torch.int32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & -(1 << 16)).view(torch.float32)
+
+
 def update(
     weight: Tensor, grad: Tensor, first: Tensor, second: Tensor, rest: Tensor | None,
     lr: Tensor, scale1: Tensor, scale2: Tensor, beta1: float, beta2: float, eps: float, decay: float,
@@ -40,9 +47,9 @@ def update(
     if rest is None:
         weight.copy_(exact)
     else:
-        rounded = exact.to(weight.dtype)
-        rest.copy_((exact - rounded.float()).to(rest.dtype))
-        weight.copy_(rounded)
+        rounded = nearest_bfloat16(exact)
+        rest.copy_((exact - rounded).to(rest.dtype))
+        weight.copy_(rounded.to(weight.dtype))
 
 
 class LowMemoryAdamW(torch.optim.Optimizer):
