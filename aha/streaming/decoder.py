@@ -50,14 +50,26 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def before_attention(
-    layer: nn.Module, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor, cos_q: Tensor, sin_q: Tensor
-):
-    """Norm and projections; writes keys and values into their slots. Returns the rotated queries [N, T, Q, D]."""
+    layer: nn.Module, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor, cos_q: Tensor, sin_q: Tensor,
+    folded: bool, merged: tuple[Tensor, Tensor] | None,
+) -> Tensor:  # fmt: skip
+    """Norm and projections (`merged`: weight and bias of all three); writes keys and values into their slots. Returns the rotated queries
+    [N, T, Q, D], or `folded`: the query heads that share a key head side by side as more queries, [N, G, Q / G * T, D]."""
     attention = layer.self_attn
     x_NTH = layer.input_layernorm(hidden_NTH)
-    keys_CGD[write] = attention.k_proj(x_NTH).view(-1, *keys_CGD.shape[1:])
-    values_CGD[write] = attention.v_proj(x_NTH).view(-1, *values_CGD.shape[1:])
-    return rotate(attention.q_proj(x_NTH).view(*hidden_NTH.shape[:2], -1, attention.head_dim), cos_q, sin_q)
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    if merged is None:
+        query, key, value = (projection(x_NTH) for projection in projections)
+    else:
+        query, key, value = F.linear(x_NTH, *merged).split([projection.out_features for projection in projections], dim=-1)
+    groups, width = keys_CGD.shape[1:]
+    keys_CGD[write] = key.reshape(-1, groups, width)
+    values_CGD[write] = value.reshape(-1, groups, width)
+    blocks, new = hidden_NTH.shape[:2]
+    query_NTQD = rotate(query.view(blocks, new, -1, width), cos_q, sin_q)
+    if not folded:
+        return query_NTQD
+    return query_NTQD.view(blocks, new, groups, -1, width).permute(0, 2, 3, 1, 4).reshape(blocks, groups, -1, width)
 
 
 def read_slots(keys_CGD: Tensor, values_CGD: Tensor, read_NL: Tensor, cos_k: Tensor, sin_k: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,8 +77,11 @@ def read_slots(keys_CGD: Tensor, values_CGD: Tensor, read_NL: Tensor, cos_k: Ten
     return rotate(keys_CGD[read_NL], cos_k, sin_k), values_CGD[read_NL]
 
 
-def after_attention(layer: nn.Module, hidden_NTH: Tensor, seen_NTX: Tensor) -> Tensor:
-    hidden_NTH = hidden_NTH + layer.self_attn.o_proj(seen_NTX)
+def after_attention(layer: nn.Module, hidden_NTH: Tensor, seen: Tensor, folded: bool) -> Tensor:
+    """seen: [N, Q, T, D], or folded [N, G, Q / G * T, D]."""
+    blocks, new = hidden_NTH.shape[:2]
+    seen_NQTD = seen.view(blocks, -1, new, seen.shape[-1]) if folded else seen
+    hidden_NTH = hidden_NTH + layer.self_attn.o_proj(seen_NQTD.transpose(1, 2).reshape(blocks, new, -1))
     return hidden_NTH + layer.mlp(layer.post_attention_layernorm(hidden_NTH))
 
 
@@ -74,46 +89,43 @@ def softmax(scores: Tensor, mask: Tensor, scale: float, dtype: torch.dtype) -> T
     return (scores * scale + mask).softmax(-1, dtype=torch.float32).to(dtype)
 
 
-def attend(
-    query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, mask: Tensor | None, eager: bool, softmax: Callable = softmax
+def attend_causal(query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor) -> Tensor:
+    """The new tokens are the last: -> [N, Q, T, D]."""
+    new, heads, length, groups = *query_NTQD.shape[1:3], *key_NLGD.shape[1:3]
+    query, key, value = (x.transpose(1, 2) for x in (query_NTQD, key_NLGD, value_NLGD))
+    bias = causal_lower_right(new, length) if 1 < new < length else None
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=new == length, enable_gqa=heads != groups)
+
+
+def attend_folded(
+    query_NGXD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, mask: Tensor, eager: bool, softmax: Callable = softmax
 ) -> Tensor:
-    """Attention -> [N, T, Q * D]. With a mask, the query heads that share a key head are laid side by side as more queries: nothing is
-    repeated, and any kernel that takes a mask will do. One frame of one stream is too little work for such a kernel to fill a GPU: there
-    the scores are a matrix product of their own, in float32 as inside the kernels."""
-    blocks, new, heads, width = query_NTQD.shape
-    length, groups = key_NLGD.shape[1:3]
+    """Under a mask, with folded queries: nothing is repeated, and any kernel that takes a mask will do. -> [N, G, Q / G * T, D].
+
+    One frame of one stream is too little work for such a kernel to fill a GPU: there the scores are a matrix product of their own, in
+    float32 as inside the kernels.
+    """
     key, value = key_NLGD.transpose(1, 2), value_NLGD.transpose(1, 2)
-    if mask is None and not eager:
-        query = query_NTQD.transpose(1, 2)
-        if new == length:
-            out = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=heads != groups)
-        else:
-            bias = causal_lower_right(new, length) if new > 1 else None
-            out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, enable_gqa=heads != groups)
-        return out.transpose(1, 2).reshape(blocks, new, heads * width)
-    folded = (blocks, groups, heads // groups * new, width)
-    query = query_NTQD.view(blocks, new, groups, heads // groups, width).permute(0, 2, 3, 1, 4).reshape(folded)
+    scale, half = query_NGXD.shape[-1] ** -0.5, query_NGXD.dtype != torch.float32
     if eager:
-        if mask is None:
-            visible = torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new).repeat(heads // groups, 1)
-            mask = torch.zeros(visible.shape, dtype=query.dtype, device=query.device).masked_fill(~visible, float("-inf"))
-        out = softmax(query @ key.transpose(-1, -2), mask, width**-0.5, query.dtype) @ value
-    elif query.is_cuda and query.dtype != torch.float32 and blocks == 1 and query.shape[2] * length <= FEW_SCORES:
-        scores_GXL = torch.bmm(query[0], key[0].transpose(-1, -2), out_dtype=torch.float32)
-        out = softmax(scores_GXL, mask[0], width**-0.5, query.dtype) @ value[0]
-    else:
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return out.view(blocks, groups, heads // groups, new, width).permute(0, 3, 1, 2, 4).reshape(blocks, new, heads * width)
+        return softmax(query_NGXD @ key.transpose(-1, -2), mask, scale, query_NGXD.dtype) @ value
+    if query_NGXD.is_cuda and half and len(query_NGXD) == 1 and query_NGXD.shape[2] * key.shape[2] <= FEW_SCORES:
+        scores_GXL = torch.bmm(query_NGXD[0], key[0].transpose(-1, -2), out_dtype=torch.float32)
+        return (softmax(scores_GXL, mask[0], scale, query_NGXD.dtype) @ value[0])[None]
+    return F.scaled_dot_product_attention(query_NGXD, key, value, attn_mask=mask)
 
 
 class Decoder:
-    """Runs a model's decoder layers. compiled: let torch.compile fuse what lies between the matrix products, in the vision tower too
-    (seconds at the first call; worth it on a GPU; the model must be merged). Stateless: any number of sessions may use one."""
+    """Runs a model's decoder layers. compiled: let torch.compile fuse what lies between the matrix products, in the vision tower too, and
+    keep merged copies of the query, key and value projections (6% more memory; seconds at the first call; worth it on a GPU; the model's
+    adapter must be merged). Stateless: any number of sessions may use one."""
 
     def __init__(self, model: AhaModel, compiled: bool = False):
         self.model = model
         functions = (before_attention, read_slots, after_attention, rotate, softmax)
+        self.merged: list[tuple[Tensor, Tensor] | None] = [None] * len(model.model.layers)
         if compiled:
+            self.merged = [merged_projections(layer) for layer in model.model.layers]
             # one compilation for all layers (they are arguments) and all sizes
             functions = tuple(torch.compile(function, dynamic=True) for function in functions)
             model.model.vision_tower.compile_layers()
@@ -178,15 +190,27 @@ class Decoder:
     def __call__(self, hidden_NTH: Tensor, pool: KVPool, plan: Plan) -> Tensor:
         """Embedded new tokens -> hidden states [N, T, H] after the final norm; their keys and values are written into the pool."""
         eager = self.model.config._attn_implementation == "eager"
-        for keys_CGD, values_CGD, layer in zip(pool.keys, pool.values, self.model.model.layers):
-            query = self.before(layer, hidden_NTH, keys_CGD, values_CGD, plan.write, plan.cos_q, plan.sin_q)
+        mask = plan.mask
+        if eager and mask is None:
+            new, length = hidden_NTH.shape[1], plan.cos_k.shape[1]
+            mask = self.causal_mask(torch.tensor([length], device=self.device), new, length)
+        folded = mask is not None
+        for keys_CGD, values_CGD, layer, merged in zip(pool.keys, pool.values, self.model.model.layers, self.merged):
+            query = self.before(layer, hidden_NTH, keys_CGD, values_CGD, plan.write, plan.cos_q, plan.sin_q, folded, merged)
             if isinstance(plan.read, tuple):
                 first, end = plan.read
                 key, value = self.rotate(keys_CGD[None, first:end], plan.cos_k, plan.sin_k), values_CGD[None, first:end]
             else:
                 key, value = self.read(keys_CGD, values_CGD, plan.read, plan.cos_k, plan.sin_k)
-            hidden_NTH = self.after(layer, hidden_NTH, attend(query, key, value, plan.mask, eager, self.softmax))
+            seen = attend_folded(query, key, value, mask, eager, self.softmax) if folded else attend_causal(query, key, value)
+            hidden_NTH = self.after(layer, hidden_NTH, seen, folded)
         return self.model.model.norm(hidden_NTH)
+
+
+def merged_projections(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer's query, key and value projections, one below the other: one matrix product in place of three."""
+    projections = (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+    return torch.cat([p.weight.detach() for p in projections]), torch.cat([p.bias.detach() for p in projections])
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:

@@ -44,12 +44,10 @@ class _Step:
             return torch.zeros(shape, dtype=dtype, pin_memory=pinned), torch.zeros(shape, dtype=dtype, device=device)
 
         self.frames = buffer(size, vision.num_channels, vision.image_size, vision.image_size, dtype=torch.uint8)
-        self.write = buffer(size, FRAME_TOKENS)
-        self.read = buffer(size, window)
-        self.position = buffer(size)
-        self.write[0][:] = torch.from_numpy(engine.scratch.reshape(-1, FRAME_TOKENS)[:size])
-        for host, on_device in (self.frames, self.write, self.read, self.position):
-            on_device.copy_(host)
+        # for each stream: slots to write, slots to read, position of the first token
+        self.slots = buffer(size, FRAME_TOKENS + window + 1)
+        self.write, self.read, self.position = (part.numpy() for part in self._parts(self.slots[0]))
+        self.write[:] = engine.scratch.reshape(-1, FRAME_TOKENS)[:size]
         self.scores_host = torch.zeros(3 if engine.model.config.uncertainty else 2, size, pin_memory=pinned)
         self.graph = None
         if pinned:
@@ -57,35 +55,41 @@ class _Step:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # compiles, and lets the libraries choose their kernels
                 for _ in range(WARM_UP_RUNS):
-                    self.compute()
+                    self.move_and_compute()
             torch.cuda.current_stream().wait_stream(stream)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph, pool=engine.graph_memory):  # shared: steps never run at the same time
-                self.scores = self.compute()
-            self.done = torch.cuda.Event()
+                self.move_and_compute()
+
+    def _parts(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        write, read, position = slots.split([FRAME_TOKENS, self.engine.window, 1], dim=1)
+        return write, read, position[:, 0]
+
+    def move_and_compute(self) -> None:
+        """From the host buffers to the scores on the host: all of it is in the graph."""
+        for host, on_device in (self.frames, self.slots):
+            on_device.copy_(host, non_blocking=True)
+        self.scores_host.copy_(self.compute(), non_blocking=True)
 
     def compute(self) -> Tensor:
         """Scores [2 or 3, B] of what lies in the device buffers."""
         engine = self.engine
-        frames, write, read, position = (on_device for _, on_device in (self.frames, self.write, self.read, self.position))
+        write, read, position = self._parts(self.slots[1])
         position_BT = position[:, None] + engine.offsets
         plan = Plan(
-            write.view(-1), read, engine.cos[position_BT], engine.sin[position_BT], engine.cos[None, : engine.window],
+            write.reshape(-1), read, engine.cos[position_BT], engine.sin[position_BT], engine.cos[None, : engine.window],
             engine.sin[None, : engine.window], engine.decoder.causal_mask(position + FRAME_TOKENS, FRAME_TOKENS, engine.window),
         )  # fmt: skip
-        hidden_BTH = engine.decoder(engine.model.visual_embed(frames), engine.pool, plan)
+        hidden_BTH = engine.decoder(engine.model.visual_embed(self.frames[1]), engine.pool, plan)
         return torch.stack([values for values in engine.model.score(hidden_BTH[:, -1]) if values is not None])
 
     def run(self) -> Tensor:
-        """Move the host buffers over, compute, wait for the scores [2 or 3, B] on the host."""
-        for host, on_device in (self.frames, self.write, self.read, self.position):
-            on_device.copy_(host, non_blocking=True)
+        """Scores [2 or 3, B], on the host, of what lies in the host buffers."""
         if self.graph is None:
-            return self.compute().cpu()
-        self.graph.replay()
-        self.scores_host.copy_(self.scores, non_blocking=True)
-        self.done.record()
-        self.done.synchronize()
+            self.move_and_compute()
+        else:
+            self.graph.replay()
+            torch.cuda.current_stream().synchronize()
         return self.scores_host.clone()
 
 
@@ -134,7 +138,7 @@ class OnlineEngine:
 
     def _push(self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor]) -> Tensor:
         step = next(step for step in self.steps if step.size >= len(sessions))
-        write, read, position = (buffer[0].numpy() for buffer in (step.write, step.read, step.position))
+        write, read, position = step.write, step.read, step.position
         for n, (session, frame) in enumerate(zip(sessions, frames)):
             session._feed_text(session.state.frame(), session._role())
             block = session._block(FRAME_TOKENS, "frame")
