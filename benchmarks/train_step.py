@@ -117,6 +117,8 @@ def run_fast(args: argparse.Namespace, device: torch.device, dtype: torch.dtype,
     samples = [Sample(model, args.frames, k, device) for k in range(4)]
     losses, seconds, waits = [], [], []
     for step in range(steps):
+        if not timed:  # as in one epoch: each step sees another sample
+            samples = [Sample(model, args.frames, step, device)]
         if device.type == "cuda" and step == args.warmup:
             torch.cuda.reset_peak_memory_stats(device)
         synchronize(device)
@@ -169,10 +171,9 @@ def run_plain(args: argparse.Namespace, device: torch.device, dtype: torch.dtype
     parameters = [p for p in model.parameters() if p.requires_grad]
     masters = [nn.Parameter(p.detach().float()) for p in parameters]
     optimizer = torch.optim.AdamW(masters, lr=2e-5, weight_decay=0.0)
-    samples = [Sample(model, args.frames, k, device) for k in range(4)]
     losses = []
     for step in range(steps):
-        loss = samples[step % len(samples)].loss(model, plain=True)
+        loss = Sample(model, args.frames, step, device).loss(model, plain=True)
         loss.backward()
         for master, parameter in zip(masters, parameters):
             master.grad, parameter.grad = parameter.grad.float(), None

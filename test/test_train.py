@@ -91,6 +91,16 @@ def test_run_folder_is_complete_and_the_adapter_loads(finished):
     assert len(list(out.glob("checkpoint-*"))) == 2 and not list(out.glob("partial-*"))
 
 
+def test_two_ranks_learn_what_one_learns_with_the_same_global_batch(data, deepspeed_flags, tmp_path):
+    no_dropout = ["--lora_dropout", "0"]  # its masks differ between ranks
+    process = launch(flags(data, tmp_path / "two", *deepspeed_flags, *no_dropout), tmp_path / "console")
+    train(flags(data, tmp_path / "one", *no_dropout, "--gradient_accumulation_steps", "2"))
+    assert process.wait(timeout=300) == 0, (tmp_path / "console").read_text()
+    two, one = (read_lines(tmp_path / name / "loss_history.jsonl") for name in ("two", "one"))
+    assert len(two) == len(one) > 2
+    assert [s["loss"] for s in two] == pytest.approx([s["loss"] for s in one], rel=1e-4)
+
+
 def test_validation_keeps_the_best(finished):
     lines = [line for line in read_lines(finished / "out/train.log") if "eval_kendall_tau" in line]
     assert lines and -1 <= lines[0]["eval_kendall_tau"] <= 1

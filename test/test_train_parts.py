@@ -34,7 +34,7 @@ def test_batches_of_all_ranks_cover_the_epoch(count, batch_size, world, epoch, g
     ranks = []
     for rank in range(world):
         lengths_of = (lambda: lengths) if grouped else None
-        batches = RankBatches(count, batch_size=batch_size, rank=rank, world_size=world, seed=1, lengths=lengths_of, window=3)
+        batches = RankBatches(count, batch_size=batch_size, rank=rank, world_size=world, seed=1, lengths=lengths_of, accumulation=3)
         batches.set_epoch(epoch)
         ranks.append(list(batches))
         assert len(ranks[-1]) == len(batches)
@@ -49,11 +49,30 @@ def test_grouping_by_length_reduces_waiting():
     lengths = [(37 * i) % 101 for i in range(400)]
 
     def waiting(grouped):
-        ranks = [list(RankBatches(400, batch_size=1, rank=r, world_size=4, seed=0, lengths=grouped)) for r in range(4)]
+        ranks = [list(RankBatches(400, batch_size=1, rank=r, world_size=4, seed=0, accumulation=16, lengths=grouped)) for r in range(4)]
         steps = [[lengths[rank[k][0]] for rank in ranks] for k in range(len(ranks[0]))]
         return sum(max(step) * 4 - sum(step) for step in steps)
 
     assert waiting(lambda: lengths) < waiting(None) / 5
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.sampled_from([(1, 1, 12), (1, 12, 1), (2, 3, 2), (1, 4, 3), (6, 2, 1)]), st.booleans())
+def test_an_optimizer_step_sees_the_same_items_however_it_is_divided(steps, division, grouped):
+    batch_size, world, accumulation = division
+    lengths = [(37 * i) % 101 for i in range(12 * steps)]
+    lengths_of = (lambda: lengths) if grouped else None
+
+    def items(batch_size, world, accumulation):
+        ranks = [
+            list(RankBatches(12 * steps, batch_size=batch_size, rank=r, world_size=world, seed=0, accumulation=accumulation, lengths=lengths_of))
+            for r in range(world)
+        ]  # fmt: skip
+        return [
+            sorted(i for rank in ranks for batch in rank[k * accumulation : (k + 1) * accumulation] for i in batch) for k in range(steps)
+        ]
+
+    assert items(*division) == items(12, 1, 1)
 
 
 def test_epochs_differ():

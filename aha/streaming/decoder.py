@@ -80,7 +80,7 @@ def read_slots(keys_CGD: Tensor, values_CGD: Tensor, read_NL: Tensor, cos_k: Ten
 def after_attention(layer: nn.Module, hidden_NTH: Tensor, seen: Tensor, folded: bool) -> Tensor:
     """seen: [N, Q, T, D], or folded [N, G, Q / G * T, D]."""
     blocks, new = hidden_NTH.shape[:2]
-    seen_NQTD = seen.view(blocks, -1, new, seen.shape[-1]) if folded else seen
+    seen_NQTD = seen.reshape(blocks, -1, new, seen.shape[-1]) if folded else seen
     hidden_NTH = hidden_NTH + layer.self_attn.o_proj(seen_NQTD.transpose(1, 2).reshape(blocks, new, -1))
     return hidden_NTH + layer.mlp(layer.post_attention_layernorm(hidden_NTH))
 

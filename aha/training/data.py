@@ -22,9 +22,11 @@ from aha.training.features import VisionCache
 class RankBatches(Sampler[list[int]]):
     """Batches of item numbers for one rank; the order follows from (seed, epoch) alone, so a resumed run goes on where it stopped.
 
-    Every rank has the same number of batches: the last ones are filled up from the start of the order. `lengths()` given: items are
-    sorted by length within windows of `window` micro-steps, so that ranks (which wait for each other) get samples of similar length,
-    and the windows' micro-steps are shuffled again, so that no optimizer step is all short or all long.
+    Which items an optimizer step sees depends on the size of the whole step only (batch_size * world_size * accumulation), not on how it
+    is divided: 8 GPUs with 2 micro-steps learn from the same items, step by step, as one GPU with 16. Every rank has the same number of
+    batches: the last ones are filled up from the start of the order. `lengths()` given: the items of an optimizer step are sorted by
+    length, longest first, so that ranks (which wait for each other) get samples of similar length, and a step that does not fit into
+    memory fails at once.
     """
 
     def __init__(
@@ -35,11 +37,11 @@ class RankBatches(Sampler[list[int]]):
         rank: int,
         world_size: int,
         seed: int,
+        accumulation: int = 1,
         lengths: Callable[[], Sequence[int]] | None = None,
-        window: int = 16,
     ) -> None:
         self.count, self.batch_size, self.rank, self.world_size, self.seed = count, batch_size, rank, world_size, seed
-        self.lengths, self.window = lengths, window
+        self.accumulation, self.lengths = accumulation, lengths
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -55,16 +57,11 @@ class RankBatches(Sampler[list[int]]):
         per_step = self.batch_size * self.world_size
         total = len(self) * per_step
         order = (order * -(-total // self.count))[:total]
-        if self.lengths is None or per_step == 1:
+        if self.lengths is None:
             return order
-        lengths = self.lengths()
-        steps: list[list[int]] = []
-        for start in range(0, total, per_step * self.window):
-            part = sorted(order[start : start + per_step * self.window], key=lambda i: lengths[i])
-            group = [part[k : k + per_step] for k in range(0, len(part), per_step)]
-            rng.shuffle(group)
-            steps += group
-        return [i for step in steps for i in step]
+        lengths, whole = self.lengths(), per_step * self.accumulation
+        steps = (order[start : start + whole] for start in range(0, total, whole))
+        return [i for step in steps for i in sorted(step, key=lambda i: -lengths[i])]
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order()

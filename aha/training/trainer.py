@@ -84,7 +84,7 @@ class AhaTrainer(Trainer):
         self.rank_batches = RankBatches(
             len(dataset), batch_size=args.per_device_train_batch_size, rank=args.process_index, world_size=args.world_size,
             seed=args.seed if args.data_seed is None else args.data_seed,
-            lengths=(lambda: dataset.mixture.lengths) if args.group_by_length else None,
+            accumulation=args.gradient_accumulation_steps, lengths=(lambda: dataset.mixture.lengths) if args.group_by_length else None,
         )  # fmt: skip
         self._parts: dict[str, Tensor] = {}  # sums over the micro-steps of the current optimizer step
         self._weighted: dict[str, Tensor] = {}
