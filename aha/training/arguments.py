@@ -94,7 +94,9 @@ class RunArguments(TrainingArguments):
     compile_layers: bool = field(
         default=False, metadata={"help": "torch.compile for decoder and vision layers: faster, after a minute. Not with ZeRO-3."}
     )
-    group_by_length: bool = field(default=True, metadata={"help": "Samples of similar length go to all GPUs at the same time (within an optimizer step)."})
+    group_by_length: bool = field(
+        default=True, metadata={"help": "Samples of similar length go to all GPUs at the same time (within an optimizer step)."}
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.report_to, str) and "," in self.report_to:
