@@ -16,7 +16,7 @@ from aha.files import write_text
 
 
 def cache_folder() -> Path:
-    if "AHA_CACHE" in os.environ:
+    if os.environ.get("AHA_CACHE"):
         return Path(os.environ["AHA_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aha"
 
