@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -75,7 +76,10 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def fusion_of(args: argparse.Namespace) -> Fusion:
-    return Fusion(args.alpha, args.beta, args.epsilon, args.uncertainty_threshold)
+    try:
+        return Fusion(args.alpha, args.beta, args.epsilon, args.uncertainty_threshold)
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
 
 
 def online_of(args: argparse.Namespace) -> OnlineSettings:
@@ -251,6 +255,8 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
+    # By default SIGTERM ends Python at once, and a half-written reel would stay; as an exception it passes the clean-up.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     run_command(run)
 
 

@@ -289,9 +289,12 @@ def test_prediction_file_is_read_by_the_evaluation(tmp_path):
 
 
 def test_options_are_checked():
-    for wrong in ({"budget": 0}, {"budget": 1.5}, {"top": 0}, {"smooth_frames": 4}, {"budget": 0.1, "top": 2}, {"shot_seconds": 0}):
+    for wrong in ({"budget": 0}, {"budget": 1.5}, {"top": 0}, {"smooth_frames": 4}, {"budget": 0.1, "top": 2}, {"shot_seconds": 0}, {"min_score": np.nan}):
         with pytest.raises(UserError):
             Options(**wrong)
+    for wrong in ({"alpha": np.nan}, {"beta": np.inf}, {"threshold": np.nan}):
+        with pytest.raises(ValueError, match="finite"):
+            Fusion(**wrong)
 
 
 def test_an_output_folder_is_not_overwritten_silently(tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -121,6 +123,7 @@ def test_bad_input_is_one_sentence(aha, clip, tmp_path):
         ((clip, "--query", "x", "--output", clip), "is a file"),
         ((clip, "--query", "x", "--output", out, "--budget", "1.5"), "budget"),
         ((clip, "--query", "x", "--output", out, "--min_frames", "0"), "min_frames"),
+        ((clip, "--query", "x", "--output", out, "--alpha", "nan"), "alpha"),
     ]
     for arguments, words in cases:
         with pytest.raises(UserError) as told:
@@ -147,6 +150,26 @@ def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path):
         with pytest.raises(SystemExit) as ended:
             cli.run([name, "--help"])
         assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_leaves_no_half_reel(tmp_path, number):
+    make_video(tmp_path / "clip.mp4", seconds=120, size=(256, 192), sound=False)
+    base, adapter = (str(shared_fixture(f"reference/{part}")) for part in ("llava-onevision-qwen2-tiny-ov", "aha-adapter"))
+    out = tmp_path / "out"
+    arguments = ["highlights", str(tmp_path / "clip.mp4"), "--query", "x", "--budget", "1", "--frame_fps", "0.1", "--output", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aha.cli", *arguments, "--llm_pretrained", base, "--lora_pretrained", adapter, "--device", "cpu"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 60
+    while not list(out.glob(".reel.*")):
+        assert process.poll() is None and time.monotonic() < end, "the reel was never being written"
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == (130 if number == signal.SIGINT else 143)
+    assert not list(out.glob(".*")) and not (out / "reel.mp4").exists()
 
 
 def test_importing_is_light():

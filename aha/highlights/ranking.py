@@ -22,6 +22,11 @@ class Fusion:
     epsilon: float = 0.0
     threshold: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "epsilon", "threshold"):
+            if not np.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} of the score must be a finite number, not {getattr(self, name)}")
+
     def __call__(self, track: ScoreTrack) -> np.ndarray:
         """[F] float64. A model without an uncertainty head counts as sure."""
         fused_F = self.alpha * np.asarray(track.informative_F, np.float64) + self.beta * np.asarray(track.relevance_F, np.float64)

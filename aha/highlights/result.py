@@ -51,6 +51,8 @@ class Options:
             raise UserError(f"budget is the share of the video to show, above 0 and at most 1, not {self.budget}.")
         if self.top is not None and self.top < 1:
             raise UserError(f"top is a number of moments, at least 1, not {self.top}.")
+        if self.min_score is not None and not np.isfinite(self.min_score):
+            raise UserError(f"min_score must be a finite number, not {self.min_score}.")
         if self.smooth_frames < 1 or self.smooth_frames % 2 == 0:
             raise UserError(f"smooth_frames is an odd number of frames, at least 1, not {self.smooth_frames}.")
         if not self.shot_seconds > 0:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import queue
 import re
 import signal
@@ -103,6 +104,8 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"{name} must be above 0, not {getattr(args, name)}.")
     if not 0 < args.highlight_share <= 1:
         raise UserError(f"highlight_share is a share above 0 and at most 1, not {args.highlight_share}.")
+    if args.highlight_score is not None and not math.isfinite(args.highlight_score):
+        raise UserError(f"highlight_score must be a finite number, not {args.highlight_score}.")
     if args.raw_size and not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", args.raw_size):
         raise UserError(f"raw_size is WIDTHxHEIGHT in pixels, such as 640x480, not {args.raw_size}.")
 
