@@ -274,16 +274,27 @@ def wider(f):
     )
 
 
-def peft_type(f):
-    config = json.loads((f / "adapter_config.json").read_text()) | {"peft_type": "IA3"}
-    (f / "adapter_config.json").write_text(json.dumps(config))
+def setting(**changes):
+    def change(f):
+        config = json.loads((f / "adapter_config.json").read_text()) | changes
+        (f / "adapter_config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def not_a_number(f):
+    tensors = load_file(f / "adapter_model.safetensors")
+    next(v for k, v in tensors.items() if "lora_B" in k)[0, 0] = float("nan")
+    save_file(tensors, f / "adapter_model.safetensors")
 
 
 ADAPTER_BREAKS = {
     "a LoRA matrix is missing": (drop("layers.2.mlp.up_proj.lora_B"), r"lacks model.layers.2.mlp.up_proj.lora_B"),
     "a head is missing": (drop("relevance_head"), "no relevance_head"),
     "for another size": (wider, "wrong shape"),
-    "of another kind": (peft_type, "IA3"),
+    "of another kind": (setting(peft_type="IA3"), "IA3"),
+    "DoRA": (setting(use_dora=True), "DoRA"),
+    "not a number": (not_a_number, "NaN"),
     "truncated": (
         lambda f: (f / "adapter_model.safetensors").write_bytes((f / "adapter_model.safetensors").read_bytes()[:5000]),
         "complete|truncated",

@@ -64,6 +64,8 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     settings = read_json(folder / "adapter_config.json")
     if settings.get("peft_type") != "LORA":
         raise CheckpointError(f"{folder / 'adapter_config.json'} is of type {settings.get('peft_type')}; only LORA adapters can be loaded.")
+    if settings.get("use_dora"):
+        raise CheckpointError(f"{folder / 'adapter_config.json'} is a DoRA adapter; only plain LoRA adapters can be loaded.")
     known = LoraConfig.__dataclass_fields__
     lora = LoraConfig(**{key: value for key, value in settings.items() if key in known and value is not None})
     lora.inference_mode = False
@@ -148,7 +150,7 @@ def load_with_adapter(
         heads = initial_heads(extra, read_config(base_folder, shapes).hidden_size, seed)
     model = load_base(
         base_folder, model_class=model_class, config_class=AhaConfig, dtype=dtype, device=device, attn_implementation=attn_implementation,
-        new_parameters=heads, **extra,
+        new_parameters=heads, replacements={name: tensor for name, tensor in tensors.items() if ".lora_" not in name}, **extra,
     )  # fmt: skip
     check_fit(
         {n: (p.shape[0], model.config.hidden_size) for n, p in heads.items()},
@@ -213,13 +215,19 @@ def add_lora(model: AhaModel, lora: LoraConfig) -> None:
     model.peft_config = {"default": lora}
 
 
+@torch.no_grad()
 def merge_adapter(model: AhaModel) -> AhaModel:
-    """Fold LoRA into the weights, in place: W + (alpha / r) B A, computed in float32 by PEFT's layer and rounded once."""
+    """Fold LoRA into the weights, in place: W + (alpha / r) B A, in float32 and rounded once. Raises CheckpointError."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    for name, layer in layers:
-        for side in (layer.lora_A, layer.lora_B):
-            side.float()
-        layer.merge(safe_merge=True)
+    weights = [layer.get_base_layer().weight.data for _, layer in layers]
+    # one scratch for all layers: temporary matrices of changing sizes leave holes in the heap, a fifth of the model on a CPU
+    scratch = torch.empty(max((w.numel() for w in weights), default=0), dtype=torch.float32, device=weights[0].device if weights else None)
+    for (name, layer), weight in zip(layers, weights):
+        merged = scratch[: weight.numel()].view(weight.shape).copy_(weight)
+        merged.addmm_(layer.lora_B["default"].weight.float(), layer.lora_A["default"].weight.float(), alpha=layer.scaling["default"])
+        if not torch.isfinite(merged.sum()):
+            raise CheckpointError(f"the adapter's matrices for {name} hold NaN or infinite values; download the adapter again.")
+        weight.copy_(merged)
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, layer.get_base_layer())
     model._hf_peft_config_loaded = False
