@@ -280,8 +280,8 @@ def fill(
     replacements: dict[str, Tensor] | None = None,
 ) -> None:
     """Read every tensor of `shards` into `model`; names in `optional` may be absent from the files and stay unset. A tensor that
-    `replacements` holds in the same shape is taken from there and not read."""
-    replacements = replacements or {}
+    `replacements` holds in the same shape is taken out of there and not read."""
+    replacements = {} if replacements is None else replacements
     found = {rename(n): s for n, s in tensor_shapes(shards).items() if not UNUSED.search(n)}
     expected = {name: tuple(p.shape) for name, p in model.named_parameters() if name not in optional or name in found}
     check_fit(expected, found, where)
@@ -290,7 +290,7 @@ def fill(
             continue
         other = replacements.get(rename(name))
         if other is not None and other.shape == tensor.shape:
-            place(model, rename(name), other.to(device=device, dtype=dtype))
+            place(model, rename(name), replacements.pop(rename(name)).to(device=device, dtype=dtype))
         else:
             # .to copies even where nothing changes: a tensor backed by the mapped file would keep the file in use
             place(model, rename(name), tensor.to(device=device, dtype=dtype, copy=True))
@@ -323,8 +323,8 @@ def load_base(
     """Load a base checkpoint (either layout, local folder or hub id) into `model_class`.
 
     `new_parameters` gives values for parameters that the base does not have (a subclass's heads), `replacements` values that an adapter
-    puts in place of the base's (so that the vocabulary matrix is never in memory twice). `lm_head` may be absent where the
-    config ties it to the embedding; it then starts as a copy. Raises CheckpointError.
+    puts in place of the base's (so that the vocabulary matrix is not in memory twice); those that are used are taken out. `lm_head`
+    may be absent where the config ties it to the embedding; it then starts as a copy. Raises CheckpointError.
     """
     folder = resolve_folder(path_or_hub_id)
     shards = list_shards(folder)
@@ -337,9 +337,10 @@ def load_base(
     if tied:
         optional.add("lm_head.weight")
     fill(
-        model, shards, published_name, dtype=dtype, device=device, where=str(folder), optional=frozenset(optional), replacements=replacements,
+        model, shards, published_name, dtype=dtype, device=device, where=str(folder), optional=frozenset(optional),
+        replacements=replacements,
     )  # fmt: skip
-    if tied and "lm_head.weight" not in (replacements or {}):
+    if tied:
         place(model, "lm_head.weight", model.model.embed_tokens.weight.detach().clone())
     for name, value in new_parameters.items():
         place(model, name, value.to(device=device, dtype=dtype))

@@ -148,9 +148,10 @@ def load_with_adapter(
     else:
         shapes = {published_name(name): shape for name, shape in tensor_shapes(list_shards(base_folder)).items()}
         heads = initial_heads(extra, read_config(base_folder, shapes).hidden_size, seed)
+    whole = {name: tensors.pop(name) for name in [*tensors] if ".lora_" not in name}
     model = load_base(
         base_folder, model_class=model_class, config_class=AhaConfig, dtype=dtype, device=device, attn_implementation=attn_implementation,
-        new_parameters=heads, replacements={name: tensor for name, tensor in tensors.items() if ".lora_" not in name}, **extra,
+        new_parameters=heads, replacements=whole, **extra,
     )  # fmt: skip
     check_fit(
         {n: (p.shape[0], model.config.hidden_size) for n, p in heads.items()},
@@ -161,7 +162,7 @@ def load_with_adapter(
         if (module := getattr(model, head)) is not None:
             module.weight.data = heads[f"{head}.weight"].to(device=device, dtype=torch.float32)
     if lora is not None:
-        apply_adapter(model, lora, tensors, str(folder))
+        apply_adapter(model, lora, {**tensors, **whole}, str(folder))
         if merge:
             merge_adapter(model)
     set_image_token(model, [folder, base_folder])
