@@ -140,14 +140,22 @@ class Highlighter:
         info = probe(video)
         total = max(1, int(info.duration * fps))
         total = min(total, max_num_frames or total)
-        frames_F, times_F, visual, features = [], [], [], []
-        batch: list[np.ndarray] = []
+        frames_F, times_F, batch = [], [], []
+        # One block for all: small pieces kept between the tower's large temporary ones cost 15 times their size over a long video.
+        visual_FKH = torch.empty(0)
+        done = 0
 
         def flush() -> None:
+            nonlocal visual_FKH, done
             if batch:
                 visual_NKH = self.embed(np.stack(batch))
-                visual.append(visual_NKH.cpu())
-                features.append(visual_NKH.float().mean(1).cpu().numpy())
+                if done == 0:  # the length that a file says may be wrong
+                    room = max(len(batch), min(total + 1, 1 << 14))
+                    visual_FKH = torch.empty((room, *visual_NKH.shape[1:]), dtype=visual_NKH.dtype)
+                elif done + len(batch) > len(visual_FKH):
+                    visual_FKH = torch.cat([visual_FKH, torch.empty_like(visual_FKH)])
+                visual_FKH[done : done + len(batch)] = visual_NKH
+                done += len(batch)
                 batch.clear()
                 if progress:
                     progress(len(frames_F), max(total, len(frames_F)))
@@ -159,6 +167,8 @@ class Highlighter:
             if len(batch) == BATCH:
                 flush()
         flush()
+        visual_FKH = visual_FKH[:done]
+        features = [part.float().mean(1).numpy() for part in visual_FKH.split(256)]  # not of all at once: as large again in float32
         return EncodedVideo(
             os.fspath(video),
             info.duration,
@@ -166,7 +176,7 @@ class Highlighter:
             fps,
             np.array(frames_F),
             np.array(times_F),
-            torch.cat(visual),
+            visual_FKH,
             np.concatenate(features),
         )
 

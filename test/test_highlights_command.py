@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -74,6 +76,25 @@ def test_several_queries_encode_the_video_once(aha, model, clip, tmp_path, monke
     for folder in tmp_path.iterdir():
         highlights = json.loads((folder / "highlights.json").read_text())
         assert len(highlights) == 2 and not (folder / "reel.mp4").exists()
+
+
+def test_a_long_video_is_encoded_into_one_block(model, clip, monkeypatch):
+    """Pieces kept between the tower's large temporary ones fragmented the heap: 6 GB for 3 hours. A wrong length makes the block grow."""
+    whole = model.encode(clip, fps=5)
+    kept, alive = [], []
+
+    def embed(frames, embed=model.embed):
+        kept[:] = [piece for piece in kept if piece() is not None]
+        alive.append(len(kept))
+        tokens = embed(frames)
+        kept.append(weakref.ref(tokens))
+        return tokens
+
+    monkeypatch.setattr(model, "embed", embed)
+    monkeypatch.setattr(api, "probe", lambda video: replace(probe(video), duration=2.0))
+    again = model.encode(clip, fps=5)
+    assert len(again) == len(again.visual_FKH) == 80 and len(alive) == 5 and max(alive) <= 1
+    assert (again.visual_FKH == whole.visual_FKH).all() and np.array_equal(again.features_FH, whole.features_FH)
 
 
 @pytest.mark.parametrize("name", ["landscape", "portrait"])
@@ -178,8 +199,9 @@ def test_importing_is_light():
 
 
 def documented_snippet() -> str:
-    """The Python API's five lines as the README has them (they are in aha.api's docstring too)."""
-    blocks = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    """The Python API's five lines as the README has them, after the line `<!-- api snippet -->`."""
+    before, marker, after = (REPO / "README.md").read_text(encoding="utf-8").partition("<!-- api snippet -->\n")
+    blocks = re.findall(r"```python\n(.*?)```", after if marker else before, re.DOTALL)
     return next((block for block in blocks if "from aha.api import load" in block), "")
 
 

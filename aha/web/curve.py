@@ -19,6 +19,7 @@ CSS = """
   border-radius: 8px; background: var(--background-fill-secondary); }
 .aha-curve .empty, .aha-moments .empty { color: var(--body-text-color-subdued); padding: 12px 4px; }
 .aha-legend { font-size: .8rem; color: var(--body-text-color-subdued); display: flex; flex-wrap: wrap; gap: 2px 16px; margin-top: 4px; }
+.aha-clock { font-size: .75rem; color: var(--body-text-color-subdued); display: flex; justify-content: space-between; }
 .aha-legend i { display: inline-block; width: 16px; height: 4px; margin-right: 5px; vertical-align: middle; }
 .aha-moments ol { margin: 0; padding: 0; list-style: none; }
 .aha-moments button { display: block; width: 100%; text-align: left; padding: 6px 10px; margin: 4px 0; border-radius: 6px; cursor: pointer;
@@ -82,13 +83,14 @@ def curve_html(result: Result | None, duration: float) -> str:
         f'<line x1="{x(s.end):.1f}" x2="{x(s.end):.1f}" y1="0" y2="{HEIGHT}" stroke="#8b949e" opacity=".6" {scale}/>'
         for s in result.segments[:-1]
     )
+    clocks = "".join(f"<span>{clock(duration * k / 6)}</span>" for k in range(7))
     legend = "".join(f'<span><i style="background:{colour}"></i>{name}</span>' for name, colour in LEGEND.items())
     return (
         f'<div class="aha-curve"><svg data-duration="{duration:.3f}" data-frames="{len(track)}" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'preserveAspectRatio="none" aria-label="score over time; click to seek">{chosen}{ends}'
         f"{line(track.informative_F, '#8250df', 1)}{line(track.relevance_F, '#1f6feb', 1)}{line(fused_F, '#cf222e', 2)}"
         f'<line class="cursor" x1="0" x2="0" y1="0" y2="{HEIGHT}" stroke="currentColor" stroke-width="2" {scale}/>'
-        f'</svg><div class="aha-legend">{legend}</div></div>'
+        f'</svg><div class="aha-clock">{clocks}</div><div class="aha-legend">{legend}</div></div>'
     )
 
 
