@@ -52,7 +52,7 @@ CATALOG = {
             (
                 File("annotations/mr_hisum.h5", "https://github.com/MRHiSum/MR.HiSum"),
                 File("annotations/mr_hisum_split.json", "https://github.com/MRHiSum/MR.HiSum"),
-                File("annotations/metadata.csv", f"https://github.com/MRHiSum/MR.HiSum, with titles {AHA_ANNOTATIONS}"),
+                File("annotations/metadata.csv", f"with titles {AHA_ANNOTATIONS}"),
             ),
             "videos", "YouTube, <youtube_id>.mp4 as in metadata.csv; many are gone by now", "31,892 videos, about 1,800 h",
             "CC BY 4.0, YouTube's terms", "training and evaluation: highlight scores (train_on_hisum.sh, hisum.sh)",
