@@ -79,7 +79,9 @@ def missing_adapter(name: str) -> str | None:
 
 
 def missing_gpus(wanted: int | None) -> str | None:
-    """A line if there are fewer GPUs than the processes asked for; `wanted` None = at least one."""
+    """A line if there are fewer GPUs than the processes asked for; `wanted` None = at least one, 0 = none are needed."""
+    if wanted == 0:
+        return None
     import torch
 
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -110,9 +112,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--llm_pretrained", default="lmms-lab/llava-onevision-qwen2-7b-ov", help="base checkpoint: folder or hub id")
     parser.add_argument("--lora_pretrained", help="adapter to start from: folder or hub id")
     parser.add_argument("--num_gpus", type=int, help="GPUs of this node that will be used (default: at least 1)")
+    parser.add_argument("--use_cpu", nargs="?", const="True", default="False", help="the run will be on the CPU: no GPU is needed")
     args, _ = parser.parse_known_args(argv)
     load_env()
-    lines = missing_things(args.dataset_config, args.llm_pretrained, args.lora_pretrained, args.num_gpus)
+    num_gpus = 0 if args.use_cpu.lower() in ("true", "1", "yes") else args.num_gpus
+    lines = missing_things(args.dataset_config, args.llm_pretrained, args.lora_pretrained, num_gpus)
     if lines:
         print(f"{len(lines)} thing{'s are' if len(lines) > 1 else ' is'} missing:", file=sys.stderr)
         for line in lines:

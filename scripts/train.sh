@@ -13,7 +13,7 @@ Runs torchrun over the GPUs of this node with DeepSpeed. Everything that is miss
 The same command again goes on from the last complete checkpoint. python -m aha.train --help lists all flags.
 
 Variables:
-  NUM_GPUS      GPUs of this node to use (default: all)
+  NUM_GPUS      GPUs of this node to use (default: all); with --use_cpu True: processes on the CPU (default 1, for dry runs)
   NNODES        number of nodes (default 1); then on every node:
   NODE_RANK     0 .. NNODES-1
   MASTER_ADDR   address of node 0, reachable from the others
@@ -45,6 +45,8 @@ if [ "$NNODES" != 1 ] && { [ -z "${NODE_RANK:-}" ] || [ -z "${MASTER_ADDR:-}" ];
 fi
 
 "$PYTHON" -m aha.preflight "${DEFAULTS[@]}" --num_gpus "$((NUM_GPUS > 0 ? NUM_GPUS : 1))" "$@"
+
+[ "$NUM_GPUS" -gt 0 ] || NUM_GPUS=1 # only with --use_cpu: the check above wants a GPU otherwise
 
 if [ "$NNODES" = 1 ]; then
     RENDEZVOUS=(--standalone)

@@ -89,3 +89,12 @@ def test_old_python_is_one_sentence(tmp_path):
     environment = {**os.environ, "AHA_PYTHON": str(old)}
     run = subprocess.run(["bash", str(REPO / "scripts/test.sh")], capture_output=True, text=True, env=environment, timeout=30)
     assert run.returncode == 2 and "Python 3.9.2" in run.stderr and "3.11" in run.stderr and len(run.stderr.strip().splitlines()) == 1
+
+
+def test_a_dry_run_on_the_cpu_needs_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    base = checkpoint(tmp_path / "base", "config.json", "model.safetensors")
+    flags = ["--dataset_config", config(tmp_path, True), "--llm_pretrained", base]
+    preflight.main([*flags, "--use_cpu", "True"])
+    with pytest.raises(preflight.UserError):
+        preflight.main(flags)

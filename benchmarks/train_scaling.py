@@ -1,0 +1,164 @@
+"""How training scales over the GPUs of a node, through scripts/train_on_tvsum.sh itself: random weights, generated TVSum-format videos.
+
+    python benchmarks/train_scaling.py --size 7b --gpus 1 2 4 8 --steps 30 --folder /tmp/scaling          # an 8-GPU node, about 25 minutes
+    python benchmarks/train_scaling.py --size tiny --gpus 1 2 --steps 4 --folder /tmp/scaling --cpu       # dry run, processes for GPUs
+
+Each count trains twice: with the same samples per GPU (one), which gives the scaling efficiency, and with the same global batch as the
+largest count, which must give the same loss curve (LoRA dropout is off: its masks differ between ranks). --kill also ends one rank of
+the largest count with SIGKILL in mid-training and measures how long the job takes to end. The checkpoint (16 GB for 7b) and the videos
+are made once and kept in --folder; finished runs are not repeated. Prints a table and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import torch
+from load_checkpoint import SIZES, write_checkpoint
+
+import aha.demo
+from aha.demo.dataset import make_dataset
+from aha.errors import UserError, run_command
+from aha.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENIZER = Path(aha.demo.__file__).parent / "checkpoints" / "mmduet-demo"  # the words do not matter here
+
+
+def prepare(args: argparse.Namespace) -> Path:
+    """Checkpoint, videos and mixture file in --folder -> the mixture file."""
+    if not (args.folder / "checkpoint" / "complete").is_file():
+        write_checkpoint(args.folder / "checkpoint", args.size, "cpu" if args.cpu else "cuda")
+        for name in ("llava-base", "mmduet-adapter"):
+            for path in TOKENIZER.iterdir():
+                if not path.name.startswith("adapter"):
+                    shutil.copy(path, args.folder / "checkpoint" / name / path.name)
+        (args.folder / "checkpoint" / "complete").touch()
+    official = make_dataset(args.folder / "tvsum", 0, min(os.cpu_count() or 1, 16))
+    entry = {
+        "name": "tvsum", "type": "tvsum", "videos": str(official / "video"), "annotations": str(official / "data/ydata-tvsum50-anno.tsv"),
+        "info": str(official / "data/ydata-tvsum50-info.tsv"), "index": str(args.folder / "tvsum/videos_metadata.json"), "weight": 1.0,
+        "fps": args.fps, "max_num_frames": 400, "source": "python -m aha.demo.dataset",
+    }  # fmt: skip
+    write_json(args.folder / "mixture.json", [entry])
+    return args.folder / "mixture.json"
+
+
+def command(args: argparse.Namespace, output: Path, accumulation: int, resume: str = "none") -> list[str]:
+    checkpoint = args.folder / "checkpoint"
+    flags = [
+        "bash", str(ROOT / "scripts/train_on_tvsum.sh"), "--llm_pretrained", str(checkpoint / "llava-base"), "--lora_pretrained",
+        str(checkpoint / "mmduet-adapter"), "--dataset_config", str(args.folder / "mixture.json"), "--output_dir", str(output),
+        "--deepspeed", args.deepspeed, "--max_steps", str(args.steps), "--num_train_epochs", "1000", "--gradient_accumulation_steps",
+        str(accumulation), "--lora_dropout", "0", "--report_to", "none", "--disable_tqdm", "True", "--save_steps", str(args.steps),
+        "--resume_from_checkpoint", resume, "--vision_cache" if args.vision_cache else "--fold",
+        str(args.folder / "vision_cache") if args.vision_cache else "0",
+    ]  # fmt: skip
+    return flags + (["--use_cpu", "True", "--bf16", "False"] if args.cpu else [])
+
+
+def start(args: argparse.Namespace, count: int, flags: list[str], log: Path) -> subprocess.Popen:
+    environment = {**os.environ, "NUM_GPUS": str(count), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1" if args.cpu else "4"}
+    with log.open("w") as file:
+        return subprocess.Popen(flags, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def train(args: argparse.Namespace, count: int, accumulation: int) -> dict:
+    """One run on `count` GPUs -> its losses, medians after the first steps, and its wall time. Raises UserError where it fails."""
+    output = args.folder / f"run-{count}x{accumulation}-{Path(args.deepspeed).stem}"
+    flags = command(args, output, accumulation)
+    done = output / "benchmark.json"
+    if done.is_file() and json.loads(done.read_text())["flags"] == flags:
+        return json.loads(done.read_text())
+    shutil.rmtree(output, ignore_errors=True)
+    log = args.folder / f"{output.name}.log"
+    begin = time.perf_counter()
+    if start(args, count, flags, log).wait():
+        raise UserError(f"the run on {count} GPUs failed: {log.read_text(errors='replace').strip().splitlines()[-1]} (all of it: {log})")
+    steps = [line for line in lines_of(output / "train.log") if "step_time_s" in line]
+    steady = steps[min(5, len(steps) // 2) :]
+    result = {
+        "gpus": count, "accumulation": accumulation, "wall_s": round(time.perf_counter() - begin, 1), "flags": flags,
+        "losses": [line["loss"] for line in lines_of(output / "loss_history.jsonl")],
+        **{name: statistics.median(s[name] for s in steady) for name in ("step_time_s", "frames_per_s", "tokens_per_s", "data_wait_s")},
+        **{name: max(s[name] for s in steps) for name in ("memory_gib", "mfu") if name in steps[-1]},
+    }  # fmt: skip
+    write_json(done, result)
+    return result
+
+
+def kill_one_rank(args: argparse.Namespace, count: int) -> dict:
+    """Seconds from SIGKILL of the last rank until the whole job has ended, and the last line that it printed."""
+    output, log = args.folder / "run-killed", args.folder / "run-killed.log"
+    shutil.rmtree(output, ignore_errors=True)
+    process = start(args, count, command(args, output, 1), log)
+    while len(lines_of(output / "loss_history.jsonl")) < 2:
+        if process.poll() is not None:
+            raise UserError(f"the run to be killed ended by itself; see {log}.")
+        time.sleep(0.2)
+    ranks = [child for child in psutil.Process(process.pid).children() if "aha.train" in child.cmdline()]
+    begin = time.perf_counter()
+    ranks[-1].kill()
+    code = process.wait()
+    return {"seconds_to_end": round(time.perf_counter() - begin, 1), "exit_code": code, "last_lines": log.read_text().splitlines()[-3:]}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("train_scaling.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="7b", choices=SIZES, help="model dimensions (default %(default)s)")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4, 8], help="counts of GPUs (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=30, help="optimizer steps of each run (default %(default)s)")
+    parser.add_argument("--fps", type=float, default=2.0, help="frames a second of the videos (default %(default)s: about 90 a sample)")
+    parser.add_argument("--deepspeed", default=str(ROOT / "configs/deepspeed/zero2.json"), help="DeepSpeed config (default: ZeRO-2)")
+    parser.add_argument("--folder", type=Path, required=True, help="where everything is kept (20 GB and the saved runs for 7b)")
+    parser.add_argument("--vision_cache", action="store_true", help="train on stored vision features")
+    parser.add_argument("--kill", action="store_true", help="also kill one rank")
+    parser.add_argument("--cpu", action="store_true", help="processes on the CPU in place of GPUs")
+    args = parser.parse_args(argv)
+    args.folder = args.folder.resolve()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    counts = sorted(args.gpus)
+    prepare(args)
+    print(
+        f"{'GPUs':>4} {'batch':>5} {'step s':>8} {'frames/s':>9} {'per GPU':>8} {'efficiency':>10} {'peak GiB':>8} {'loss difference':>15}"
+    )
+    runs, reference = [], None
+    for count in reversed(counts):
+        same_batch = train(args, count, counts[-1] // count)
+        reference = reference or same_batch
+        difference = max(abs(a - b) / abs(b) for a, b in zip(same_batch["losses"], reference["losses"]))
+        own = train(args, count, 1)
+        runs.append({**own, "loss_difference": difference})
+    base = runs[-1]["frames_per_s"] / counts[0]
+    for run in reversed(runs):
+        per_gpu = run["frames_per_s"] / run["gpus"]
+        run["efficiency"] = per_gpu / base
+        print(
+            f"{run['gpus']:4d} {run['gpus']:5d} {run['step_time_s']:8.3f} {run['frames_per_s']:9.1f} {per_gpu:8.1f} "
+            f"{run['efficiency']:10.2f} {run.get('memory_gib', float('nan')):8.2f} {run['loss_difference']:15.2e}",
+            flush=True,
+        )
+    killed = kill_one_rank(args, counts[-1]) if args.kill else None
+    if killed:
+        print(f"one rank killed: the job ended after {killed['seconds_to_end']} s with exit code {killed['exit_code']}")
+    device = "cpu" if args.cpu else torch.cuda.get_device_name()
+    for run in runs:
+        del run["flags"]
+    print(json.dumps({"benchmark": "train_scaling", "size": args.size, "device": device, "torch": torch.__version__, "steps": args.steps,
+                      "deepspeed": Path(args.deepspeed).stem, "runs": runs, "killed": killed}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_command(main)
