@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DEMO = Path(__file__).parent / "demo" / "checkpoints"
 DEMO_BASE = DEMO / "llava-onevision-qwen2-demo-ov"
-DEMO_ADAPTERS = (DEMO / "aha-demo", DEMO / "mmduet-demo")  # trained as `train_on_tvsum.sh --demo` does; and what that starts from
+DEMO_ADAPTER = DEMO / "aha-demo"  # trained as `train_on_tvsum.sh --demo` does
 DEMO_NOTE = "Scored by the embedded demo model, which knows only simple coloured shapes; name a real model for real videos."
 LONGEST_QUERY = 2000  # characters
 BATCH = 16  # frames that go through the vision tower, or the decoder, at once
@@ -90,11 +90,11 @@ def load(
         raise UserError("an adapter needs its base model: give --llm_pretrained with --lora_pretrained.")
     settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device, "attn_implementation": attn_implementation}
     if is_demo:
-        there = [path for path in DEMO_ADAPTERS if path.is_dir()]
-        if not DEMO_BASE.is_dir() or not there:
-            missing = DEMO_ADAPTERS[0] if DEMO_BASE.is_dir() else DEMO_BASE
-            raise UserError(f"the embedded demo model is not complete: {missing} is not there; install the project again or name a model.")
-        loaded = AhaModel.from_base(DEMO_BASE, there[0], **settings)
+        if missing := [path for path in (DEMO_BASE, DEMO_ADAPTER) if not path.is_dir()]:
+            raise UserError(
+                f"the embedded demo model is not complete: {missing[0]} is not there; install the project again or name a model."
+            )
+        loaded = AhaModel.from_base(DEMO_BASE, DEMO_ADAPTER, **settings)
     elif adapter is not None:
         loaded = AhaModel.from_base(model, adapter, **settings)
     else:

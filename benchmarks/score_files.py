@@ -22,6 +22,7 @@ import torch
 from streaming_common import arguments, environment, pictures, random_model, settle, timed, tokenizer
 
 from aha.conversation import Query
+from aha.files import atomic_path
 from aha.score_dataset import Item, open_ahead
 from aha.streaming import Session
 from aha.streaming.decoder import Decoder
@@ -36,8 +37,7 @@ def write_video(path: Path, seconds: int, height: int, seed: int) -> None:
     width = height * 16 // 9 // 2 * 2
     field = rng.integers(0, 256, (height + 256, width + 256, 3), np.uint8)
     field = (field // 4 + np.add.outer(np.arange(height + 256), np.arange(width + 256))[..., None] // 8 % 192).astype(np.uint8)
-    temporary = path.with_suffix(".part.mp4")
-    with av.open(str(temporary), "w") as container:
+    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "threads": "1", "g": "250"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for k in range(seconds * FPS):
@@ -45,7 +45,6 @@ def write_video(path: Path, seconds: int, height: int, seed: int) -> None:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(field[y : y + height, x : x + width]), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    temporary.rename(path)
 
 
 def main() -> int:

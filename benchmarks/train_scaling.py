@@ -25,7 +25,7 @@ import torch
 from load_checkpoint import SIZES, write_checkpoint
 
 import aha.demo
-from aha.demo.dataset import make_dataset
+from aha.demo.dataset import make_dataset, mixture
 from aha.errors import UserError, run_command
 from aha.files import write_json
 
@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = Path(aha.demo.__file__).parent / "checkpoints" / "mmduet-demo"  # the words do not matter here
 
 
-def prepare(args: argparse.Namespace) -> Path:
-    """Checkpoint, videos and mixture file in --folder -> the mixture file."""
+def prepare(args: argparse.Namespace) -> None:
+    """Checkpoint, videos and mixture file in --folder."""
     if not (args.folder / "checkpoint" / "complete").is_file():
         write_checkpoint(args.folder / "checkpoint", args.size, "cpu" if args.cpu else "cuda")
         for name in ("llava-base", "mmduet-adapter"):
@@ -43,24 +43,17 @@ def prepare(args: argparse.Namespace) -> Path:
                     shutil.copy(path, args.folder / "checkpoint" / name / path.name)
         (args.folder / "checkpoint" / "complete").touch()
     official = make_dataset(args.folder / "tvsum", 0, min(os.cpu_count() or 1, 16))
-    entry = {
-        "name": "tvsum", "type": "tvsum", "videos": str(official / "video"), "annotations": str(official / "data/ydata-tvsum50-anno.tsv"),
-        "info": str(official / "data/ydata-tvsum50-info.tsv"), "index": str(args.folder / "tvsum/videos_metadata.json"), "weight": 1.0,
-        "fps": args.fps, "max_num_frames": 400, "source": "python -m aha.demo.dataset",
-    }  # fmt: skip
-    write_json(args.folder / "mixture.json", [entry])
-    return args.folder / "mixture.json"
+    write_json(args.folder / "mixture.json", mixture(official, args.fps, max_num_frames=400))
 
 
-def command(args: argparse.Namespace, output: Path, accumulation: int, resume: str = "none") -> list[str]:
+def command(args: argparse.Namespace, output: Path, accumulation: int) -> list[str]:
     checkpoint = args.folder / "checkpoint"
     flags = [
         "bash", str(ROOT / "scripts/train_on_tvsum.sh"), "--llm_pretrained", str(checkpoint / "llava-base"), "--lora_pretrained",
         str(checkpoint / "mmduet-adapter"), "--dataset_config", str(args.folder / "mixture.json"), "--output_dir", str(output),
         "--deepspeed", args.deepspeed, "--max_steps", str(args.steps), "--num_train_epochs", "1000", "--gradient_accumulation_steps",
         str(accumulation), "--lora_dropout", "0", "--report_to", "none", "--disable_tqdm", "True", "--save_steps", str(args.steps),
-        "--resume_from_checkpoint", resume, "--vision_cache" if args.vision_cache else "--fold",
-        str(args.folder / "vision_cache") if args.vision_cache else "0",
+        "--resume_from_checkpoint", "none",
     ]  # fmt: skip
     return flags + (["--use_cpu", "True", "--bf16", "False"] if args.cpu else [])
 
@@ -100,7 +93,7 @@ def train(args: argparse.Namespace, count: int, accumulation: int) -> dict:
 
 
 def kill_one_rank(args: argparse.Namespace, count: int) -> dict:
-    """Seconds from SIGKILL of the last rank until the whole job has ended, and the last line that it printed."""
+    """Seconds from SIGKILL of the last rank until the whole job has ended, and the last lines that it printed."""
     output, log = args.folder / "run-killed", args.folder / "run-killed.log"
     shutil.rmtree(output, ignore_errors=True)
     process = start(args, count, command(args, output, 1), log)
@@ -123,7 +116,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--fps", type=float, default=2.0, help="frames a second of the videos (default %(default)s: about 90 a sample)")
     parser.add_argument("--deepspeed", default=str(ROOT / "configs/deepspeed/zero2.json"), help="DeepSpeed config (default: ZeRO-2)")
     parser.add_argument("--folder", type=Path, required=True, help="where everything is kept (20 GB and the saved runs for 7b)")
-    parser.add_argument("--vision_cache", action="store_true", help="train on stored vision features")
     parser.add_argument("--kill", action="store_true", help="also kill one rank")
     parser.add_argument("--cpu", action="store_true", help="processes on the CPU in place of GPUs")
     args = parser.parse_args(argv)
@@ -131,9 +123,7 @@ def main(argv: list[str]) -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     counts = sorted(args.gpus)
     prepare(args)
-    print(
-        f"{'GPUs':>4} {'batch':>5} {'step s':>8} {'frames/s':>9} {'per GPU':>8} {'efficiency':>10} {'peak GiB':>8} {'loss difference':>15}"
-    )
+    print(f"{'GPUs':>4} {'step s':>8} {'frames/s':>9} {'per GPU':>8} {'efficiency':>10} {'peak GiB':>8} {'loss difference':>15}")
     runs, reference = [], None
     for count in reversed(counts):
         same_batch = train(args, count, counts[-1] // count)
@@ -146,7 +136,7 @@ def main(argv: list[str]) -> None:
         per_gpu = run["frames_per_s"] / run["gpus"]
         run["efficiency"] = per_gpu / base
         print(
-            f"{run['gpus']:4d} {run['gpus']:5d} {run['step_time_s']:8.3f} {run['frames_per_s']:9.1f} {per_gpu:8.1f} "
+            f"{run['gpus']:4d} {run['step_time_s']:8.3f} {run['frames_per_s']:9.1f} {per_gpu:8.1f} "
             f"{run['efficiency']:10.2f} {run.get('memory_gib', float('nan')):8.2f} {run['loss_difference']:15.2e}",
             flush=True,
         )

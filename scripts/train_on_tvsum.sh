@@ -7,7 +7,7 @@ bf16, learning rate 2e-5 with cosine and 5% warm-up, batch 1 x 16 accumulation s
 training videos of fold 0 (--fold N for another; the held-out fifth is never trained on).
 
   --demo        run the same trainer and DeepSpeed engine on 2 CPU cores with the small model of aha/demo on videos that it generates, score
-                held-out videos and print the table (about 8 minutes; bash scripts/train_on_tvsum.sh --demo --help)"
+                held-out videos and print the table (about 2 minutes; bash scripts/train_on_tvsum.sh --demo --help)"
 DEFAULTS=(
     --llm_pretrained lmms-lab/llava-onevision-qwen2-7b-ov --lora_pretrained outputs/mmduet --dataset_config configs/datasets/tvsum.json
     --output_dir outputs/aha_tvsum --deepspeed configs/deepspeed/zero2.json --bf16 True --report_to wandb --dataloader_num_workers 4

@@ -288,12 +288,12 @@ def fill(
     for name, tensor in iter_tensors(shards):
         if UNUSED.search(name):
             continue
-        other = replacements.get(rename(name))
-        if other is not None and other.shape == tensor.shape:
-            place(model, rename(name), replacements.pop(rename(name)).to(device=device, dtype=dtype))
+        target = rename(name)
+        if target in replacements and replacements[target].shape == tensor.shape:
+            place(model, target, replacements.pop(target).to(device=device, dtype=dtype))
         else:
             # .to copies even where nothing changes: a tensor backed by the mapped file would keep the file in use
-            place(model, rename(name), tensor.to(device=device, dtype=dtype, copy=True))
+            place(model, target, tensor.to(device=device, dtype=dtype, copy=True))
 
 
 def finish(model: Model, device: str | torch.device) -> Model:

@@ -45,7 +45,8 @@ def _pooling(side: int, tokens: int, device: torch.device) -> tuple[Tensor, Tens
     return weight_KP[:, used_U].contiguous().to(device), used_U.to(device)
 
 
-def _run_layer(layer: nn.Module, *args, **kwargs):
+def run_layer(layer: nn.Module, *args, **kwargs):
+    """The layer's own forward pass as a plain function: compiled once, it serves all layers of the class."""
     return type(layer).forward(layer, *args, **kwargs)
 
 
@@ -73,7 +74,7 @@ class SiglipTower(nn.Module):
 
     def compile_layers(self) -> None:
         """Let torch.compile fuse what lies between the layers' matrix products, once for all layers and batch sizes. Idempotent."""
-        function = torch.compile(_run_layer, dynamic=True)
+        function = torch.compile(run_layer, dynamic=True)
         for layer in self.vision_tower["vision_model"].encoder.layers:
             layer.forward = functools.partial(function, layer)
 

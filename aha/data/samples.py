@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -29,7 +30,7 @@ from aha.data.video import VideoFrames
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(ABC):
     """sample_id: unique in a mixture, e.g. "tvsum/AwmHb44_ouw"; video_id: the benchmark's name of the video; duration in seconds."""
 
     sample_id: str
@@ -37,9 +38,9 @@ class Sample:
     video_path: str
     duration: float
 
+    @abstractmethod
     def conversation(self, fps: float, rng: random.Random) -> tuple[int, list[Turn]]:
         """(k of the first frame, labelled turns without the system turn). The frames are k, k+1, ... at k / fps seconds."""
-        raise NotImplementedError
 
     def finish(self, turns: list[Turn], frames: VideoFrames, rng: random.Random) -> tuple[list[Turn], np.ndarray]:
         """Turns and frames [F,3,H,W] once the frames are read and their exact places in the video known."""

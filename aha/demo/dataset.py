@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -304,6 +305,18 @@ def write_tables(plans: list[VideoPlan], folder: Path, seed: int) -> None:
         rows += [f"{plan.video_id}\t{plan.category}\t{','.join(map(str, row))}" for row in annotate(plan, seed)]
     write_text(folder / "ydata-tvsum50-info.tsv", "\n".join(info) + "\n")
     write_text(folder / "ydata-tvsum50-anno.tsv", "\n".join(rows) + "\n")
+
+
+def mixture(official: Path, fps: float, max_num_frames: int) -> list[dict[str, Any]]:
+    """The contents of a mixture file (configs/datasets) for the data set that `make_dataset` made; its index goes beside it."""
+    return [
+        {
+            "name": "tvsum", "type": "tvsum", "videos": str(official / "video"),
+            "annotations": str(official / "data/ydata-tvsum50-anno.tsv"), "info": str(official / "data/ydata-tvsum50-info.tsv"),
+            "index": str(official.parent / "videos_metadata.json"), "weight": 1.0, "fps": fps, "max_num_frames": max_num_frames,
+            "source": "python -m aha.demo.dataset",
+        }
+    ]  # fmt: skip
 
 
 def main(argv: list[str]) -> None:

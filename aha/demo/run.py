@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from aha.demo.dataset import make_dataset
+from aha.demo.dataset import make_dataset, mixture
 from aha.errors import UserError, run_command
 from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
 from aha.eval.folds import folds
@@ -56,12 +56,7 @@ def prepare(folder: Path) -> Path:
             raise UserError(f"{checkpoint} is missing; restore it from the repository or run bash scripts/make_demo_base.sh.")
     data = folder / "tvsum"
     official = make_dataset(data, DATA_SEED)
-    entry = {
-        "name": "tvsum", "type": "tvsum", "videos": str(official / "video"), "annotations": str(official / "data/ydata-tvsum50-anno.tsv"),
-        "info": str(official / "data/ydata-tvsum50-info.tsv"), "index": str(data / "videos_metadata.json"), "weight": 1.0, "fps": 1,
-        "max_num_frames": 128, "source": "python -m aha.demo.dataset",
-    }  # fmt: skip
-    write_json(data / "demo.json", [entry])
+    write_json(data / "demo.json", mixture(official, fps=1, max_num_frames=128))
     return data
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from aha.api import DEMO_ADAPTERS, DEMO_BASE
+from aha.api import DEMO_ADAPTER, DEMO_BASE
 from aha.errors import UserError, run_command
 from aha.files import atomic_path, read_json, write_text
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         prog="python -m aha.demo.ship", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", default="outputs/demo/run-seed0", help="folder of a finished demo run (default %(default)s)")
-    parser.add_argument("--output", default=str(DEMO_ADAPTERS[0]), help="folder to write (default: the embedded one)")
+    parser.add_argument("--output", default=str(DEMO_ADAPTER), help="folder to write (default: the embedded one)")
     args = parser.parse_args(argv)
     run, output = Path(args.run), Path(args.output)
     for name in ("adapter_model.safetensors", "adapter_config.json", "settings.json", "table.md"):

@@ -13,15 +13,12 @@ from __future__ import annotations
 import functools
 
 import torch
+from llava_next.model import run_layer
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from aha.models import AhaModel
-
-
-def run_layer(layer: nn.Module, *args, **kwargs):
-    return type(layer).forward(layer, *args, **kwargs)
 
 
 def run_and_recompute(layer: nn.Module, *args, **kwargs):

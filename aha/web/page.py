@@ -28,7 +28,7 @@ from aha.highlights.ranking import Fusion
 from aha.highlights.result import Options
 from aha.web.curve import CSS, SEEK_SCRIPT, curve_html, log_html, moments_html
 from aha.web.examples import write_examples
-from aha.web.session import Limits, Turns, Visitor
+from aha.web.session import Limits, Turns, Visitor, without_folder
 
 POLL_SECONDS = 0.5
 
@@ -98,8 +98,7 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
                 raise UserError("there is no video yet; upload one or pick an example.")
             visitor.start(video, query)
         except UserError as error:
-            shown_error = str(error).replace(video, Path(video).name) if video else str(error)  # not where the server keeps it
-            raise gr.Error(shown_error, print_exception=False) from error
+            raise gr.Error(without_folder(str(error), Path(video)) if video else str(error), print_exception=False) from error
         return (*shown(visitor, *sliders), visitor.version, gr.DownloadButton(visible=False), gr.DownloadButton(visible=False))
 
     def poll(request: gr.Request, seen: int, *sliders: float) -> tuple[Any, ...]:

@@ -30,6 +30,11 @@ BATCH = 4  # frames scored before the next visitor has a turn
 REPLY_TOKENS = 40
 
 
+def without_folder(message: str, video: Path) -> str:
+    """An error message for visitors: it names the upload, not where the server keeps it."""
+    return message.replace(str(video), video.name)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a visitor may upload. fps: frames a second that are scored."""
@@ -154,7 +159,7 @@ class Visitor:
         if failure is None or self.video is None:
             return None
         if isinstance(failure, UserError):
-            return str(failure).replace(str(self.video), self.video.name)
+            return without_folder(str(failure), self.video)
         return f"the scoring failed ({type(failure).__name__}: {failure}); start again."
 
     @property
