@@ -4,7 +4,7 @@
     python benchmarks/score_offline.py --size 7b --frames 240 --caches full --check_frames 48
     python benchmarks/score_offline.py --size tiny --frames 40          # a machine without a GPU
 
-Random weights. Every run is warmed up on the first two chunks. Checked: the chunked scores of the first --check_frames frames against
+Random weights. Every run is warmed up on the first four chunks. Checked: the chunked scores of the first --check_frames frames against
 frame by frame in the same type, and with --fp32 against float32. Prints a table and one JSON line last.
 """
 
@@ -76,7 +76,7 @@ def main() -> int:
         return Session(model, tokenizer=words, cache=cache, window=args.window, decoder=decoder, **settings)
 
     for cache in args.caches:
-        warm_up, _ = timed(device, score, session(cache), frames[: 2 * args.chunk + 3], args.chunk)
+        warm_up, _ = timed(device, score, session(cache), frames[: 4 * args.chunk + 3], args.chunk)
         for count in args.frames if cache == "full" else args.frames[-1:]:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)

@@ -9,20 +9,19 @@ D head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
 
 from aha.models.model import AhaModel
+from aha.streaming.attention import attend_causal, attend_folded, merge, softmax
 from aha.streaming.caches import Block
 from aha.streaming.pool import KVPool
 
-FEW_SCORES = 2**20  # queries times keys of one key head up to which attention is faster as two matrix products
 ALIGNMENT = 8  # masks of other widths are copied by the attention kernels, once per layer
 
 
@@ -85,51 +84,20 @@ def after_attention(layer: nn.Module, hidden_NTH: Tensor, seen: Tensor, folded: 
     return hidden_NTH + layer.mlp(layer.post_attention_layernorm(hidden_NTH))
 
 
-def softmax(scores: Tensor, mask: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    return (scores * scale + mask).softmax(-1, dtype=torch.float32).to(dtype)
-
-
-def attend_causal(query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor) -> Tensor:
-    """The new tokens are the last: -> [N, Q, T, D]."""
-    new, heads, length, groups = *query_NTQD.shape[1:3], *key_NLGD.shape[1:3]
-    query, key, value = (x.transpose(1, 2) for x in (query_NTQD, key_NLGD, value_NLGD))
-    bias = causal_lower_right(new, length) if 1 < new < length else None
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=new == length, enable_gqa=heads != groups)
-
-
-def attend_folded(
-    query_NGXD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, mask: Tensor, eager: bool, softmax: Callable = softmax
-) -> Tensor:
-    """Under a mask, with folded queries: nothing is repeated, and any kernel that takes a mask will do. -> [N, G, Q / G * T, D].
-
-    One frame of one stream is too little work for such a kernel to fill a GPU: there the scores are a matrix product of their own, in
-    float32 as inside the kernels.
-    """
-    key, value = key_NLGD.transpose(1, 2), value_NLGD.transpose(1, 2)
-    scale, half = query_NGXD.shape[-1] ** -0.5, query_NGXD.dtype != torch.float32
-    if eager:
-        return softmax(query_NGXD @ key.transpose(-1, -2), mask, scale, query_NGXD.dtype) @ value
-    if query_NGXD.is_cuda and half and len(query_NGXD) == 1 and query_NGXD.shape[2] * key.shape[2] <= FEW_SCORES:
-        scores_GXL = torch.bmm(query_NGXD[0], key[0].transpose(-1, -2), out_dtype=torch.float32)
-        return (softmax(scores_GXL, mask[0], scale, query_NGXD.dtype) @ value[0])[None]
-    return F.scaled_dot_product_attention(query_NGXD, key, value, attn_mask=mask)
-
-
 class Decoder:
-    """Runs a model's decoder layers. compiled: let torch.compile fuse what lies between the matrix products, in the vision tower too, and
-    keep merged copies of the query, key and value projections (6% more memory; seconds at the first call; worth it on a GPU; the model's
-    adapter must be merged). Stateless: any number of sessions may use one."""
+    """Runs a model's decoder layers. compiled: let torch.compile fuse what lies between the matrix products, and keep merged copies of the
+    query, key and value projections (6% more memory; seconds at the first call; worth it on a GPU; the model's adapter must be merged).
+    Stateless: any number of sessions may use one."""
 
     def __init__(self, model: AhaModel, compiled: bool = False):
         self.model = model
-        functions = (before_attention, read_slots, after_attention, rotate, softmax)
+        functions = (before_attention, read_slots, after_attention, rotate, softmax, merge)
         self.merged: list[tuple[Tensor, Tensor] | None] = [None] * len(model.model.layers)
         if compiled:
             self.merged = [merged_projections(layer) for layer in model.model.layers]
             # one compilation for all layers (they are arguments) and all sizes
             functions = tuple(torch.compile(function, dynamic=True) for function in functions)
-            model.model.vision_tower.compile_layers()
-        self.before, self.read, self.after, self.rotate, self.softmax = functions
+        self.before, self.read, self.after, self.rotate, self.softmax, self.merge = functions
 
     @property
     def device(self) -> torch.device:
@@ -202,7 +170,11 @@ class Decoder:
                 key, value = self.rotate(keys_CGD[None, first:end], plan.cos_k, plan.sin_k), values_CGD[None, first:end]
             else:
                 key, value = self.read(keys_CGD, values_CGD, plan.read, plan.cos_k, plan.sin_k)
-            seen = attend_folded(query, key, value, mask, eager, self.softmax) if folded else attend_causal(query, key, value)
+            seen = (
+                attend_folded(query, key, value, mask, eager, self.softmax)
+                if folded
+                else attend_causal(query, key, value, self.merge)
+            )
             hidden_NTH = self.after(layer, hidden_NTH, seen, folded)
         return self.model.model.norm(hidden_NTH)
 

@@ -95,7 +95,7 @@ class _Step:
 
 class OnlineEngine:
     """Streams of one model. window: tokens that a stream keeps at most (all streams alike). max_streams: open at the same time.
-    compiled: see Decoder. Memory: (window + 512) slots a stream, all taken at the start."""
+    compiled: see Decoder; here the vision tower too. Memory: (window + 512) slots a stream, all taken at the start."""
 
     @torch.inference_mode()
     def __init__(
@@ -105,6 +105,8 @@ class OnlineEngine:
         self.model, self.window = model, window + -window % ALIGNMENT
         self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
         self.decoder = Decoder(model, compiled)
+        if compiled:  # in large batches the tower is as fast as it is, and needs no seconds to compile
+            model.model.vision_tower.compile_layers()
         self.max_batch = min(max_batch or max_streams, max_streams)
         self.pool = KVPool.of_model(model, max_streams * (self.window + SLACK) + self.max_batch * FRAME_TOKENS, fixed=True)
         self.scratch = self.pool.take(self.max_batch * FRAME_TOKENS)  # where padding writes
