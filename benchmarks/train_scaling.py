@@ -5,7 +5,8 @@
 
 Each count trains twice: with the same samples per GPU (one), which gives the scaling efficiency, and with the same global batch as the
 largest count, which must give the same loss curve (LoRA dropout is off: its masks differ between ranks). --kill also ends one rank of
-the largest count with SIGKILL in mid-training and measures how long the job takes to end. The checkpoint (16 GB for 7b) and the videos
+the largest count with SIGKILL in mid-training and measures how long the job takes to end. --resume also saves at half time with the
+largest count (7 GB for 7b), then goes on from there, with as many GPUs and with half as many. The checkpoint (16 GB for 7b) and the videos
 are made once and kept in --folder; finished runs are not repeated. Prints a table and one JSON line last.
 """
 
@@ -46,15 +47,18 @@ def prepare(args: argparse.Namespace) -> None:
     write_json(args.folder / "mixture.json", mixture(official, args.fps, max_num_frames=400))
 
 
-def command(args: argparse.Namespace, output: Path, accumulation: int) -> list[str]:
+def command(args: argparse.Namespace, output: Path, accumulation: int, save_steps: int = 0) -> list[str]:
     checkpoint = args.folder / "checkpoint"
     flags = [
         "bash", str(ROOT / "scripts/train_on_tvsum.sh"), "--llm_pretrained", str(checkpoint / "llava-base"), "--lora_pretrained",
         str(checkpoint / "mmduet-adapter"), "--dataset_config", str(args.folder / "mixture.json"), "--output_dir", str(output),
         "--deepspeed", args.deepspeed, "--max_steps", str(args.steps), "--num_train_epochs", "1000", "--gradient_accumulation_steps",
-        str(accumulation), "--lora_dropout", "0", "--report_to", "none", "--disable_tqdm", "True", "--save_steps", str(args.steps),
-        "--resume_from_checkpoint", "none",
+        str(accumulation), "--lora_dropout", "0", "--report_to", "none", "--disable_tqdm", "True",
     ]  # fmt: skip
+    if save_steps:
+        flags += ["--save_steps", str(save_steps)]
+    else:
+        flags += ["--save_strategy", "no", "--resume_from_checkpoint", "none"]
     return flags + (["--use_cpu", "True", "--bf16", "False"] if args.cpu else [])
 
 
@@ -78,8 +82,7 @@ def train(args: argparse.Namespace, count: int, accumulation: int) -> dict:
     shutil.rmtree(output, ignore_errors=True)
     log = args.folder / f"{output.name}.log"
     begin = time.perf_counter()
-    if start(args, count, flags, log).wait():
-        raise UserError(f"the run on {count} GPUs failed: {log.read_text(errors='replace').strip().splitlines()[-1]} (all of it: {log})")
+    finish(args, count, flags, log)
     steps = [line for line in lines_of(output / "train.log") if "step_time_s" in line]
     steady = steps[min(5, len(steps) // 2) :]
     result = {
@@ -90,6 +93,37 @@ def train(args: argparse.Namespace, count: int, accumulation: int) -> dict:
     }  # fmt: skip
     write_json(done, result)
     return result
+
+
+def finish(args: argparse.Namespace, count: int, flags: list[str], log: Path) -> None:
+    if start(args, count, flags, log).wait():
+        raise UserError(f"the run on {count} GPUs failed: {log.read_text(errors='replace').strip().splitlines()[-1]} (all of it: {log})")
+
+
+def resume(args: argparse.Namespace, count: int) -> list[dict]:
+    """Losses of a run on `count` GPUs, and of runs that go on from its checkpoint: on as many, and on half as many."""
+    output, half = args.folder / "run-resumed", args.steps // 2
+    shutil.rmtree(output, ignore_errors=True)
+    results: list[dict] = []
+    for gpus, accumulation in ((count, 1), (count, 1), (count // 2, 2)):
+        log = args.folder / f"run-resumed-{len(results)}.log"
+        begin = time.perf_counter()
+        finish(args, gpus, command(args, output, accumulation, save_steps=half), log)
+        losses = [line["loss"] for line in lines_of(output / "loss_history.jsonl")]
+        first = results[0]["losses"] if results else losses
+        results.append(
+            {
+                "gpus": gpus,
+                "wall_s": round(time.perf_counter() - begin, 1),
+                "losses": losses,
+                "loss_difference": max(abs(a - b) / abs(b) for a, b in zip(losses, first)),
+                "said": next((line for line in log.read_text().splitlines() if line.startswith("resuming from")), None),
+            }  # fmt: skip
+        )
+        for folder in output.glob("checkpoint-*"):
+            if folder.name != f"checkpoint-{half}":
+                shutil.rmtree(folder)
+    return results
 
 
 def kill_one_rank(args: argparse.Namespace, count: int) -> dict:
@@ -117,6 +151,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--deepspeed", default=str(ROOT / "configs/deepspeed/zero2.json"), help="DeepSpeed config (default: ZeRO-2)")
     parser.add_argument("--folder", type=Path, required=True, help="where everything is kept (20 GB and the saved runs for 7b)")
     parser.add_argument("--kill", action="store_true", help="also kill one rank")
+    parser.add_argument("--resume", action="store_true", help="also save, and go on with as many GPUs and with half as many")
     parser.add_argument("--cpu", action="store_true", help="processes on the CPU in place of GPUs")
     args = parser.parse_args(argv)
     args.folder = args.folder.resolve()
@@ -143,11 +178,14 @@ def main(argv: list[str]) -> None:
     killed = kill_one_rank(args, counts[-1]) if args.kill else None
     if killed:
         print(f"one rank killed: the job ended after {killed['seconds_to_end']} s with exit code {killed['exit_code']}")
+    resumed = resume(args, counts[-1]) if args.resume and counts[-1] > 1 else []
+    for run in resumed[1:]:
+        print(f"on {run['gpus']} GPUs, {run['said']}: loss difference {run['loss_difference']:.2e}")
     device = "cpu" if args.cpu else torch.cuda.get_device_name()
     for run in runs:
         del run["flags"]
     print(json.dumps({"benchmark": "train_scaling", "size": args.size, "device": device, "torch": torch.__version__, "steps": args.steps,
-                      "deepspeed": Path(args.deepspeed).stem, "runs": runs, "killed": killed}))  # fmt: skip
+                      "deepspeed": Path(args.deepspeed).stem, "runs": runs, "killed": killed, "resumed": resumed}))  # fmt: skip
 
 
 if __name__ == "__main__":

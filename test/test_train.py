@@ -37,8 +37,8 @@ def flags(data: Path, output: Path, *extra: str) -> list[str]:
     ]  # fmt: skip
 
 
-def launch(arguments: list[str], log: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "aha.train", *arguments]
+def launch(arguments: list[str], log: Path, ranks: int = 2) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m", "aha.train", *arguments]
     with log.open("w") as file:
         return subprocess.Popen(command, env=ENVIRONMENT, cwd=REPO, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
@@ -138,6 +138,32 @@ def test_killed_run_resumes_with_the_same_losses(data, deepspeed_flags, finished
     assert history.read_bytes() == (finished / "out/loss_history.jsonl").read_bytes()
     for name in ("adapter_model.safetensors",):
         assert (out / name).read_bytes() == (finished / "out" / name).read_bytes()
+
+
+@pytest.mark.parametrize("stage, counts", [(2, (2, 1, 2)), (3, (2, 1))])
+def test_another_number_of_ranks_goes_on(data, stage, counts, tmp_path):
+    """2 ranks train; from their second checkpoint 1 rank with twice the accumulation goes on; from its own, 2 ranks again. Without dropout
+    the losses are those of the uninterrupted run."""
+    config = REPO / f"configs/deepspeed/zero{stage}.json"
+    common = ["--deepspeed", str(config), "--lora_dropout", "0", "--save_steps", "1", "--save_total_limit", "9"]
+    out, log = tmp_path / "out", tmp_path / "console"
+    histories = []
+    for turn, ranks in enumerate(counts, start=1):
+        accumulation = ["--gradient_accumulation_steps", str(2 // ranks)]
+        assert launch(flags(data, out, *common, *accumulation), log, ranks).wait(timeout=300) == 0, log.read_text()
+        histories.append(read_lines(out / "loss_history.jsonl"))
+        if turn > 1:
+            assert f"checkpoint-{turn}, written by {3 - ranks} processes (now {ranks})" in log.read_text()
+        for folder in out.glob("checkpoint-*"):
+            if int(folder.name.rpartition("-")[2]) > turn + 1:
+                (folder / "complete.json").unlink()  # as if the run had been killed while it wrote this one
+    whole = histories[0]
+    assert len(whole) == 4
+    for history in histories[1:]:
+        assert history[:2] == whole[:2]
+        assert [s["loss"] for s in history] == pytest.approx([s["loss"] for s in whole], rel=1e-4)
+        assert [s["learning_rate"] for s in history] == [s["learning_rate"] for s in whole]
+    assert not list(out.glob("universal-*"))
 
 
 # ---- one process, no DeepSpeed ----

@@ -95,7 +95,8 @@ def test_log_lines_after_the_checkpoint_are_dropped(tmp_path):
 def make_checkpoint(run, step, world_size=2, stage=2, finished=True):
     folder = run / f"checkpoint-{step}"
     folder.mkdir(parents=True)
-    (folder / "settings.json").write_text(json.dumps({"a": 1}))
+    training = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4}
+    (folder / "settings.json").write_text(json.dumps({"training": training}))
     if finished:
         facts = {"step": step, "world_size": world_size, "zero_stage": stage, "files": ["settings.json"]}
         (folder / "complete.json").write_text(json.dumps(facts))
@@ -115,13 +116,28 @@ def test_only_complete_checkpoints_count(tmp_path):
     assert [p.name for p in complete(tmp_path)] == ["checkpoint-9", "checkpoint-100"]
 
 
-def test_resume_refuses_other_world_sizes_and_damaged_checkpoints(tmp_path):
+def test_resume_refuses_other_stages_other_batches_and_damaged_checkpoints(tmp_path):
     folder = make_checkpoint(tmp_path, 5)
-    with pytest.raises(UserError, match="written by 2 processes with ZeRO stage 2, this run has 8"):
-        find_resume("auto", str(tmp_path), 8, 2, {}, lambda a, b: [])
+
+    def find(world_size, accumulation, per_gpu=3, stage=2):
+        ours = {"training": {"per_device_train_batch_size": per_gpu, "gradient_accumulation_steps": accumulation}}
+        return find_resume("auto", str(tmp_path), world_size, stage, ours, lambda a, b: [] if a == b else ["--something"])
+
+    assert find(2, 4) == find(1, 8) == find(4, 2) == find(8, 1) == folder
+    with pytest.raises(UserError, match="with ZeRO stage 2, this run has 3"):
+        find(2, 4, stage=3)
+    with pytest.raises(UserError, match="--something"):
+        find(2, 8)
+    with pytest.raises(UserError, match="same 24 samples 4 processes need --per_device_train_batch_size 3 --gradient_accumulation_steps 2"):
+        find(4, 4)
+    with pytest.raises(UserError, match="need --per_device_train_batch_size 3 --gradient_accumulation_steps 2"):
+        find(4, 1, per_gpu=6)
+    for world_size in (3, 16):
+        with pytest.raises(UserError, match=f"24 samples cannot be shared evenly by {world_size} processes"):
+            find(world_size, 4)
     (folder / "settings.json").unlink()
     with pytest.raises(UserError, match="lacks settings.json"):
-        find_resume("auto", str(tmp_path), 2, 2, {}, lambda a, b: [])
+        find(2, 4)
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):

@@ -24,6 +24,7 @@ from aha.errors import UserError
 from aha.files import read_json, write_json
 from aha.models import AhaModel
 from aha.models.adapters import parameter_name, save_adapter
+from aha.training import resize
 
 if TYPE_CHECKING:
     from aha.training.trainer import AhaTrainer
@@ -158,7 +159,9 @@ def rotate(run: Path, limit: int | None, keep: str | None) -> None:
 
 def load_training_state(trainer: AhaTrainer, folder: str | os.PathLike) -> None:
     """Optimizer, schedule and (with DeepSpeed) weights of a checkpoint into a prepared trainer. Random states follow later."""
-    if trainer.deepspeed is not None:
+    if trainer.deepspeed is not None and check_whole(Path(folder))["world_size"] != trainer.args.world_size:
+        resize.load_resized(trainer, Path(folder))
+    elif trainer.deepspeed is not None:
         # not strict: the frozen base is not in the checkpoint
         loaded, _ = trainer.deepspeed.load_checkpoint(str(folder), load_module_strict=False)
         if loaded is None:
@@ -177,9 +180,9 @@ def complete(run: Path) -> list[Path]:
 
 
 def leftovers(run: Path) -> list[Path]:
-    """Folders of checkpoints that were not finished."""
+    """Folders of checkpoints that were not finished, or not read to the end."""
     whole = set(complete(run))
-    return sorted(p for pattern in ("partial-*", "checkpoint-*") for p in run.glob(pattern) if p.is_dir() and p not in whole)
+    return sorted(p for pattern in ("partial-*", "checkpoint-*", "universal-*") for p in run.glob(pattern) if p.is_dir() and p not in whole)
 
 
 def check_whole(folder: Path) -> dict[str, Any]:
@@ -201,7 +204,8 @@ def find_resume(
 ) -> Path | None:
     """The checkpoint to go on from, or None to start anew. `wanted`: auto, none, or a folder.
 
-    Raises UserError where the checkpoint belongs to another world size, ZeRO stage or other settings.
+    Another number of processes may go on where an optimizer step has the same samples. Raises UserError where the checkpoint belongs to
+    another ZeRO stage or other settings.
     """
     if wanted in (None, "none"):
         return None
@@ -216,13 +220,16 @@ def find_resume(
         if not (folder / COMPLETE).is_file():
             raise UserError(f"--resume_from_checkpoint {folder} is no complete checkpoint (it has no {COMPLETE}); give one, or auto.")
     facts = check_whole(folder)
-    if facts["world_size"] != world_size or facts["zero_stage"] != stage:
+    if facts["zero_stage"] != stage:
         raise UserError(
-            f"checkpoint {folder} was written by {facts['world_size']} processes with ZeRO stage {facts['zero_stage']}, this run has "
-            f"{world_size} with {stage}; an exact resume needs the same. To start from its weights only: --lora_pretrained {folder} and "
-            "another --output_dir."
+            f"checkpoint {folder} was written with ZeRO stage {facts['zero_stage']}, this run has {stage}; an exact resume needs the same. "
+            f"To start from its weights only: --lora_pretrained {folder} and another --output_dir."
         )
-    changed = difference(settings, json.loads((folder / "settings.json").read_text(encoding="utf-8")))
+    theirs = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    if facts["world_size"] != world_size:
+        resize.check_batch(facts, theirs["training"], settings["training"], world_size, folder)
+        theirs["training"]["gradient_accumulation_steps"] = settings["training"]["gradient_accumulation_steps"]
+    changed = difference(settings, theirs)
     if changed:
         raise UserError(
             f"checkpoint {folder} was trained with other settings ({'; '.join(changed[:5])}); use the same, another --output_dir, or "

@@ -1,0 +1,69 @@
+"""Going on from a checkpoint with another number of processes (8 GPUs yesterday, 4 today).
+
+Without DeepSpeed a checkpoint holds the whole optimizer. DeepSpeed's holds one part for each rank: rank 0 puts them together in DeepSpeed's
+universal layout, in a folder beside the checkpoint that is removed after loading, and every rank reads its new part from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from aha.errors import UserError
+
+if TYPE_CHECKING:
+    from aha.training.trainer import AhaTrainer
+
+
+def load_resized(trainer: AhaTrainer, folder: Path) -> None:
+    """DeepSpeed's part of checkpoint `folder`, written by another number of ranks, into the running engine. Called by all ranks."""
+    universal = Path(trainer.args.output_dir) / f"universal-{folder.name}"
+    tag = (folder / "latest").read_text(encoding="utf-8").strip()
+    if trainer.args.process_index == 0:
+        shutil.rmtree(universal, ignore_errors=True)
+        convert(folder / tag, universal / tag)
+    dist.barrier()
+    engine = trainer.deepspeed
+    engine._config.load_universal_checkpoint = True
+    engine.load_checkpoint(str(universal), tag=tag, load_module_strict=False)
+    engine._config.load_universal_checkpoint = False
+    dist.barrier()
+    if trainer.args.process_index == 0:
+        shutil.rmtree(universal)
+
+
+def convert(source: Path, target: Path) -> None:
+    """DeepSpeed's parts of all ranks -> one file for each parameter and kind of state, the same for any number of ranks."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    options = argparse.Namespace(
+        input_folder=str(source), output_folder=str(target), num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False,
+        strict=True, inject_missing_state=True,
+    )  # fmt: skip
+    target.mkdir(parents=True)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(options)
+
+
+def check_batch(facts: dict, theirs: dict, ours: dict, world_size: int, folder: Path) -> None:
+    """An optimizer step must see the samples that it would have seen. Raises UserError, with the flag to give."""
+    per_gpu, steps = theirs["per_device_train_batch_size"], theirs["gradient_accumulation_steps"]
+    batch = per_gpu * steps * facts["world_size"]
+    if ours["per_device_train_batch_size"] == per_gpu and ours["gradient_accumulation_steps"] * per_gpu * world_size == batch:
+        return
+    wanted, rest = divmod(batch, per_gpu * world_size)
+    raise UserError(
+        f"checkpoint {folder} was written by {facts['world_size']} processes with {per_gpu} x {steps} samples each in an optimizer step; "
+        + (
+            f"{batch} samples cannot be shared evenly by {world_size} processes, use a number that divides them."
+            if rest or not wanted
+            else f"for the same {batch} samples {world_size} processes need --per_device_train_batch_size {per_gpu} "
+            f"--gradient_accumulation_steps {wanted}."
+        )
+    )
