@@ -61,7 +61,8 @@ def test_strides_tell_neither_how_long_the_past_is_nor_what_was_padded():
         patch.setattr(attention, "QUERIES", 5)
         for new, past in ((5, 16), (5, 24), (4, 16)):
             strides.append([])
-            attention.attend_in_pieces(*tokens(new, past, 4, 2), fixed, plain)
+            seen = attention.attend_in_pieces(*tokens(new, past, 4, 2), fixed, plain)
+            assert seen.stride() == (new * 4 * 8, 8, 4 * 8, 1)  # what is compiled for the layers around must not be compiled again
     assert [len(calls) for calls in strides] == [3, 4, 3] and set(strides[0]) == set(strides[1]) == set(strides[2])
 
 

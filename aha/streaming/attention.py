@@ -58,7 +58,7 @@ def attend_in_pieces(
         end = min(start + KEYS, past)
         kernel = fixed if end - start == KEYS else flexible
         seen, lse = merge(seen, lse, *rows(*kernel(query, part(key_1LGD, start, end), part(value_1LGD, start, end), False)))
-    return seen.view(1, -1, heads, width)[:, :new].to(query.dtype).transpose(1, 2)
+    return seen[: new * heads].to(query.dtype).view(1, new, heads, width).transpose(1, 2)
 
 
 def rows(seen_1QTD: Tensor, lse_1QT1: Tensor) -> tuple[Tensor, Tensor]:
