@@ -20,7 +20,13 @@ from aha.models import AhaModel
 from aha.models.adapters import save_adapter
 from aha.training.run import train
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "PYTHONPATH": f"{REPO}:{REPO / 'LLaVA_NeXT'}"}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "WANDB_MODE": "offline",
+    "PYTHONPATH": f"{REPO}:{REPO / 'LLaVA_NeXT'}",
+}
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +172,30 @@ def test_another_number_of_ranks_goes_on(data, stage, counts, tmp_path):
     assert not list(out.glob("universal-*"))
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_zero3_does_not_hang_where_ranks_differ(cached, tmp_path):
+    """One rank has more frames than the tower takes at a time, one an unreadable video: under ZeRO-3 the ranks must still call the same
+    modules equally often, or each waits for the other for ever."""
+    config = write_tvsum(tmp_path / "data", videos=6, seconds=2, longer={1: 20, 2: 20}, fps=4, max_num_frames=100)
+    broken = tmp_path / "data/video/clip03.mp4"
+    content = broken.read_bytes()
+    start, end = content.index(b"mdat") + 4, content.index(b"moov") - 4  # the table of its frames comes after them and stays whole
+    half = (start + end) // 2
+    broken.write_bytes(content[:half] + bytes(end - half) + content[end:])
+    arguments = flags(config, tmp_path / "out", "--deepspeed", str(REPO / "configs/deepspeed/zero3.json"), "--num_train_epochs", "1")
+    if not cached:
+        arguments = [a for a in arguments if a not in ("--vision_cache", str(config.parent / "cache"))]
+    log = tmp_path / "console"
+    process = launch([*arguments, "--fold", "-1"], log)
+    try:
+        assert process.wait(timeout=150) == 0, log.read_text()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "skipped tvsum/clip03 (weight 0 in this step)" in log.read_text()
+    assert len(read_lines(tmp_path / "out/loss_history.jsonl")) == 3
+
+
 # ---- one process, no DeepSpeed ----
 
 
@@ -259,7 +289,9 @@ def test_adapter_of_another_base(data, tmp_path):
 def test_head_missing_from_the_optimizer():
     from aha.training.model import check_optimizer
 
-    model = AhaModel.from_base(shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter"), merge=False)
+    model = AhaModel.from_base(
+        shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter"), merge=False
+    )
     model.requires_grad_(False)
     model.relevance_head.requires_grad_(True)
     model.uncertainty_head.requires_grad_(True)

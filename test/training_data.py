@@ -26,13 +26,15 @@ def write_video(path: Path, seconds: int, seed: int) -> None:
         container.mux(stream.encode())
 
 
-def write_tvsum(folder: Path, videos: int = 10, seconds: int = 6, seed: int = 0) -> Path:
-    """Write `videos` videos, the two TSV files and a mixture config; returns the config's path."""
+def write_tvsum(folder: Path, videos: int = 10, seconds: int = 6, seed: int = 0, longer: dict[int, int] | None = None, **entry) -> Path:
+    """Write `videos` videos, the two TSV files and a mixture config; returns the config's path. longer: {number of a video: seconds};
+    entry: other values for the mixture's entry."""
+    usual = seconds
     rng = np.random.default_rng(seed)
     info = ["category\tvideo_id\ttitle\turl\tlength"]
     rows = []
     for k in range(videos):
-        name, category = f"clip{k:02d}", ("VT", "GA")[k % 2]
+        name, category, seconds = f"clip{k:02d}", ("VT", "GA")[k % 2], (longer or {}).get(k, usual)
         write_video(folder / "video" / f"{name}.mp4", seconds, seed * 100 + k)
         info.append(f"{category}\t{name}\tA title about {category}\tnowhere\t0:{seconds:02d}")
         for _ in range(20):
@@ -41,8 +43,9 @@ def write_tvsum(folder: Path, videos: int = 10, seconds: int = 6, seed: int = 0)
     (folder / "info.tsv").write_text("\n".join(info) + "\n")
     (folder / "anno.tsv").write_text("\n".join(rows) + "\n")
     entry = {
+        "fps": 1, "max_num_frames": 8,
         "name": "tvsum", "type": "tvsum", "videos": str(folder / "video"), "annotations": str(folder / "anno.tsv"), "info": str(folder / "info.tsv"),
-        "index": str(folder / "videos_metadata.json"), "fps": 1, "max_num_frames": 8,
+        "index": str(folder / "videos_metadata.json"), **entry,
     }  # fmt: skip
     config = folder / "mixture.json"
     config.write_text(json.dumps([entry]))

@@ -21,6 +21,8 @@ from transformers.utils import is_flash_attn_2_available
 
 from llava_next.config import LlavaNextConfig
 
+TOWER_BATCH = 64  # frames that go through the vision tower at a time
+
 
 def pick_attention(device: str | torch.device = "cpu", wanted: str | None = None) -> str:
     """`wanted` if given; else flash_attention_2 where it is installed and the device is a GPU, else sdpa.
@@ -124,7 +126,7 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
     def vision_dtype(self) -> torch.dtype:
         return self.model.vision_tower.vision_tower["vision_model"].embeddings.patch_embedding.weight.dtype
 
-    def tower_features(self, frames_NCHW: Tensor, batch_size: int = 64) -> Tensor:
+    def tower_features(self, frames_NCHW: Tensor, batch_size: int = TOWER_BATCH) -> Tensor:
         """uint8 frames -> frozen SigLIP features [N, 729, C]; no gradient, `batch_size` frames at a time."""
         with torch.no_grad():
             chunks = [self.model.vision_tower(self.pixel_values(chunk)) for chunk in frames_NCHW.split(batch_size)]
@@ -149,9 +151,9 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
         _, used_U = _pooling(self.config.patches_per_side, self.config.tokens_per_side, features_NPC.device)
         return features_NPC if features_NPC.shape[1] == len(used_U) else features_NPC[:, used_U]
 
-    def visual_embed(self, frames_NCHW: Tensor, batch_size: int = 64) -> Tensor:
+    def visual_embed(self, frames_NCHW: Tensor, batch_size: int = TOWER_BATCH) -> Tensor:
         """uint8 frames [N, 3, 384, 384] -> frame tokens [N, 49, H] (gradients reach the projector, never the tower)."""
-        chunks = [self.project(self.tower_features(chunk)) for chunk in frames_NCHW.split(batch_size)]
+        chunks = [self.project(self.tower_features(chunk, batch_size)) for chunk in frames_NCHW.split(batch_size)]
         return torch.cat(chunks) if len(chunks) != 1 else chunks[0]
 
     # ---- text and both ----

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from llava_next import CheckpointError, LlavaNextForCausalLM
+from llava_next import TOWER_BATCH, CheckpointError, LlavaNextForCausalLM
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
@@ -107,17 +107,19 @@ class AhaModel(LlavaNextForCausalLM):
         position_ids: Tensor | None = None,
         logits_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
+        tower_batch: int = TOWER_BATCH,
     ) -> AhaOutput:
         """A batch of whole conversations, or the next piece of one with `past_key_values`.
 
         input_ids: [B, T] with 49 `<image>` placeholders a frame. frames: uint8 [F, 3, 384, 384] over the batch, in the order of the
         placeholders; or vision_features [F, 729, C], the frozen tower's output. attention_mask: [B, T], 1 = token, 0 = padding.
         logits_mask: boolean [B, T], where language logits are wanted (none by default: the vocabulary is the largest matrix).
+        tower_batch: frames that go through the vision tower at a time.
         """
         if vision_features is not None:
             visual_FKH = self.project(vision_features.to(self.model.mm_projector[0].weight.device))
         elif frames is not None:
-            visual_FKH = self.visual_embed(frames)
+            visual_FKH = self.visual_embed(frames, tower_batch)
         else:
             visual_FKH = None
         hidden_BTH = self.decode(self.joint_embed(input_ids, visual_FKH), attention_mask, position_ids, past_key_values)

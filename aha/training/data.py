@@ -94,13 +94,15 @@ class TrainingSet(Dataset):
             return {"sample_id": self.mixture.sources[source].samples[sample].sample_id, "broken": str(error)}
 
 
-def placeholder(mixture: Mixture) -> dict[str, Any]:
-    """One black frame without labels: what a rank computes, with weight 0, where its whole batch is broken."""
+def placeholder(mixture: Mixture, features: VisionCache | None = None) -> dict[str, Any]:
+    """One black frame without labels: what a rank computes, with weight 0, where its whole batch is broken. With cached features it has
+    features too: with ZeRO-3 all ranks must run the vision tower together, or none."""
     ids = [*mixture.format.stream_header, *mixture.format.frame_ids]
     nothing = np.full(len(ids), -100)
+    frames = np.zeros((1, 3, 384, 384), np.uint8) if features is None else features.nothing_1PC
     return {
         "input_ids": np.array(ids), "labels": nothing, "informative_labels": nothing, "relevance_labels": nothing,
-        "frames": np.zeros((1, 3, 384, 384), np.uint8), "sample_id": "placeholder", "video_path": "", "frame_fps": 1.0,
+        "frames": frames, "sample_id": "placeholder", "video_path": "", "frame_fps": 1.0,
         "frame_times": [0.0], "frame_indices": [0],
     }  # fmt: skip
 
@@ -111,9 +113,9 @@ class Collator:
     `broken`: (sample id, reason) of the samples left out; `weight`: 0 where nothing is left, else 1.
     """
 
-    def __init__(self, mixture: Mixture):
+    def __init__(self, mixture: Mixture, features: VisionCache | None = None):
         self.pad_id = mixture.format.pad_id
-        self.placeholder = placeholder(mixture)
+        self.placeholder = placeholder(mixture, features)
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         broken = [(s["sample_id"], s["broken"]) for s in samples if "broken" in s]

@@ -32,6 +32,8 @@ class VisionCache:
 
     def __init__(self, folder: str | os.PathLike, model: AhaModel):
         self.cache = FeatureCache(folder, tower_key(model))
+        patches, width = model.config.patches_per_side**2, model.config.vision.hidden_size
+        self.nothing_1PC = model.used_patches(torch.zeros(1, patches, width)).cpu()
 
     def item(self, mixture: Mixture, i: int) -> dict[str, Any]:
         """Item i; `frames` are features, or pixels where those are not in the cache."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from llava_next import TOWER_BATCH
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
@@ -91,7 +92,7 @@ class AhaTrainer(Trainer):
         self._micro_steps = 0
         self._step_ids: list[str] = []
         super().__init__(
-            model=model, args=args, train_dataset=dataset, data_collator=Collator(dataset.mixture),
+            model=model, args=args, train_dataset=dataset, data_collator=Collator(dataset.mixture, dataset.features),
             eval_dataset=None if validation is None else validation.dataset,
         )  # fmt: skip
         self.add_callback(EpochSetter(dataset, self.rank_batches))
@@ -114,14 +115,17 @@ class AhaTrainer(Trainer):
     def forward(self, model: torch.nn.Module, batch: dict[str, Any]):
         """One forward pass over a batch of `Collator`. Pixels become features inside the model, cached features are used as they are."""
         frames = batch["frames"]
-        pixels, features = None, None
+        pixels, features, tower_batch = None, None, TOWER_BATCH
         if all(f.dtype == torch.uint8 for f in frames):
             pixels = frames[0] if len(frames) == 1 else torch.cat(frames)
+            if checkpoint.zero_stage(self) == 3:
+                # weights are gathered at every call of a module: the ranks must call the tower equally often however many frames they have
+                tower_batch = max(tower_batch, len(pixels))
         else:
             features = torch.cat([self._features(f) for f in frames])
         return model(
             input_ids=batch["input_ids_BT"], frames=pixels, vision_features=features, attention_mask=batch["attention_mask_BT"],
-            logits_mask=batch["labels_BT"] != -100,
+            logits_mask=batch["labels_BT"] != -100, tower_batch=tower_batch,
         )  # fmt: skip
 
     def _features(self, frames: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Validation:
 
     def __init__(self, mixture: Mixture, features: VisionCache | None):
         self.dataset = TrainingSet(mixture, features)
-        self.collate = Collator(mixture)
+        self.collate = Collator(mixture, features)
         self.truths: dict[str, TVSumVideo] = {}
         for source in mixture.sources:
             if source.entry["type"] == "tvsum":
