@@ -174,25 +174,35 @@ def test_another_number_of_ranks_goes_on(data, stage, counts, tmp_path):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_zero3_does_not_hang_where_ranks_differ(cached, tmp_path):
-    """One rank has more frames than the tower takes at a time, one an unreadable video: under ZeRO-3 the ranks must still call the same
-    modules equally often, or each waits for the other for ever."""
+    """One rank has more frames than the tower takes at a time, one an unreadable video, one replies to learn and the other none: under
+    ZeRO-3 the ranks must still call the same modules equally often, or each waits for the other for ever."""
     config = write_tvsum(tmp_path / "data", videos=6, seconds=2, longer={1: 20, 2: 20}, fps=4, max_num_frames=100)
-    broken = tmp_path / "data/video/clip03.mp4"
+    broken = tmp_path / "data/video/clip05.mp4"
     content = broken.read_bytes()
     start, end = content.index(b"mdat") + 4, content.index(b"moov") - 4  # the table of its frames comes after them and stays whole
     half = (start + end) // 2
     broken.write_bytes(content[:half] + bytes(end - half) + content[end:])
+    reply = {"time": 1.0, "timespan": [0.0, 1.5], "text": "A red square."}
+    (tmp_path / "captions.json").write_text(json.dumps({f"clip{k:02d}.mp4": {"0": [reply]} for k in (0, 1, 2)}))
+    captions = {
+        "name": "captions",
+        "type": "captions",
+        "annotations": str(tmp_path / "captions.json"),
+        "videos": str(tmp_path / "data/video"),
+    }
+    config.write_text(json.dumps([*json.loads(config.read_text()), captions]))
     arguments = flags(config, tmp_path / "out", "--deepspeed", str(REPO / "configs/deepspeed/zero3.json"), "--num_train_epochs", "1")
+    arguments += ["--eval_strategy", "steps", "--eval_steps", "2", "--save_steps", "2"]
     if not cached:
         arguments = [a for a in arguments if a not in ("--vision_cache", str(config.parent / "cache"))]
     log = tmp_path / "console"
-    process = launch([*arguments, "--fold", "-1"], log)
+    process = launch(arguments, log)
     try:
         assert process.wait(timeout=150) == 0, log.read_text()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert "skipped tvsum/clip03 (weight 0 in this step)" in log.read_text()
+    assert "skipped tvsum/clip05 (weight 0 in this step)" in log.read_text()
     assert len(read_lines(tmp_path / "out/loss_history.jsonl")) == 3
 
 

@@ -87,8 +87,11 @@ def attend_causal(query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, merg
 
 
 def hopper(x: Tensor) -> bool:
-    """On an NVIDIA GPU of that generation or later, in half precision."""
-    return x.is_cuda and torch.version.cuda is not None and x.element_size() == 2 and torch.cuda.get_device_capability(x.device) >= (9, 0)
+    """On an NVIDIA GPU of that generation or later, in half precision, and both kernels are allowed (`torch.backends.cuda`)."""
+    if not x.is_cuda or x.element_size() != 2 or torch.version.cuda is None:
+        return False
+    allowed = torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled()
+    return allowed and torch.cuda.get_device_capability(x.device) >= (9, 0)
 
 
 def attend_folded(
