@@ -182,6 +182,7 @@ def test_an_interrupted_command_leaves_no_half_reel(tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "aha.cli", *arguments, "--llm_pretrained", base, "--lora_pretrained", adapter, "--device", "cpu"],
         stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what runs in the background
     )  # fmt: skip
     end = time.monotonic() + 60
     while not list(out.glob(".reel.*")):
