@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--caches", nargs="+", default=["full", "dynamic_sink"])
     parser.add_argument("--window", type=int, default=2048, help="tokens")
     parser.add_argument("--chunk", type=int, default=64, help="frames in one forward call")
-    parser.add_argument("--check_frames", type=int, default=96)
+    parser.add_argument("--check_frames", type=int, default=200, help="enough for a past of over 4,096 tokens (default %(default)s)")
     parser.add_argument("--fp32", action="store_true", help="compare with float32 too (twice the memory, minutes on some devices)")
     args = parser.parse_args()
     device, dtype = settle(args)
