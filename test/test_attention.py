@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streaming_model import difference, open_session
+from test_streaming import TOLERANCE, frame_by_frame, score
 
 from aha.streaming import attention
 
@@ -74,6 +76,22 @@ def test_half_precision_is_rounded_once():
     exact = attention.attend_causal(query.double(), key.double(), value.double())
     assert parts.dtype == torch.bfloat16
     assert (parts.double() - exact).abs().max() < 0.006  # 15 roundings of the sum would give several times as much
+
+
+@pytest.mark.parametrize("chunk", [7, 33, 64])
+def test_scores_of_a_long_stream_in_pieces_are_those_of_frame_by_frame(chunk, monkeypatch):
+    """The whole path of a Hopper GPU, its kernels replaced by the same arithmetic."""
+    expected = frame_by_frame("full", "aha")
+    calls = []
+
+    def kernel(*arguments):
+        calls.append(arguments)
+        return plain(*arguments)
+
+    for name, value in {"KEYS": 512, "QUERIES": 196, "hopper": lambda x: True, "cudnn": kernel, "flash": kernel}.items():
+        monkeypatch.setattr(attention, name, value)
+    assert difference(score(open_session(query="what is it?", cache="full"), chunk), expected) < TOLERANCE
+    assert len(calls) >= 20
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
