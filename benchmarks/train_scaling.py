@@ -1,13 +1,13 @@
 """How training scales over the GPUs of a node, through scripts/train_on_tvsum.sh itself: random weights, generated TVSum-format videos.
 
-    python benchmarks/train_scaling.py --size 7b --gpus 1 2 4 8 --steps 30 --folder /tmp/scaling          # an 8-GPU node, about 25 minutes
+    python benchmarks/train_scaling.py --size 7b --gpus 1 2 4 8 --steps 30 --folder /tmp/scaling          # an 8-GPU node
     python benchmarks/train_scaling.py --size tiny --gpus 1 2 --steps 4 --folder /tmp/scaling --cpu       # dry run, processes for GPUs
 
 Each count trains twice: with the same samples per GPU (one), which gives the scaling efficiency, and with the same global batch as the
 largest count, which must give the same loss curve (LoRA dropout is off: its masks differ between ranks). --kill also ends one rank of
 the largest count with SIGKILL in mid-training and measures how long the job takes to end. --resume also saves at half time with the
 largest count (7 GB for 7b), then goes on from there, with as many GPUs and with half as many. The checkpoint (16 GB for 7b) and the videos
-are made once and kept in --folder; finished runs are not repeated. Prints a table and one JSON line last.
+are made once and kept in --folder; finished runs of the table are not repeated. Prints a table and one JSON line last.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ import psutil
 import torch
 from load_checkpoint import SIZES, write_checkpoint
 
-import aha.demo
 from aha.demo.dataset import make_dataset, mixture
+from aha.demo.run import ADAPTER
 from aha.errors import UserError, run_command
 from aha.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-TOKENIZER = Path(aha.demo.__file__).parent / "checkpoints" / "mmduet-demo"  # the words do not matter here
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -39,7 +38,7 @@ def prepare(args: argparse.Namespace) -> None:
     if not (args.folder / "checkpoint" / "complete").is_file():
         write_checkpoint(args.folder / "checkpoint", args.size, "cpu" if args.cpu else "cuda")
         for name in ("llava-base", "mmduet-adapter"):
-            for path in TOKENIZER.iterdir():
+            for path in ADAPTER.iterdir():  # the demo's tokenizer: the words do not matter here
                 if not path.name.startswith("adapter"):
                     shutil.copy(path, args.folder / "checkpoint" / name / path.name)
         (args.folder / "checkpoint" / "complete").touch()
@@ -72,6 +71,15 @@ def lines_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
+def losses_of(output: Path) -> list[float]:
+    return [line["loss"] for line in lines_of(output / "loss_history.jsonl")]
+
+
+def difference(losses: list[float], reference: list[float]) -> float:
+    """The largest relative difference of a step."""
+    return max(abs(a - b) / abs(b) for a, b in zip(losses, reference))
+
+
 def train(args: argparse.Namespace, count: int, accumulation: int) -> dict:
     """One run on `count` GPUs -> its losses, medians after the first steps, and its wall time. Raises UserError where it fails."""
     output = args.folder / f"run-{count}x{accumulation}-{Path(args.deepspeed).stem}"
@@ -87,7 +95,7 @@ def train(args: argparse.Namespace, count: int, accumulation: int) -> dict:
     steady = steps[min(5, len(steps) // 2) :]
     result = {
         "gpus": count, "accumulation": accumulation, "wall_s": round(time.perf_counter() - begin, 1), "flags": flags,
-        "losses": [line["loss"] for line in lines_of(output / "loss_history.jsonl")],
+        "losses": losses_of(output),
         **{name: statistics.median(s[name] for s in steady) for name in ("step_time_s", "frames_per_s", "tokens_per_s", "data_wait_s")},
         **{name: max(s[name] for s in steps) for name in ("memory_gib", "mfu") if name in steps[-1]},
     }  # fmt: skip
@@ -109,17 +117,10 @@ def resume(args: argparse.Namespace, count: int) -> list[dict]:
         log = args.folder / f"run-resumed-{len(results)}.log"
         begin = time.perf_counter()
         finish(args, gpus, command(args, output, accumulation, save_steps=half), log)
-        losses = [line["loss"] for line in lines_of(output / "loss_history.jsonl")]
-        first = results[0]["losses"] if results else losses
-        results.append(
-            {
-                "gpus": gpus,
-                "wall_s": round(time.perf_counter() - begin, 1),
-                "losses": losses,
-                "loss_difference": max(abs(a - b) / abs(b) for a, b in zip(losses, first)),
-                "said": next((line for line in log.read_text().splitlines() if line.startswith("resuming from")), None),
-            }  # fmt: skip
-        )
+        result = {"gpus": gpus, "wall_s": round(time.perf_counter() - begin, 1), "losses": losses_of(output)}
+        result["said"] = next((line for line in log.read_text().splitlines() if line.startswith("resuming from")), None)
+        results.append(result)
+        result["loss_difference"] = difference(result["losses"], results[0]["losses"])
         for folder in output.glob("checkpoint-*"):
             if folder.name != f"checkpoint-{half}":
                 shutil.rmtree(folder)
@@ -163,9 +164,7 @@ def main(argv: list[str]) -> None:
     for count in reversed(counts):
         same_batch = train(args, count, counts[-1] // count)
         reference = reference or same_batch
-        difference = max(abs(a - b) / abs(b) for a, b in zip(same_batch["losses"], reference["losses"]))
-        own = train(args, count, 1)
-        runs.append({**own, "loss_difference": difference})
+        runs.append({**train(args, count, 1), "loss_difference": difference(same_batch["losses"], reference["losses"])})
     base = runs[-1]["frames_per_s"] / counts[0]
     for run in reversed(runs):
         per_gpu = run["frames_per_s"] / run["gpus"]

@@ -29,16 +29,15 @@ def write_video(path: Path, seconds: int, seed: int) -> None:
 def write_tvsum(folder: Path, videos: int = 10, seconds: int = 6, seed: int = 0, longer: dict[int, int] | None = None, **entry) -> Path:
     """Write `videos` videos, the two TSV files and a mixture config; returns the config's path. longer: {number of a video: seconds};
     entry: other values for the mixture's entry."""
-    usual = seconds
     rng = np.random.default_rng(seed)
     info = ["category\tvideo_id\ttitle\turl\tlength"]
     rows = []
     for k in range(videos):
-        name, category, seconds = f"clip{k:02d}", ("VT", "GA")[k % 2], (longer or {}).get(k, usual)
-        write_video(folder / "video" / f"{name}.mp4", seconds, seed * 100 + k)
-        info.append(f"{category}\t{name}\tA title about {category}\tnowhere\t0:{seconds:02d}")
+        name, category, length = f"clip{k:02d}", ("VT", "GA")[k % 2], (longer or {}).get(k, seconds)
+        write_video(folder / "video" / f"{name}.mp4", length, seed * 100 + k)
+        info.append(f"{category}\t{name}\tA title about {category}\tnowhere\t0:{length:02d}")
         for _ in range(20):
-            ratings = np.repeat(rng.integers(1, 6, -(-seconds // 2)), 2 * FPS)[: seconds * FPS]
+            ratings = np.repeat(rng.integers(1, 6, -(-length // 2)), 2 * FPS)[: length * FPS]
             rows.append(f"{name}\t{category}\t{','.join(map(str, ratings))}")
     (folder / "info.tsv").write_text("\n".join(info) + "\n")
     (folder / "anno.tsv").write_text("\n".join(rows) + "\n")

@@ -1,7 +1,7 @@
 """Attention of a decoder layer over keys and values that were read from a KVPool, by the kernel that is fastest for the sizes at hand.
 
-Shapes: N blocks, T new tokens of a block, L tokens that a block reads, P of them before the new ones, Q query heads, G key-value heads,
-D head width, X = Q / G * T.
+Shapes: N blocks, T new tokens of a block, L tokens that a block reads, Q query heads, G key-value heads, D head width, X = Q / G * T,
+R = T * Q.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def flash(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> tuple[Tens
 
 def merge(seen: Tensor, lse: Tensor, seen_too: Tensor, lse_too: Tensor) -> tuple[Tensor, Tensor]:
     """Attention over two sets of keys, in float32 as `seen`, from attention over each, weighted by their sums of exponentials. All [R, D]
-    or [R, 1], where R is T * Q: in the order of memory (in another one the compiled kernel takes twice as long)."""
+    or [R, 1]: in the order of memory (in another one the compiled kernel takes twice as long)."""
     share = torch.sigmoid(lse - lse_too)
     return seen * share + seen_too.float() * (1 - share), torch.logaddexp(lse, lse_too)
 
@@ -62,7 +62,7 @@ def attend_in_pieces(
 
 
 def rows(seen_1QTD: Tensor, lse_1QT1: Tensor) -> tuple[Tensor, Tensor]:
-    """-> [T * Q, D], [T * Q, 1]; the kernels give heads side by side as the queries were, so that the first is a view."""
+    """-> [R, D], [R, 1]; the kernels give heads side by side as the queries were, so that the first is a view."""
     return seen_1QTD.transpose(1, 2).flatten(0, 2), lse_1QT1.transpose(1, 2).flatten(0, 2)
 
 

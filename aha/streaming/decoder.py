@@ -170,11 +170,10 @@ class Decoder:
                 key, value = self.rotate(keys_CGD[None, first:end], plan.cos_k, plan.sin_k), values_CGD[None, first:end]
             else:
                 key, value = self.read(keys_CGD, values_CGD, plan.read, plan.cos_k, plan.sin_k)
-            seen = (
-                attend_folded(query, key, value, mask, eager, self.softmax)
-                if folded
-                else attend_causal(query, key, value, self.merge)
-            )
+            if folded:
+                seen = attend_folded(query, key, value, mask, eager, self.softmax)
+            else:
+                seen = attend_causal(query, key, value, self.merge)
             hidden_NTH = self.after(layer, hidden_NTH, seen, folded)
         return self.model.model.norm(hidden_NTH)
 

@@ -6,7 +6,6 @@ is killed at any moment leaves either a whole checkpoint or a `partial-` folder,
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -225,7 +224,7 @@ def find_resume(
             f"checkpoint {folder} was written with ZeRO stage {facts['zero_stage']}, this run has {stage}; an exact resume needs the same. "
             f"To start from its weights only: --lora_pretrained {folder} and another --output_dir."
         )
-    theirs = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    theirs = read_json(folder / "settings.json", "settings of a checkpoint")
     if facts["world_size"] != world_size:
         resize.check_batch(facts, theirs["training"], settings["training"], world_size, folder)
         theirs["training"]["gradient_accumulation_steps"] = settings["training"]["gradient_accumulation_steps"]

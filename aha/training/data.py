@@ -23,10 +23,10 @@ class RankBatches(Sampler[list[int]]):
     """Batches of item numbers for one rank; the order follows from (seed, epoch) alone, so a resumed run goes on where it stopped.
 
     Which items an optimizer step sees depends on the size of the whole step only (batch_size * world_size * accumulation), not on how it
-    is divided: 8 GPUs with 2 micro-steps learn from the same items, step by step, as one GPU with 16. Every rank has the same number of
-    batches: the last ones are filled up from the start of the order. `lengths()` given: the items of an optimizer step are sorted by
-    length, longest first, so that ranks (which wait for each other) get samples of similar length, and a step that does not fit into
-    memory fails at once.
+    is divided: 8 GPUs with 2 micro-steps learn from the same items, step by step, as one GPU with 16. (Not so in a smaller last step of
+    an epoch: every rank has the same number of batches, and the last ones are filled up from the start of the order.) `lengths()` given:
+    the items of an optimizer step are sorted by length, longest first, so that ranks (which wait for each other) get samples of similar
+    length, and a step that does not fit into memory fails at once.
     """
 
     def __init__(

@@ -55,15 +55,17 @@ def check_batch(facts: dict, theirs: dict, ours: dict, world_size: int, folder: 
     """An optimizer step must see the samples that it would have seen. Raises UserError, with the flag to give."""
     per_gpu, steps = theirs["per_device_train_batch_size"], theirs["gradient_accumulation_steps"]
     batch = per_gpu * steps * facts["world_size"]
-    if ours["per_device_train_batch_size"] == per_gpu and ours["gradient_accumulation_steps"] * per_gpu * world_size == batch:
-        return
     wanted, rest = divmod(batch, per_gpu * world_size)
-    raise UserError(
-        f"checkpoint {folder} was written by {facts['world_size']} processes with {per_gpu} x {steps} samples each in an optimizer step; "
-        + (
-            f"{batch} samples cannot be shared evenly by {world_size} processes, use a number that divides them."
-            if rest or not wanted
-            else f"for the same {batch} samples {world_size} processes need --per_device_train_batch_size {per_gpu} "
+    if rest:
+        cure = f"{batch} samples cannot be shared evenly by {world_size} processes, use a number that divides them."
+    elif (ours["per_device_train_batch_size"], ours["gradient_accumulation_steps"]) != (per_gpu, wanted):
+        cure = (
+            f"for the same {batch} samples {world_size} processes need --per_device_train_batch_size {per_gpu} "
             f"--gradient_accumulation_steps {wanted}."
         )
+    else:
+        return
+    raise UserError(
+        f"checkpoint {folder} was written by {facts['world_size']} processes with {per_gpu} x {steps} samples each in an optimizer step; "
+        + cure
     )

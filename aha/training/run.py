@@ -118,9 +118,9 @@ def prepare_folder(folder: Path, run: RunArguments, resume: Path | None) -> None
         print(f"checkpoint {left} was not finished when the run ended; it is ignored and removed", flush=True)
         shutil.rmtree(left)
     if resume is not None:
-        before = checkpoint.check_whole(resume)["world_size"]
-        resized = f", written by {before} processes (now {run.world_size}): the same samples in every step, other dropout and rounding"
-        print(f"resuming from {resume}{resized if before != run.world_size else ''}", flush=True)
+        before, now = checkpoint.check_whole(resume)["world_size"], run.world_size
+        resized = f", written by {before} processes (now {now}): the same samples in every full step, other dropout and rounding"
+        print(f"resuming from {resume}{resized if before != now else ''}", flush=True)
     else:
         for old in checkpoint.complete(folder):
             shutil.rmtree(old)

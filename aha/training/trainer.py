@@ -120,7 +120,7 @@ class AhaTrainer(Trainer):
             pixels = frames[0] if len(frames) == 1 else torch.cat(frames)
             if checkpoint.zero_stage(self) == 3:
                 # weights are gathered at every call of a module: the ranks must call the tower equally often however many frames they have
-                tower_batch = max(tower_batch, len(pixels))
+                tower_batch = len(pixels)
         else:
             features = torch.cat([self._features(f) for f in frames])
         return model(
