@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import REPO, shared_fixture
 from torch import nn
+from training_data import write_tvsum
 
+from aha.conversation import load_tokenizer
+from aha.data.mixture import build_mixture
 from aha.errors import UserError
 from aha.merge import main as merge_main
-from aha.models import AhaModel
+from aha.models import AhaModel, aha_losses
 from aha.training.card import model_card
 from aha.training.checkpoint import complete, find_resume, leftovers, rotate
 from aha.training.compiled import SeededDropout, run_and_recompute
-from aha.training.data import RankBatches
+from aha.training.data import Collator, RankBatches
 from aha.training.environment import lock_folder
 from aha.training.logs import drop_after
 from aha.training.model import base_name
@@ -73,6 +76,29 @@ def test_an_optimizer_step_sees_the_same_items_however_it_is_divided(steps, divi
         ]
 
     assert items(*division) == items(12, 1, 1)
+
+
+def test_padding_changes_nothing(tmp_path):
+    """Samples of different lengths, alone as they are, padded to a round length, and together in one batch: the same scores and losses."""
+    base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/mmduet-adapter")
+    model = AhaModel.from_base(base, adapter).to_aha()
+    mixture = build_mixture(write_tvsum(tmp_path, videos=3, seconds=3, longer={1: 5}), load_tokenizer(adapter), fold=None)
+    samples = [mixture[i] for i in range(3)]
+
+    def run(samples, multiple):
+        batch = Collator(mixture, None, multiple)(samples)
+        assert batch["input_ids_BT"].shape[1] % multiple == 0 and batch["num_tokens"] == sum(len(s["input_ids"]) for s in samples)
+        output = model(batch["input_ids_BT"], torch.cat(batch["frames"]), logits_mask=batch["labels_BT"] != -100)
+        losses = aha_losses(output, batch["labels_BT"], batch["informative_labels_BT"], batch["relevance_labels_BT"])
+        return torch.stack([*losses.parts.values()]), output.scores().relevance
+
+    with torch.no_grad():
+        alone = [run([s], 1) for s in samples]
+        for sample, (losses, relevance) in zip(samples, alone):
+            padded = run([sample], 64)
+            assert torch.allclose(padded[0], losses, atol=1e-5) and torch.allclose(padded[1], relevance, atol=1e-5)
+        assert len({len(s["input_ids"]) for s in samples}) > 1
+        assert torch.allclose(run(samples, 1)[1], torch.cat([relevance for _, relevance in alone]), atol=1e-5)
 
 
 def test_epochs_differ():

@@ -13,15 +13,16 @@ import torch
 from aha.conversation import IGNORE_INDEX
 
 
-def collate(samples: Sequence[dict[str, Any]], pad_id: int) -> dict[str, Any]:
-    """Batch the dicts that `aha.data.mixture.Mixture` gives.
+def collate(samples: Sequence[dict[str, Any]], pad_id: int, pad_to_multiple_of: int = 1) -> dict[str, Any]:
+    """Batch the dicts that `aha.data.mixture.Mixture` gives; T is the longest sample's length, or the next multiple.
 
     Returns input_ids_BT, attention_mask_BT (1 = token, 0 = padding), labels_BT, informative_labels_BT (int64) and relevance_labels_BT
     (float32), with IGNORE_INDEX where there is no label; frames [N,3,384,384] uint8, in the order of the `<image>` tokens of the batch
     (sample after sample); and lists with one entry per sample: sample_ids, num_frames, video_paths, frame_fps, frame_times (seconds),
     frame_indices (in the original video).
     """
-    length = max(len(sample["input_ids"]) for sample in samples)
+    longest = max(len(sample["input_ids"]) for sample in samples)
+    length = -(-longest // pad_to_multiple_of) * pad_to_multiple_of
 
     def padded(name: str, value: float, dtype: torch.dtype) -> torch.Tensor:
         result = torch.full((len(samples), length), value, dtype=dtype)

@@ -110,20 +110,19 @@ def placeholder(mixture: Mixture, features: VisionCache | None = None) -> dict[s
 class Collator:
     """Samples -> batch. `frames` becomes a list with one tensor per sample: uint8 [F,3,384,384], or cached features [F,P,C].
 
-    `broken`: (sample id, reason) of the samples left out; `weight`: 0 where nothing is left, else 1.
+    `broken`: (sample id, reason) of the samples left out; `weight`: 0 where nothing is left, else 1; `num_tokens`: without padding.
     """
 
-    def __init__(self, mixture: Mixture, features: VisionCache | None = None):
-        self.pad_id = mixture.format.pad_id
+    def __init__(self, mixture: Mixture, features: VisionCache | None = None, pad_to_multiple_of: int = 1):
+        self.pad_id, self.pad_to_multiple_of = mixture.format.pad_id, pad_to_multiple_of
         self.placeholder = placeholder(mixture, features)
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         broken = [(s["sample_id"], s["broken"]) for s in samples if "broken" in s]
         good = [s for s in samples if "broken" not in s] or [self.placeholder]
         frames = [torch.as_tensor(s["frames"]) for s in good]
-        batch = collate([{**s, "frames": np.empty((len(f), 0))} for s, f in zip(good, frames)], self.pad_id)
-        # no padding: no mask, and attention takes its fast causal path
-        padded = not bool(batch["attention_mask_BT"].all())
-        if not padded:
-            batch["attention_mask_BT"] = None
-        return {**batch, "frames": frames, "broken": broken, "weight": 0.0 if len(broken) == len(samples) else 1.0}
+        batch = collate([{**s, "frames": np.empty((len(f), 0))} for s, f in zip(good, frames)], self.pad_id, self.pad_to_multiple_of)
+        # padding comes after every real token, so causal attention never looks at it: without a mask it takes its fast path
+        num_tokens = int(batch.pop("attention_mask_BT").sum())
+        weight = 0.0 if len(broken) == len(samples) else 1.0
+        return {**batch, "frames": frames, "broken": broken, "num_tokens": num_tokens, "weight": weight}

@@ -37,7 +37,7 @@ class ModelFlops:
         attention = 4 * vision.num_hidden_layers * self.patches * vision.hidden_size
         self.per_frame = self.patches * (2 * tower + attention + 6 * projector)
 
-    def __call__(self, batch: int, tokens: int, frames: int) -> float:
+    def __call__(self, batch: int, tokens: float, frames: int) -> float:
         return batch * (tokens * self.per_token + tokens**2 * self.per_token2) + frames * self.per_frame
 
 
@@ -67,8 +67,9 @@ class Speed:
         self.frames += frames
         self.tokens += tokens
 
-    def flops(self, shape: torch.Size, frames: int) -> float:
-        value = self.model_flops(shape[0], shape[1], frames)
+    def flops(self, batch: int, tokens: int, frames: int) -> float:
+        """Model FLOPs of `batch` samples with `tokens` tokens together, padding not counted (of lengths alike, which batches have)."""
+        value = self.model_flops(batch, tokens / batch, frames)
         self.work += value
         return value
 

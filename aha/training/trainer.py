@@ -33,6 +33,10 @@ from aha.training.validation import Validation
 
 Objective = Callable[..., Losses]
 
+# cuDNN's attention needs 60 ms to get ready for a length that it has not seen, forwards and again backwards; samples differ in length by
+# their titles alone. Lengths in steps of 64 tokens (about a frame) are seen again soon, and cost 0.7% more work at 90 frames.
+PAD_ON_GPU = 64
+
 
 class MicroBatches:
     """The next `count` batches, read when they are asked for: transformers would keep all frames of an optimizer step in memory."""
@@ -92,7 +96,8 @@ class AhaTrainer(Trainer):
         self._micro_steps = 0
         self._step_ids: list[str] = []
         super().__init__(
-            model=model, args=args, train_dataset=dataset, data_collator=Collator(dataset.mixture, dataset.features),
+            model=model, args=args, train_dataset=dataset,
+            data_collator=Collator(dataset.mixture, dataset.features, PAD_ON_GPU if args.device.type == "cuda" else 1),
             eval_dataset=None if validation is None else validation.dataset,
         )  # fmt: skip
         self.add_callback(EpochSetter(dataset, self.rank_batches))
@@ -124,8 +129,8 @@ class AhaTrainer(Trainer):
         else:
             features = torch.cat([self._features(f) for f in frames])
         return model(
-            input_ids=batch["input_ids_BT"], frames=pixels, vision_features=features, attention_mask=batch["attention_mask_BT"],
-            logits_mask=batch["labels_BT"] != -100, tower_batch=tower_batch,
+            input_ids=batch["input_ids_BT"], frames=pixels, vision_features=features, logits_mask=batch["labels_BT"] != -100,
+            tower_batch=tower_batch,
         )  # fmt: skip
 
     def _features(self, frames: Tensor) -> Tensor:
@@ -156,7 +161,7 @@ class AhaTrainer(Trainer):
             self._weighted[name] = self._weighted.get(name, 0) + losses.weighted[name].detach().float() * weight
         self._micro_steps += 1
         self._step_ids += inputs["sample_ids"]
-        self.speed.worked(frames=sum(inputs["num_frames"]), tokens=inputs["input_ids_BT"].numel())
+        self.speed.worked(frames=sum(inputs["num_frames"]), tokens=inputs["num_tokens"])
         loss = losses.total * weight
         return (loss, output) if return_outputs else loss
 
@@ -211,7 +216,7 @@ class AhaTrainer(Trainer):
         return [i for ids in gathered for i in ids]
 
     def floating_point_ops(self, inputs) -> float:
-        return self.speed.flops(inputs["input_ids_BT"].shape, sum(inputs["num_frames"]))
+        return self.speed.flops(len(inputs["num_frames"]), inputs["num_tokens"], sum(inputs["num_frames"]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -24,7 +24,7 @@ from aha.eval.metrics.highlights import f1_of_best, top_share
 from aha.eval.metrics.rank import kendall_tau_b, spearman
 from aha.eval.tvsum_protocols import Truth, score_video
 from aha.files import atomic_path
-from aha.training.data import Collator, TrainingSet
+from aha.training.data import TrainingSet
 from aha.training.features import VisionCache
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ class Validation:
 
     def __init__(self, mixture: Mixture, features: VisionCache | None):
         self.dataset = TrainingSet(mixture, features)
-        self.collate = Collator(mixture, features)
         self.truths: dict[str, TVSumVideo] = {}
         for source in mixture.sources:
             if source.entry["type"] == "tvsum":
@@ -63,7 +62,7 @@ class Validation:
         count = len(self.dataset)
         for k in range(-(-count // args.world_size)):
             i = (k * args.world_size + args.process_index) % count  # all ranks do the same number of forward passes
-            batch = trainer._prepare_inputs(self.collate([self.dataset[i]]))
+            batch = trainer._prepare_inputs(trainer.data_collator([self.dataset[i]]))
             output = trainer.forward(model, batch)
             if batch["weight"]:
                 scores = output.scores().relevance.float().cpu().numpy()
