@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from llava_next import LlavaNextConfig, LlavaNextForCausalLM, save_llava_next
@@ -44,16 +45,17 @@ IMAGE_TOKEN = {"7b": 151646, "0.5b": 151646, "tiny": 1003}
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+def vision_of(size: str) -> dict[str, Any]:
+    """Dimensions of the vision tower: SigLIP's, or small ones."""
+    small = {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return {**SIGLIP, **small} if size == "tiny" else SIGLIP
+
+
 def random_model(size: str, device: str, dtype: torch.dtype) -> LlavaNextForCausalLM:
     """A model of that size with weights ~ N(0, 0.02), made on the device in seconds; norms start at one."""
-    vision = (
-        SIGLIP
-        if size != "tiny"
-        else {**SIGLIP, "hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
-    )
     config = LlavaNextConfig(
         **SIZES[size],
-        vision_config=vision,
+        vision_config=vision_of(size),
         image_token_index=IMAGE_TOKEN[size],
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     )

@@ -9,17 +9,16 @@ import argparse
 import platform
 import resource
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from llava_next.checkpoint import build_empty
-from load_checkpoint import IMAGE_TOKEN, SIGLIP, SIZES
+from load_checkpoint import IMAGE_TOKEN, SIZES, vision_of
 from torch import nn
 
-import aha.demo
 from aha.conversation import load_tokenizer
+from aha.demo.run import BASE
 from aha.models import AhaConfig, AhaModel
 from aha.models.model import FrameScores
 
@@ -42,12 +41,9 @@ def settle(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
 def random_model(size: str, device: torch.device, dtype: torch.dtype, seed: int = 0) -> AhaModel:
     """Weights ~ N(0, 1 / hidden size), made on the device in seconds; norms are one; heads are float32, as after loading a checkpoint."""
     torch.manual_seed(seed)
-    vision = {**SIGLIP, "vision_use_head": False}
-    if size == "tiny":
-        vision |= {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
     config = AhaConfig(
-        **SIZES[size], vision_config=vision, image_token_index=IMAGE_TOKEN[size], tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        **SIZES[size], vision_config={**vision_of(size), "vision_use_head": False}, image_token_index=IMAGE_TOKEN[size],
+        tie_word_embeddings=False, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     )  # fmt: skip
     model = build_empty(AhaModel, config, "sdpa")
     for name, parameter in list(model.named_parameters()):
@@ -66,7 +62,7 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype, seed: int 
 
 def tokenizer() -> Any:
     """The small tokenizer that ships with the demo: the words do not matter here."""
-    return load_tokenizer(Path(aha.demo.__file__).parent / "checkpoints" / "llava-onevision-qwen2-demo-ov")
+    return load_tokenizer(BASE)
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:

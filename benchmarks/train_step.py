@@ -20,7 +20,7 @@ import time
 
 import torch
 from llava_next.checkpoint import build_empty
-from load_checkpoint import IMAGE_TOKEN, SIGLIP, SIZES
+from load_checkpoint import IMAGE_TOKEN, SIZES, vision_of
 from torch import Tensor, nn
 
 from aha.errors import UserError, run_command
@@ -37,9 +37,8 @@ GIB = 2**30
 def random_model(size: str, device: torch.device, dtype: torch.dtype, seed: int, dropout: float) -> AhaModel:
     """A model with LoRA whose weights are N(0, 0.02), made on `device`; LoRA's B starts at N(0, 0.002), so that A has a gradient."""
     torch.manual_seed(seed)
-    small = {"hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
     config = AhaConfig(
-        **SIZES[size], vision_config=SIGLIP if size != "tiny" else {**SIGLIP, **small}, image_token_index=IMAGE_TOKEN[size],
+        **SIZES[size], vision_config=vision_of(size), image_token_index=IMAGE_TOKEN[size],
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     )  # fmt: skip
     model = build_empty(AhaModel, config, "sdpa")
@@ -214,7 +213,7 @@ def main(argv: list[str]) -> None:
     for name, value in result.items():
         if isinstance(value, (int, float)):
             print(f"{name:36s}{value:.4g}" if isinstance(value, float) else f"{name:36s}{value:,}")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
     settings = {key: getattr(args, key) for key in ("size", "frames", "dtype", "compile", "optimizer", "load_in_4bit")}
     print(json.dumps({"benchmark": "train_step", "device": name, "torch": torch.__version__, **settings, **result}))
 
