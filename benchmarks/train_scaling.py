@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -80,8 +81,14 @@ def difference(losses: list[float], reference: list[float]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(losses, reference))
 
 
+def steady_steps(steps: list[dict]) -> list[dict]:
+    """Log lines without the first steps, and without those that start an epoch: they wait for the readers to start."""
+    later = [s for before, s in zip(steps, steps[1:]) if math.ceil(s["epoch"]) == math.ceil(before["epoch"])]
+    return later[min(4, len(later) // 2) :] or steps[-1:]
+
+
 def train(args: argparse.Namespace, count: int, accumulation: int) -> dict:
-    """One run on `count` GPUs -> its losses, medians after the first steps, and its wall time. Raises UserError where it fails."""
+    """One run on `count` GPUs -> its losses, median step time and throughput after the first steps, and wall time. Raises UserError."""
     output = args.folder / f"run-{count}x{accumulation}-{Path(args.deepspeed).stem}"
     flags = command(args, output, accumulation)
     done = output / "benchmark.json"
@@ -92,11 +99,13 @@ def train(args: argparse.Namespace, count: int, accumulation: int) -> dict:
     begin = time.perf_counter()
     finish(args, count, flags, log)
     steps = [line for line in lines_of(output / "train.log") if "step_time_s" in line]
-    steady = steps[min(5, len(steps) // 2) :]
+    steady = steady_steps(steps)
+    seconds = sum(s["step_time_s"] for s in steady)
     result = {
         "gpus": count, "accumulation": accumulation, "wall_s": round(time.perf_counter() - begin, 1), "flags": flags,
         "losses": losses_of(output),
-        **{name: statistics.median(s[name] for s in steady) for name in ("step_time_s", "frames_per_s", "tokens_per_s", "data_wait_s")},
+        **{name: statistics.median(s[name] for s in steady) for name in ("step_time_s", "data_wait_s")},
+        **{name: sum(s[name] * s["step_time_s"] for s in steady) / seconds for name in ("frames_per_s", "tokens_per_s")},
         **{name: max(s[name] for s in steps) for name in ("memory_gib", "mfu") if name in steps[-1]},
     }  # fmt: skip
     write_json(done, result)
@@ -148,7 +157,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--size", default="7b", choices=SIZES, help="model dimensions (default %(default)s)")
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4, 8], help="counts of GPUs (default %(default)s)")
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of each run (default %(default)s)")
-    parser.add_argument("--fps", type=float, default=2.0, help="frames a second of the videos (default %(default)s: about 90 a sample)")
+    parser.add_argument("--fps", type=float, default=2.0, help="frames a second of the videos (default %(default)s: 75 a sample)")
     parser.add_argument("--deepspeed", default=str(ROOT / "configs/deepspeed/zero2.json"), help="DeepSpeed config (default: ZeRO-2)")
     parser.add_argument("--folder", type=Path, required=True, help="where everything is kept (20 GB and the saved runs for 7b)")
     parser.add_argument("--kill", action="store_true", help="also kill one rank")

@@ -204,6 +204,9 @@ def test_zero3_does_not_hang_where_ranks_differ(cached, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
     assert "skipped tvsum/clip05 (weight 0 in this step)" in log.read_text()
     assert len(read_lines(tmp_path / "out/loss_history.jsonl")) == 3
+    steps = [line for line in read_lines(tmp_path / "out/train.log") if "frames_per_s" in line]
+    frames = [round(step["frames_per_s"] * step["step_time_s"]) for step in steps]
+    assert frames == [1 + 1, 8 + 1, 80 + 1]  # of both ranks; a broken sample is one black frame
 
 
 # ---- one process, no DeepSpeed ----

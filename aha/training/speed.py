@@ -63,7 +63,8 @@ class Speed:
     def waited(self, seconds: float) -> None:
         self.wait += seconds
 
-    def worked(self, frames: int, tokens: int) -> None:
+    def worked(self, frames: float, tokens: float) -> None:
+        """What all GPUs together worked through."""
         self.frames += frames
         self.tokens += tokens
 
@@ -73,13 +74,13 @@ class Speed:
         self.work += value
         return value
 
-    def report(self, step: int, world_size: int) -> dict[str, float]:
+    def report(self, step: int) -> dict[str, float]:
         """Since the last report: seconds per optimizer step and of those waiting for data; per second over all GPUs; MFU of this one."""
         seconds = time.perf_counter() - self.begin
         steps = max(step - self.last_step, 1)
         values = {
-            "step_time_s": seconds / steps, "data_wait_s": self.wait / steps, "frames_per_s": self.frames * world_size / seconds,
-            "tokens_per_s": self.tokens * world_size / seconds, "tflops_per_s": self.work / seconds / 1e12,
+            "step_time_s": seconds / steps, "data_wait_s": self.wait / steps, "frames_per_s": self.frames / seconds,
+            "tokens_per_s": self.tokens / seconds, "tflops_per_s": self.work / seconds / 1e12,
         }  # fmt: skip
         if self.peak:
             values["mfu"] = self.work / seconds / self.peak

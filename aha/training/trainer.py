@@ -93,7 +93,7 @@ class AhaTrainer(Trainer):
         )  # fmt: skip
         self._parts: dict[str, Tensor] = {}  # sums over the micro-steps of the current optimizer step
         self._weighted: dict[str, Tensor] = {}
-        self._micro_steps = 0
+        self._micro_steps = self._frames = self._tokens = 0
         self._step_ids: list[str] = []
         super().__init__(
             model=model, args=args, train_dataset=dataset,
@@ -161,7 +161,8 @@ class AhaTrainer(Trainer):
             self._weighted[name] = self._weighted.get(name, 0) + losses.weighted[name].detach().float() * weight
         self._micro_steps += 1
         self._step_ids += inputs["sample_ids"]
-        self.speed.worked(frames=sum(inputs["num_frames"]), tokens=inputs["num_tokens"])
+        self._frames += sum(inputs["num_frames"])
+        self._tokens += inputs["num_tokens"]
         loss = losses.total * weight
         return (loss, output) if return_outputs else loss
 
@@ -188,11 +189,13 @@ class AhaTrainer(Trainer):
         norm = super()._get_grad_norm(model, grad_norm)
         norm = float(norm) if norm is not None else None
         names = sorted(self._parts)
-        sums = torch.stack([self._parts[n] for n in names] + [self._weighted[n] for n in names]) / self._micro_steps
+        sums = torch.stack([self._parts[n] for n in names] + [self._weighted[n] for n in names])
+        sums = torch.cat([sums, sums.new_tensor([self._frames, self._tokens])])
         if self.args.world_size > 1:
             dist.all_reduce(sums)
-            sums /= self.args.world_size
-        values = sums.tolist()
+        *values, frames, tokens = sums.tolist()
+        self.speed.worked(frames=frames, tokens=tokens)
+        values = [value / (self._micro_steps * self.args.world_size) for value in values]
         parts = dict(zip(names, values[: len(names)]))
         weighted = dict(zip(names, values[len(names) :]))
         if norm is not None and not math.isfinite(norm):
@@ -205,7 +208,8 @@ class AhaTrainer(Trainer):
             "learning_rate": self._get_learning_rate(), "grad_norm": norm,
         }  # fmt: skip
         self.history.step(self.state.global_step + 1, self.last)
-        self._parts, self._weighted, self._micro_steps, self._step_ids = {}, {}, 0, []
+        self._parts, self._weighted, self._step_ids = {}, {}, []
+        self._micro_steps = self._frames = self._tokens = 0
         return norm
 
     def _all_ids(self) -> list[str]:
@@ -220,7 +224,7 @@ class AhaTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs = {**logs, **self.last, **self.speed.report(self.state.global_step, self.args.world_size)}
+            logs = {**logs, **self.last, **self.speed.report(self.state.global_step)}
         super().log(logs)
 
     # ---- validation ----
