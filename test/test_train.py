@@ -209,18 +209,18 @@ def test_zero3_does_not_hang_where_ranks_differ(cached, tmp_path):
     assert frames == [1 + 1, 8 + 1, 80 + 1]  # of both ranks; a broken sample is one black frame
 
 
-# ---- one process, no DeepSpeed ----
-
-
 def test_zero3_computes_what_zero2_computes_in_bfloat16(data, tmp_path):
     """DeepSpeed's own linear layer for ZeRO-3 (memory_efficient_linear) rounds once more where there is a bias; the configs do without."""
     losses = {}
     for stage in ("zero2", "zero3"):
         config = str(REPO / f"configs/deepspeed/{stage}.json")
         process = launch(flags(data, tmp_path / stage, "--deepspeed", config, "--bf16", "True", "--max_steps", "2"), tmp_path / "log", ranks=1)
-        assert process.wait() == 0, (tmp_path / "log").read_text()
+        assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
         losses[stage] = [(s["loss"], s["grad_norm"]) for s in read_lines(tmp_path / stage / "loss_history.jsonl")]
     assert np.allclose(losses["zero2"], losses["zero3"], rtol=1e-6), losses
+
+
+# ---- one process, no DeepSpeed ----
 
 
 def test_resume_without_deepspeed(data, tmp_path):

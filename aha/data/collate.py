@@ -22,7 +22,7 @@ def collate(samples: Sequence[dict[str, Any]], pad_id: int, pad_to_multiple_of: 
     frame_indices (in the original video).
     """
     longest = max(len(sample["input_ids"]) for sample in samples)
-    length = -(-longest // pad_to_multiple_of) * pad_to_multiple_of
+    length = longest + -longest % pad_to_multiple_of
 
     def padded(name: str, value: float, dtype: torch.dtype) -> torch.Tensor:
         result = torch.full((len(samples), length), value, dtype=dtype)

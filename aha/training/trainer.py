@@ -91,10 +91,7 @@ class AhaTrainer(Trainer):
             seed=args.seed if args.data_seed is None else args.data_seed,
             accumulation=args.gradient_accumulation_steps, lengths=(lambda: dataset.mixture.lengths) if args.group_by_length else None,
         )  # fmt: skip
-        self._parts: dict[str, Tensor] = {}  # sums over the micro-steps of the current optimizer step
-        self._weighted: dict[str, Tensor] = {}
-        self._micro_steps = self._frames = self._tokens = 0
-        self._step_ids: list[str] = []
+        self._begin_step()
         super().__init__(
             model=model, args=args, train_dataset=dataset,
             data_collator=Collator(dataset.mixture, dataset.features, PAD_ON_GPU if args.device.type == "cuda" else 1),
@@ -184,6 +181,13 @@ class AhaTrainer(Trainer):
 
     # ---- once per optimizer step ----
 
+    def _begin_step(self) -> None:
+        """What is added up over the micro-steps of an optimizer step, on this rank."""
+        self._parts: dict[str, Tensor] = {}
+        self._weighted: dict[str, Tensor] = {}
+        self._micro_steps = self._frames = self._tokens = 0
+        self._step_ids: list[str] = []
+
     def _get_grad_norm(self, model, grad_norm=None):
         """The step's gradient norm; the step is checked and recorded here because norm and learning rate are both known."""
         norm = super()._get_grad_norm(model, grad_norm)
@@ -208,8 +212,7 @@ class AhaTrainer(Trainer):
             "learning_rate": self._get_learning_rate(), "grad_norm": norm,
         }  # fmt: skip
         self.history.step(self.state.global_step + 1, self.last)
-        self._parts, self._weighted, self._step_ids = {}, {}, []
-        self._micro_steps = self._frames = self._tokens = 0
+        self._begin_step()
         return norm
 
     def _all_ids(self) -> list[str]:
