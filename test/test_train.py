@@ -167,7 +167,7 @@ def test_another_number_of_ranks_goes_on(data, stage, counts, tmp_path):
     assert len(whole) == 4
     for history in histories[1:]:
         assert history[:2] == whole[:2]
-        assert [s["loss"] for s in history] == pytest.approx([s["loss"] for s in whole], rel=1e-4)
+        assert [s["loss"] for s in history] == pytest.approx([s["loss"] for s in whole], rel=1e-6)
         assert [s["learning_rate"] for s in history] == [s["learning_rate"] for s in whole]
     assert not list(out.glob("universal-*"))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
+from torch import Tensor
 
 from aha.errors import UserError
 
@@ -33,6 +34,9 @@ def load_resized(trainer: AhaTrainer, folder: Path) -> None:
     engine._config.load_universal_checkpoint = True
     engine.load_checkpoint(str(universal), tag=tag, load_module_strict=False)
     engine._config.load_universal_checkpoint = False
+    for state in engine.optimizer.optimizer.state.values():
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].clone()  # ZeRO-3 gives all groups one tensor, which each of them would count up
     dist.barrier()
     if trainer.args.process_index == 0:
         shutil.rmtree(universal)
