@@ -28,7 +28,9 @@ def barcode_frame(number: int, width: int = 176, height: int = 96) -> np.ndarray
 def read_barcode(image_CHW: np.ndarray) -> int:
     """The number of a frame [3,H,W] in its own size."""
     middle = SQUARE // 2
-    return sum(int(image_CHW[:, middle - 3 : middle + 3, b * SQUARE + middle - 3 : b * SQUARE + middle + 3].mean() > 128) << b for b in range(BITS))
+    return sum(
+        int(image_CHW[:, middle - 3 : middle + 3, b * SQUARE + middle - 3 : b * SQUARE + middle + 3].mean() > 128) << b for b in range(BITS)
+    )
 
 
 def write_video(

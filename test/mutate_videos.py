@@ -132,7 +132,10 @@ def main() -> int:
     bad = 0
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        seeds = {name: write_video(work / f"seed_{i}{suffix}", count=FRAMES, **options) for i, (name, (suffix, options)) in enumerate(SEEDS.items())}
+        seeds = {
+            name: write_video(work / f"seed_{i}{suffix}", count=FRAMES, **options)
+            for i, (name, (suffix, options)) in enumerate(SEEDS.items())
+        }
         write_audio(work / "audio.m4a")
         jobs = [("audio only", "aac m4a", ".mp4", (work / "audio.m4a").read_bytes())]
         names, turn = list(seeds), 0
@@ -156,7 +159,9 @@ def main() -> int:
             path.unlink()
     print(f"\n{'kind':24s} {'files':>5s} {'frames':>7s} {'error':>6s} {'wrong frame':>12s} {'crash':>6s}")
     for kind, counter in outcomes.items():
-        print(f"{kind:24s} {sum(counter.values()):5d} {counter['frames']:7d} {counter['error']:6d} {counter['WRONG FRAME']:12d} {counter['CRASH']:6d}")
+        print(
+            f"{kind:24s} {sum(counter.values()):5d} {counter['frames']:7d} {counter['error']:6d} {counter['WRONG FRAME']:12d} {counter['CRASH']:6d}"
+        )
     total = sum(outcomes.values(), Counter())
     print(f"{'all':24s} {sum(total.values()):5d} {total['frames']:7d} {total['error']:6d} {total['WRONG FRAME']:12d} {total['CRASH']:6d}")
     return 1 if bad else 0

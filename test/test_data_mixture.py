@@ -73,7 +73,7 @@ def write_tvsum(folder: Path, videos: int = 6) -> tuple[Path, Path]:
     rows, info = [], ["category\tvideo_id\ttitle\turl\tlength"]
     for k in range(videos):
         category = ("VT", "PK")[k % 2]
-        info.append(f"{category}\tv{k}\tTitle \"{k}\" of 100%\thttp://x\t0:{6 + k:02d}")
+        info.append(f'{category}\tv{k}\tTitle "{k}" of 100%\thttp://x\t0:{6 + k:02d}')
         for person in tvsum_scores(k, (6 + k) * FPS):
             rows.append(f"v{k}\t{category}\t{','.join(map(str, person))}")
     anno, information = folder / "ydata-tvsum50-anno.tsv", folder / "ydata-tvsum50-info.tsv"
@@ -306,7 +306,9 @@ def test_csv_without_a_column_or_without_content(tmp_path, six_videos, tokenizer
 
 # ---------------------------------------------------------------- MMDuetIT
 
-CAPTIONS = {"v0.mp4": {"0": [{"time": 2.2, "timespan": [0.0, 3.0], "text": "A man runs."}, {"time": 5.0, "timespan": [3, 6], "text": "He stops."}]}}
+CAPTIONS = {
+    "v0.mp4": {"0": [{"time": 2.2, "timespan": [0.0, 3.0], "text": "A man runs."}, {"time": 5.0, "timespan": [3, 6], "text": "He stops."}]}
+}
 QUESTIONS = [
     {
         "video_uid": "v1.mp4",
@@ -368,11 +370,19 @@ def test_mmduetit(tmp_path, six_videos, tokenizer):
     ("kind", "content", "said"),
     [
         ("captions", [], "holds a list, not a dict"),
-        ("captions", {"v0.mp4": {"0": [{"time": "2", "timespan": [0, 1], "text": "x"}]}}, r"v0\.mp4/0: item 0 has time = '2', not a number"),
+        (
+            "captions",
+            {"v0.mp4": {"0": [{"time": "2", "timespan": [0, 1], "text": "x"}]}},
+            r"v0\.mp4/0: item 0 has time = '2', not a number",
+        ),
         ("captions", {"v0.mp4": {"0": [{"time": 2, "timespan": [0], "text": "x"}]}}, "timespan"),
         ("captions", {"v0.mp4": [1]}, "annotation id"),
         ("questions", [{"video_uid": "v0.mp4"}], "conversation = 'None'"),
-        ("questions", [{"video_uid": "v0.mp4", "conversation": [{"role": "assistant", "content": "a", "time": 1, "timespan": [0, 1]}]}], "roles"),
+        (
+            "questions",
+            [{"video_uid": "v0.mp4", "conversation": [{"role": "assistant", "content": "a", "time": 1, "timespan": [0, 1]}]}],
+            "roles",
+        ),
         ("questions", [{"video_uid": "v0.mp4", "conversation": [{"role": "user", "content": "a", "time": float("nan")}]}], "time = 'nan'"),
         ("grounding", [{"video_uid": "v0.mp4", "query": "q", "timestamps": [[1]]}], "start, end"),
         ("grounding", [{"video_uid": "v0.mp4", "query": "q"}], "timestamps"),

@@ -82,7 +82,9 @@ def test_shipped_model_describes_pictures_in_words():
     drawn, scenes = pictures.draw_pictures(np.random.default_rng(77), 8)
     named = total = 0
     for scene, frame in zip(scenes, drawn.frames[::2]):
-        start = duet.render([Turn("system", DEFAULT_SYSTEM_PROMPT), Turn("user", "Show me everything"), Turn("stream", num_frames=1)]).input_ids
+        start = duet.render(
+            [Turn("system", DEFAULT_SYSTEM_PROMPT), Turn("user", "Show me everything"), Turn("stream", num_frames=1)]
+        ).input_ids
         ids = [*start, *duet.assistant_header]
         with torch.no_grad():
             for _ in range(30):

@@ -53,7 +53,10 @@ def edit_line(text: str, number: int, change) -> str:
 
 BAD_TSV = {
     "empty": (lambda t: "", "is empty"),
-    "score missing": (lambda t: edit_line(t, 22, lambda line: line.rsplit(",", 1)[0]), r":23: video clip-1, annotator 3 has 159 scores.*160"),
+    "score missing": (
+        lambda t: edit_line(t, 22, lambda line: line.rsplit(",", 1)[0]),
+        r":23: video clip-1, annotator 3 has 159 scores.*160",
+    ),
     "no number": (lambda t: edit_line(t, 5, lambda line: line[:-1] + "x"), r":6 \(video clip-0, annotator 6\): score 159 is 'x'"),
     "out of range": (lambda t: edit_line(t, 5, lambda line: line[:-1] + "6"), "score 159 is '6'"),
     "not a number": (lambda t: edit_line(t, 5, lambda line: line[:-1] + "nan"), "score 159 is 'nan'"),
@@ -336,12 +339,27 @@ def test_commands_fail_with_one_sentence_and_write_nothing(demo):
     (folder / "predictions.json").write_text((folder / "predictions.json").read_text().replace("0.", "NaN; 0.", 1))
     before = sorted(folder.rglob("*"))
     for argv in (
-        ["aha.eval.tvsum", "--predictions", "predictions.json", "--annotations", "demo-anno.tsv", "--output", "out.json", "--report", "rep"],
+        [
+            "aha.eval.tvsum",
+            "--predictions",
+            "predictions.json",
+            "--annotations",
+            "demo-anno.tsv",
+            "--output",
+            "out.json",
+            "--report",
+            "rep",
+        ],
         ["aha.eval.tvsum", "--annotations", "demo-anno.tsv", "--report", "rep"],
         ["aha.eval.hisum", "--predictions", "predictions.json", "--annotations", "demo-anno.tsv", "--output", "out.json"],
     ):
         done = subprocess.run(
-            [sys.executable, "-m", *argv], capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(REPO)}, timeout=60
+            [sys.executable, "-m", *argv],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(REPO)},
+            timeout=60,
         )
         assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1 and done.stdout == ""

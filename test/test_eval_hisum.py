@@ -116,7 +116,9 @@ def test_selection(made):
 def test_metadata_without_labels_and_h5_in_a_folder(made):
     folder, _ = made
     (folder / "metadata.csv").write_text("video_id,youtube_id,title\nvideo_1,tube0,a\n")
-    found = hisum.evaluate(folder / "predictions.json", folder, metadata=folder / "metadata.csv", protocols=["aha_same_index"], random_runs=1)
+    found = hisum.evaluate(
+        folder / "predictions.json", folder, metadata=folder / "metadata.csv", protocols=["aha_same_index"], random_runs=1
+    )
     assert found["protocols"]["aha_same_index"]["map50"]["per_category"] == {} and found["videos"]["scored"] == 5
 
 

@@ -1,6 +1,6 @@
 """500 mutated annotation, prediction, split and metadata files: every one is either refused with one sentence or scored, never a traceback or a hang.
 
-    python test/test_eval_mutations.py        # prints how many were refused and how many accepted
+python test/test_eval_mutations.py        # prints how many were refused and how many accepted
 """
 
 from __future__ import annotations
@@ -23,7 +23,26 @@ from aha.errors import UserError
 
 CASES = 500
 SECONDS = 10  # a case that takes longer counts as a hang
-TOKENS = [b"NaN", b"-1", b"1e999", b"null", b"\t", b"\n", b"\"", b",", b"[", b"{", b"]", b"\x00", b"\xff", b"9" * 400, b"0:00", b"[" * 3000, b"\xc5", b"1.5"]
+TOKENS = [
+    b"NaN",
+    b"-1",
+    b"1e999",
+    b"null",
+    b"\t",
+    b"\n",
+    b'"',
+    b",",
+    b"[",
+    b"{",
+    b"]",
+    b"\x00",
+    b"\xff",
+    b"9" * 400,
+    b"0:00",
+    b"[" * 3000,
+    b"\xc5",
+    b"1.5",
+]
 VALUES = [None, True, -1, 0, 1.5, 10**30, float("nan"), float("inf"), "", "x", [], {}, [[]], {"scores": [1]}, 2**63, -0.0, "clip-0", ["a"]]
 
 
@@ -84,7 +103,9 @@ def targets(folder: Path) -> list[tuple[Path, Callable[[], object], Callable[[by
 
     videos = write_tvsum(folder, n_videos=3, seconds=16, fps=6)
     write_predictions(folder / "predictions.json", videos, fps=6)
-    relevance = {e["video_uuid"]: [h["relevance_score"] for h in e["debug_data"]] for e in json.loads((folder / "predictions.json").read_text())}
+    relevance = {
+        e["video_uuid"]: [h["relevance_score"] for h in e["debug_data"]] for e in json.loads((folder / "predictions.json").read_text())
+    }
     frames = {i: list(range(0, 96, 6)) for i in videos}
     (folder / "short.json").write_text(json.dumps({"videos": {i: {"frames": frames[i], "scores": s} for i, s in relevance.items()}}))
     (folder / "lines.jsonl").write_text("\n".join(json.dumps(e) for e in json.loads((folder / "predictions.json").read_text())))
@@ -97,7 +118,9 @@ def targets(folder: Path) -> list[tuple[Path, Callable[[], object], Callable[[by
     hisum_folder = folder / "hisum"
     write_hisum(hisum_folder, n_videos=3)
 
-    def tvsum_command(predictions: str = "predictions.json", annotations: str = "demo-anno.tsv", shots: bool = False) -> Callable[[], object]:
+    def tvsum_command(
+        predictions: str = "predictions.json", annotations: str = "demo-anno.tsv", shots: bool = False
+    ) -> Callable[[], object]:
         more = ["--shots", str(folder / "shots.json"), "--protocols", "f1_shots"] if shots else ["--protocols", "corr_full", "hd_top5"]
         argv = ["--predictions", str(folder / predictions), "--annotations", str(folder / annotations), *more, "--random_runs", "1"]
         return lambda: tvsum.main([*argv, "--output", str(folder / "out.json")])

@@ -85,7 +85,12 @@ def test_tsv_and_mat_are_the_same_data(benchmark):
     assert list(from_mat) == list(benchmark.known)
     for video_id, video in benchmark.known.items():
         other = from_mat[video_id]
-        assert (other.category, other.title, other.length_s, other.n_frames) == (video.category, video.title, video.length_s, video.n_frames)
+        assert (other.category, other.title, other.length_s, other.n_frames) == (
+            video.category,
+            video.title,
+            video.length_s,
+            video.n_frames,
+        )
         assert (other.user_scores == video.user_scores).all()
     assert from_mat["HT5vyqe0Xaw"].title.startswith('"The stuck truck')  # literal quotes stay
 
@@ -152,7 +157,9 @@ def test_official_script_predictors(name, benchmark, rows):
         found = {}
         for video_id, truth in benchmark.truths.items():
             n = truth.video.n_frames
-            found[video_id] = tvsum.score_video(truth, np.arange(n), OFFICIAL_PREDICTORS[name](np.arange(1.0, n + 1)), [protocol])[protocol]["f1"]
+            found[video_id] = tvsum.score_video(truth, np.arange(n), OFFICIAL_PREDICTORS[name](np.arange(1.0, n + 1)), [protocol])[
+                protocol
+            ]["f1"]
         assert same(np.mean(list(found.values())), expected[f"pred_shots_{shots}"])
         for video_id, value in expected.get(f"per_video_pred_shots_{shots}", {}).items():
             assert same(found[video_id], value), (name, shots, video_id)

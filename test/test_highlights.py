@@ -101,7 +101,9 @@ def test_change_is_found_where_the_pictures_change():
 
 def test_slow_drift_is_no_change():
     angle = np.linspace(0, 0.6, 60)
-    track = ScoreTrack(np.arange(60.0), np.arange(60), np.full(60, 0.1), np.full(60, 0.5), None, 60.0, np.stack([np.cos(angle), np.sin(angle)], 1))
+    track = ScoreTrack(
+        np.arange(60.0), np.arange(60), np.full(60, 0.1), np.full(60, 0.5), None, 60.0, np.stack([np.cos(angle), np.sin(angle)], 1)
+    )
     assert len(segment_online(track, OnlineSettings(information_threshold=None))) == 1
 
 
@@ -289,7 +291,15 @@ def test_prediction_file_is_read_by_the_evaluation(tmp_path):
 
 
 def test_options_are_checked():
-    for wrong in ({"budget": 0}, {"budget": 1.5}, {"top": 0}, {"smooth_frames": 4}, {"budget": 0.1, "top": 2}, {"shot_seconds": 0}, {"min_score": np.nan}):
+    for wrong in (
+        {"budget": 0},
+        {"budget": 1.5},
+        {"top": 0},
+        {"smooth_frames": 4},
+        {"budget": 0.1, "top": 2},
+        {"shot_seconds": 0},
+        {"min_score": np.nan},
+    ):
         with pytest.raises(UserError):
             Options(**wrong)
     for wrong in ({"alpha": np.nan}, {"beta": np.inf}, {"threshold": np.nan}):

@@ -25,7 +25,13 @@ def config(folder, there: bool):
         (videos / "a.mp4").write_bytes(b"x")
         annotations.write_text("")
     path = folder / "config.json"
-    entry = {"name": "tvsum", "type": "tvsum", "videos": str(videos), "annotations": str(annotations), "source": "https://example.org/tvsum"}
+    entry = {
+        "name": "tvsum",
+        "type": "tvsum",
+        "videos": str(videos),
+        "annotations": str(annotations),
+        "source": "https://example.org/tvsum",
+    }
     path.write_text(json.dumps([entry]))
     return str(path)
 

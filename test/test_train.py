@@ -214,7 +214,9 @@ def test_zero3_computes_what_zero2_computes_in_bfloat16(data, tmp_path):
     losses = {}
     for stage in ("zero2", "zero3"):
         config = str(REPO / f"configs/deepspeed/{stage}.json")
-        process = launch(flags(data, tmp_path / stage, "--deepspeed", config, "--bf16", "True", "--max_steps", "2"), tmp_path / "log", ranks=1)
+        process = launch(
+            flags(data, tmp_path / stage, "--deepspeed", config, "--bf16", "True", "--max_steps", "2"), tmp_path / "log", ranks=1
+        )
         assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
         losses[stage] = [(s["loss"], s["grad_norm"]) for s in read_lines(tmp_path / stage / "loss_history.jsonl")]
     assert np.allclose(losses["zero2"], losses["zero3"], rtol=1e-6), losses

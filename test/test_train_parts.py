@@ -318,7 +318,16 @@ def test_seeded_dropout_is_dropout():
 
 def test_merged_folder_gives_the_same_scores(tmp_path, capsys):
     base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter")
-    arguments = ["--llm_pretrained", str(base), "--lora_pretrained", str(adapter), "--output", str(tmp_path / "merged"), "--dtype", "float32"]
+    arguments = [
+        "--llm_pretrained",
+        str(base),
+        "--lora_pretrained",
+        str(adapter),
+        "--output",
+        str(tmp_path / "merged"),
+        "--dtype",
+        "float32",
+    ]
     merge_main(arguments)
     separate = AhaModel.from_base(base, adapter, merge=False)
     merged = AhaModel.from_pretrained(tmp_path / "merged")

@@ -83,7 +83,12 @@ def test_pixels_of_the_golden_frames(video, middle, last):
 def test_probe_agrees_with_the_container(video):
     golden = json.loads(shared_fixture("reference/aha/frames.json").read_text())[video]["container"]
     info = probe(shared_fixture(f"reference/videos/{video}"))
-    assert (info.fps, info.frame_count, info.width, info.height) == (golden["fps"], golden["frame_count"], golden["width"], golden["height"])
+    assert (info.fps, info.frame_count, info.width, info.height) == (
+        golden["fps"],
+        golden["frame_count"],
+        golden["width"],
+        golden["height"],
+    )
     assert info.codec == "h264" and info.rotation == 0 and not info.cut_off
 
 
@@ -126,7 +131,14 @@ CODECS = [
 def test_frames_are_the_ones_that_are_named(tmp_path, codec, suffix, options):
     path = write_video(tmp_path / f"video.{suffix}", codec, **options)
     assert probe(path).frame_count == 50 and probe(path).fps == 25 and probe(path).duration == pytest.approx(2)
-    for request in ({}, {"fps": 4}, {"fps": 10, "threads": 4}, {"fps": 3, "start": 0.7, "threads": 1}, {"num_frames": 7}, {"fps": 1, "start": 1.9}):
+    for request in (
+        {},
+        {"fps": 4},
+        {"fps": 10, "threads": 4},
+        {"fps": 3, "start": 0.7, "threads": 1},
+        {"num_frames": 7},
+        {"fps": 1, "start": 1.9},
+    ):
         frames = read_video(path, resize=False, **request)
         assert numbers(frames) == frames.frame_indices, request
     assert read_video(path, fps=4).frame_indices == [0, 7, 13, 19, 25, 32, 38, 44]
@@ -209,7 +221,13 @@ def test_resize_is_bilinear_with_aligned_centres(height, width, new_height, new_
 def test_resize_is_bit_exact_with_opencv():
     cv2 = pytest.importorskip("cv2", reason="OpenCV is not needed by the project; it is only compared with")
     rng = np.random.default_rng(1)
-    for height, width, new_height, new_width in ((240, 320, 288, 384), (720, 1280, 216, 384), (101, 57, 384, 216), (384, 384, 384, 384), (3, 700, 1, 384)):
+    for height, width, new_height, new_width in (
+        (240, 320, 288, 384),
+        (720, 1280, 216, 384),
+        (101, 57, 384, 216),
+        (384, 384, 384, 384),
+        (3, 700, 1, 384),
+    ):
         image_HWC = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         assert (resize_bilinear(image_HWC, new_height, new_width) == cv2.resize(image_HWC, (new_width, new_height))).all()
 
@@ -397,7 +415,9 @@ def test_other_backends_give_the_same_frames(tmp_path, backend, codec, suffix, o
 
 
 @pytest.mark.parametrize("backend", ["decord", "torchcodec"])
-@pytest.mark.parametrize("codec, suffix", [("libx265", "mp4"), ("libx264", "ts"), ("mpeg2video", "vob"), ("libx264", "avi"), ("libx264", "h264")])
+@pytest.mark.parametrize(
+    "codec, suffix", [("libx265", "mp4"), ("libx264", "ts"), ("mpeg2video", "vob"), ("libx264", "avi"), ("libx264", "h264")]
+)
 def test_backends_refuse_what_they_get_wrong(tmp_path, backend, codec, suffix):
     path = write_video(tmp_path / f"video.{suffix}", codec)
     if (backend, suffix) == ("torchcodec", "mp4"):

@@ -33,14 +33,20 @@ def test_entries_agree_with_the_golden_ones(tmp_path):
     assert index.keys() == golden.keys()
     for name, facts in golden.items():
         entry = index[name]
-        assert {key: entry[key] for key in ("duration", "fps", "frame_count", "valid")} == {key: facts[key] for key in facts if key != "path"}
+        assert {key: entry[key] for key in ("duration", "fps", "frame_count", "valid")} == {
+            key: facts[key] for key in facts if key != "path"
+        }
         assert entry["path"] == str(tmp_path / name)
 
 
 def test_first_run_lists_what_cannot_be_read_once(folder, capsys):
     index = index_videos(folder)
     assert {name: entry["valid"] for name, entry in index.items()} == {"a.mp4": True, "more/b.webm": True, "text.mp4": False}
-    assert index["more/b.webm"]["fps"] == 5 and index["more/b.webm"]["duration"] == pytest.approx(2) and index["more/b.webm"]["frame_count"] == 10
+    assert (
+        index["more/b.webm"]["fps"] == 5
+        and index["more/b.webm"]["duration"] == pytest.approx(2)
+        and index["more/b.webm"]["frame_count"] == 10
+    )
     assert "no video or damaged" in index["text.mp4"]["error"] and "error" not in index["a.mp4"]
     listed = capsys.readouterr().err
     assert "1 of 3 videos" in listed and "text.mp4" in listed
@@ -52,7 +58,9 @@ def test_first_run_lists_what_cannot_be_read_once(folder, capsys):
 def test_only_new_and_changed_files_are_read_again(folder, monkeypatch):
     index_videos(folder)
     looked_at = []
-    monkeypatch.setattr(module, "probe_entry", lambda path, original=module.probe_entry: looked_at.append(os.path.basename(path)) or original(path))
+    monkeypatch.setattr(
+        module, "probe_entry", lambda path, original=module.probe_entry: looked_at.append(os.path.basename(path)) or original(path)
+    )
     index_videos(folder)
     assert looked_at == []
     write_video(folder / "text.mp4", "mpeg4", count=5)

@@ -34,9 +34,7 @@ def tower_key(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def video_key(
-    path: str | os.PathLike, *, fps: float, max_frames: int | None, start: float = 0.0, sampling: str = "timestamps"
-) -> str:
+def video_key(path: str | os.PathLike, *, fps: float, max_frames: int | None, start: float = 0.0, sampling: str = "timestamps") -> str:
     """Key of the frames that `aha.data.video.read_video` gives for these arguments (fps in frames a second, start in seconds)."""
     path = Path(path).resolve()
     facts = path.stat()

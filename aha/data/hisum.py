@@ -140,7 +140,12 @@ def load_hihd(entry: dict, folder: VideoFolder, split: str) -> tuple[list[Sample
             continue
         samples.append(
             RelevanceSample(
-                f"{entry['name']}/{youtube_id}@{line}", youtube_id, facts["path"], facts["duration"], request=row["query"], scores=scores,
+                f"{entry['name']}/{youtube_id}@{line}",
+                youtube_id,
+                facts["path"],
+                facts["duration"],
+                request=row["query"],
+                scores=scores,
                 degradations=tuple((start, end, kind) for start, end, kind in degradations),
             )  # fmt: skip
         )

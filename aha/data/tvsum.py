@@ -35,9 +35,7 @@ def importance(video: TVSumVideo) -> np.ndarray:
     return ((video.user_scores.mean(axis=0) - 1) / 4).astype(np.float32)
 
 
-def tvsum_samples(
-    name: str, videos: dict[str, TVSumVideo], folder: VideoFolder, ids: list[str]
-) -> tuple[list[Sample], list[Problem]]:
+def tvsum_samples(name: str, videos: dict[str, TVSumVideo], folder: VideoFolder, ids: list[str]) -> tuple[list[Sample], list[Problem]]:
     """One sample per video of `ids`. Left out: unreadable videos, and files that are not the annotated video (length off by more than 2%).
 
     A file with another number of frames than the annotations (a re-encoded copy) gets its labels by time instead of by frame index.
@@ -55,8 +53,15 @@ def tvsum_samples(
             continue
         samples.append(
             RelevanceSample(
-                f"{name}/{video_id}", video_id, facts["path"], facts["duration"], request=video.title, scores=importance(video),
-                score_fps=video.n_frames / facts["duration"], by_frame=facts["frame_count"] == video.n_frames, held=True,
+                f"{name}/{video_id}",
+                video_id,
+                facts["path"],
+                facts["duration"],
+                request=video.title,
+                scores=importance(video),
+                score_fps=video.n_frames / facts["duration"],
+                by_frame=facts["frame_count"] == video.n_frames,
+                held=True,
             )  # fmt: skip
         )
     return samples, problems

@@ -38,7 +38,8 @@ REQUESTS = (
     "wait for {name}", "I am here for {name}",
 )  # fmt: skip
 # Words with no meaning in this world, so that the model learns to pass over the rest of a title.
-SMALL_TALK = tuple("""
+SMALL_TALK = tuple(
+    """
 the a an and or of in on at to for with from by about into over after before during between all every each some any more most
 best good great new old first last next long short little big whole one two three many few my your our their we they you it this
 that these those what where when why how who is are was were be has have had do does did can could will would should may let
@@ -49,7 +50,8 @@ collection compilation review guide story stories tour trip video videos film cl
 things object objects stuff item ones favourite fashion so back around again always never only just very really here there
 everywhere inside outside everything spot chasing happy funny easy quick simple daily weekly live people friends family kids dog
 cat car bike tyre bread game music news love remember then something
-""".split())  # noqa: SIM905 (a list of 230 quoted words is no easier to read)
+""".split()
+)  # noqa: SIM905 (a list of 230 quoted words is no easier to read)
 
 
 def name_of(target: Target, random: np.random.Generator) -> str:
@@ -116,9 +118,7 @@ def random_target(random: np.random.Generator, thing: Thing | None = None, place
 
 
 # Qwen2's way of cutting text into words before byte pairs are merged.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 

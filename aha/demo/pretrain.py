@@ -157,9 +157,7 @@ class Lesson:
 LESSONS = (Lesson(0.55, 1, 48, "Look."), Lesson(0.20, 4, 20, "Look."), Lesson(0.25, 12, 8, DEFAULT_SYSTEM_PROMPT))
 
 
-def pretrain_language(
-    model: LlavaNextForCausalLM, bank: FrameBank, duet: DuetFormat, seed: int, steps: int, lr: float = 1e-3
-) -> Pointer:
+def pretrain_language(model: LlavaNextForCausalLM, bank: FrameBank, duet: DuetFormat, seed: int, steps: int, lr: float = 1e-3) -> Pointer:
     """Train the decoder, lesson by lesson: single pictures first (with plain queries for a while), then longer and longer streams."""
     torch.manual_seed(seed)
     random = np.random.default_rng([seed, 22])
@@ -188,9 +186,7 @@ def pretrain_language(
 # ---- stage 3: the MMDuet adapter ----
 
 
-def train_adapter(
-    base: Path, bank: FrameBank, duet: DuetFormat, pointer: Pointer, seed: int, steps: int, lr: float = 1e-3
-) -> AhaModel:
+def train_adapter(base: Path, bank: FrameBank, duet: DuetFormat, pointer: Pointer, seed: int, steps: int, lr: float = 1e-3) -> AhaModel:
     """MMDuet's two heads and LoRA on the base in folder `base`, trained on streams of 36 frames.
 
     The informative head learns to tell a new scene; LoRA and lm_head go on pointing and describing. The relevance head stays random: no

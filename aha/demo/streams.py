@@ -39,8 +39,14 @@ class Streams:
 
 
 def draw_streams(
-    bank: FrameBank, duet: DuetFormat, random: np.random.Generator, count: int, num_frames: int, longest_gap: int,
-    system: str = DEFAULT_SYSTEM_PROMPT, plain: bool = False,
+    bank: FrameBank,
+    duet: DuetFormat,
+    random: np.random.Generator,
+    count: int,
+    num_frames: int,
+    longest_gap: int,
+    system: str = DEFAULT_SYSTEM_PROMPT,
+    plain: bool = False,
 ) -> Streams:
     """Random queries over random frames. Half of the streams begin up to `longest_gap` positions after their query, as if the video had
     been running for a while: so short streams teach attention over long distances. `plain` queries are names alone."""

@@ -105,6 +105,4 @@ class LowMemoryAdamW(torch.optim.Optimizer):
         pieces = [t.view(-1).split(CHUNK) for t in (parameter.data, parameter.grad, state["first"], state["second"])]
         rests = [None] * len(pieces[0]) if rest is None else rest.view(-1).split(CHUNK)
         for weight, grad, first, second, left in zip(*pieces, rests):
-            step_update(
-                weight, grad, first, second, left, lr, scale1, scale2, beta1, beta2, group["eps"], group["weight_decay"]
-            )
+            step_update(weight, grad, first, second, left, lr, scale1, scale2, beta1, beta2, group["eps"], group["weight_decay"])
