@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aha.data.video import iter_frames, probe
 from aha.errors import UserError
 from aha.highlights.result import Options, Result, find_highlights
 from aha.highlights.timeline import ScoreTrack
+from aha.video.reader import iter_frames, probe
 
 if TYPE_CHECKING:
     from torch import Tensor

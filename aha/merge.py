@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from aha.conversation import load_tokenizer
+from aha.core.environment import load_env
+from aha.core.files import read_json
 from aha.errors import UserError, run_command
-from aha.files import read_json
 from aha.models import AhaModel
 from aha.training.card import model_card, upload
-from aha.training.environment import load_env
 from aha.training.model import check_base, folder_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

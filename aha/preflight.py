@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from aha.core.environment import load_env
 from aha.data.mixture import missing_files
 from aha.errors import UserError, run_command
-from aha.training.environment import load_env
 
 ADAPTER_HINTS = {
     "outputs/mmduet": "download wangyueqian/MMDuet from the Hugging Face hub: hf download wangyueqian/MMDuet --local-dir outputs/mmduet",

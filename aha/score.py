@@ -13,12 +13,12 @@ import os
 import sys
 
 from aha.conversation import Query
-from aha.data.corrupt import KINDS, Corruption
+from aha.core.files import write_json
+from aha.core.prompts import STYLES
 from aha.errors import UserError, run_command
-from aha.files import write_json
-from aha.prompts import STYLES
 from aha.streaming.caches import CACHES
 from aha.streaming.policies import Accumulated, AnyOf, Threshold, UncertaintyHold
+from aha.video.corrupt import KINDS, Corruption
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -38,7 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                       help="when the query is made, in seconds of video; one for each --query, in the same order (default 0)")  # fmt: skip
     what.add_argument("--dataset", metavar="NAME", help="a whole benchmark: tvsum, hisum, charades, qvh, youcook2, magqa")
     what.add_argument("--data_root", metavar="DIR", help="folder of the data set (default datasets/NAME), in its official layout")
-    what.add_argument("--fold", type=int, metavar="N", help="0 to 4: of TVSum's 5 seeded folds (aha.eval.folds)")
+    what.add_argument("--fold", type=int, metavar="N", help="0 to 4: of TVSum's 5 seeded folds (aha.core.folds)")
     what.add_argument(
         "--split",
         choices=("train", "val", "test", "all"),
@@ -125,8 +125,8 @@ def load_model(args: argparse.Namespace):
 
 def score_settings(args: argparse.Namespace, model=None):
     """How to score; with `model`, its decoder is made once for all videos."""
+    from aha.scoring.offline import ScoreSettings
     from aha.streaming.decoder import Decoder
-    from aha.streaming.offline import ScoreSettings
 
     heads = tuple(args.score_heads.split(","))
     policies: list = []
@@ -158,8 +158,8 @@ def score_settings(args: argparse.Namespace, model=None):
 def score_one(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from aha.data.video import probe
-    from aha.streaming.offline import score_video
+    from aha.scoring.offline import score_video
+    from aha.video.reader import probe
 
     score_settings(args)  # wrong settings and
     info = probe(args.video)  # a wrong path are said at once, before the model is loaded
@@ -183,7 +183,7 @@ def main(argv: list[str]) -> None:
     if args.video is not None:
         score_one(args)
     else:
-        from aha.score_dataset import score_dataset  # that file asks this one for the model
+        from aha.scoring.dataset import score_dataset  # that file asks this one for the model
 
         score_dataset(args)
 

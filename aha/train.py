@@ -12,7 +12,7 @@ The same command again goes on from the last complete checkpoint, with the same 
 
 from __future__ import annotations
 
-from aha.training.environment import load_env, quiet, run_rank
+from aha.core.environment import load_env, quiet, run_rank
 
 
 def main(argv: list[str]) -> None:

@@ -23,11 +23,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aha.core.files import atomic_path, read_json, write_text
+from aha.core.predictions import Prediction, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.annotations import TVSumVideo, read_tvsum
-from aha.eval.predictions import Prediction, read_predictions
-from aha.eval.results import leaf
-from aha.files import atomic_path, read_json, write_text
+from aha.results.tree import leaf
 
 COLOURS = ("#1f6feb", "#d1495b", "#2a9d5c", "#8250df", "#e08e0b", "#4b5563")
 INK, GREY, BAND = "#1f2937", "#9ca3af", "#fde68a"

@@ -24,8 +24,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from aha.data.video import read_video
 from aha.errors import UserError
+from aha.video.reader import read_video
 
 WIDTH, HEIGHT, FPS = 1280, 720, 30
 

@@ -22,11 +22,11 @@ import torch
 from streaming_common import arguments, environment, pictures, random_model, settle, timed, tokenizer
 
 from aha.conversation import Query
-from aha.files import atomic_path
-from aha.score_dataset import Item, open_ahead
+from aha.core.files import atomic_path
+from aha.scoring.dataset import Item, open_ahead
+from aha.scoring.offline import OpenVideo, ScoreSettings, is_gpu, score_video
 from aha.streaming import Session
 from aha.streaming.decoder import Decoder
-from aha.streaming.offline import OpenVideo, ScoreSettings, is_gpu, score_video
 
 FPS = 30
 

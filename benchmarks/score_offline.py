@@ -27,7 +27,7 @@ from aha.streaming.decoder import Decoder
 
 
 class Frame(NamedTuple):
-    """As aha.data.video.Frame, without the video decoders."""
+    """As aha.video.reader.Frame, without the video decoders."""
 
     frame_CHW: np.ndarray
     frame_index: int

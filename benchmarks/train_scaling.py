@@ -26,10 +26,10 @@ import psutil
 import torch
 from load_checkpoint import SIZES, write_checkpoint
 
+from aha.core.files import write_json
 from aha.demo.dataset import make_dataset, mixture
 from aha.demo.run import ADAPTER
 from aha.errors import UserError, run_command
-from aha.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 

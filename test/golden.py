@@ -126,7 +126,7 @@ def training(family: str, case: str, frames: torch.Tensor) -> Iterator[Row]:
 
 def batch_frames(case: str, family: str) -> torch.Tensor:
     """The frames of a golden batch, read from the fixture videos the way the reference's training loader reads them."""
-    from aha.data.video import read_video
+    from aha.video.reader import read_video
 
     golden = load_json(f"{family}/training.json")[case]
     video = "portrait" if case == "magqa" else "landscape"

@@ -23,8 +23,8 @@ import av
 import numpy as np
 from barcode_videos import read_barcode, write_video
 
-from aha.data.video import read_video
 from aha.errors import UserError
+from aha.video.reader import read_video
 
 FRAMES = 48
 SEEDS = {  # name: (suffix, options of write_video)

@@ -11,10 +11,10 @@ import torch
 from paths import shared_fixture
 
 from aha.conversation import Query, QuerySchedule, load_tokenizer
-from aha.data.video import read_video
 from aha.models import AhaModel
 from aha.models.model import FrameScores
 from aha.streaming import Session
+from aha.video.reader import read_video
 
 
 @cache

@@ -9,7 +9,7 @@ from tiny_benchmarks import tiny_model, write_tvsum
 
 from aha import score
 from aha.errors import UserError
-from aha.eval import ablate
+from aha.scoring import ablate
 
 pytest.importorskip("torch")
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import shared_fixture
 
-from aha.data.benchmarks import find_video, list_questions, read_charades, read_qvhighlights
 from aha.errors import UserError
 from aha.eval import charades, qvhighlights
-from aha.eval.metrics import grounding, moments
+from aha.eval.benchmarks import find_video, list_questions, read_charades, read_qvhighlights
+from aha.metrics import grounding, moments
 
 
 def run(module, tmp_path, *arguments):

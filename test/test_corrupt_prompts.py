@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aha.data.corrupt import KINDS, Corruption
-from aha.data.video import Frame
+from aha.core.prompts import ANYTHING, TVSUM_AMBIGUOUS, restyle
 from aha.errors import UserError
-from aha.prompts import ANYTHING, TVSUM_AMBIGUOUS, restyle
+from aha.video.corrupt import KINDS, Corruption
+from aha.video.reader import Frame
 
 
 def clip(seconds, fps=2, seed=0):

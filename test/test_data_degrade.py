@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from aha.data.degrade import KINDS, degrade, degrade_frame
+from aha.video.degrade import KINDS, degrade, degrade_frame
 
 
 @pytest.fixture

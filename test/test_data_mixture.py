@@ -13,6 +13,7 @@ import pytest
 from paths import REPO, shared_fixture
 
 from aha.conversation import FRAME_TOKENS, load_tokenizer
+from aha.core.folds import folds
 from aha.data import check
 from aha.data.collate import collate
 from aha.data.labels import GROUNDING_REQUESTS
@@ -21,7 +22,6 @@ from aha.data.samples import RelevanceSample
 from aha.data.tvsum import split_ids
 from aha.errors import UserError
 from aha.eval.annotations import read_tvsum
-from aha.eval.folds import folds
 
 FPS = 5  # of the videos made here
 

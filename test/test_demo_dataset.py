@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
+from aha.core.folds import folds
 from aha.demo import dataset
 from aha.demo.scenes import PLACES, Scene, coverage, draw_background, draw_frame, letterbox, random_scene, random_thing
 from aha.errors import UserError
 from aha.eval.annotations import read_tvsum
-from aha.eval.folds import folds
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aha.conversation import DuetFormat, load_tokenizer
+from aha.core.files import write_json
+from aha.core.folds import folds
 from aha.demo import run
 from aha.demo.dataset import TITLES, Target, annotate, fill_title, plan_dataset, write_tables
 from aha.demo.language import NAMES, caption_of, query_for, random_target, save_tokenizer, train_tokenizer
 from aha.demo.scenes import COLOURS, PATTERNS, PLACES, Scene
 from aha.errors import UserError
 from aha.eval.annotations import read_tvsum
-from aha.eval.folds import folds
-from aha.files import write_json
 
 
 @pytest.fixture(scope="module")

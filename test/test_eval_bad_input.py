@@ -14,11 +14,11 @@ import pytest
 from eval_data import write_hisum, write_mat, write_predictions, write_tvsum
 from paths import REPO
 
+from aha.core.predictions import read_predictions
 from aha.errors import UserError
 from aha.eval import hisum, tvsum
 from aha.eval.annotations import read_tvsum
 from aha.eval.grids import place
-from aha.eval.predictions import read_predictions
 
 
 @pytest.fixture(autouse=True)

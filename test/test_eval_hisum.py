@@ -13,7 +13,7 @@ from paths import shared_fixture
 from aha.errors import UserError
 from aha.eval import hisum
 from aha.eval.data_hisum import HiSumFile
-from aha.eval.metrics.hisum import PROTOCOLS, machine_summary, score_video, segment_means, summary_runs
+from aha.metrics.hisum import PROTOCOLS, machine_summary, score_video, segment_means, summary_runs
 
 
 @pytest.fixture(autouse=True)

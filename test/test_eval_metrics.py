@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from paths import shared_fixture
 from scipy import stats
 
+from aha.core.folds import folds
 from aha.errors import UserError
-from aha.eval.folds import folds
-from aha.eval.metrics import bootstrap, highlights, keyshots, rank
-from aha.eval.metrics.hisum import summary_runs
+from aha.metrics import bootstrap, highlights, keyshots, rank
+from aha.metrics.hisum import summary_runs
 
 
 def unit(part: str) -> list[dict]:

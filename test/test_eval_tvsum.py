@@ -15,10 +15,10 @@ import pytest
 from eval_data import write_mat, write_predictions, write_tvsum
 from paths import REPO, shared_fixture
 
+from aha.core.predictions import Weights, read_predictions
 from aha.errors import UserError
 from aha.eval import baselines, grids, tvsum
 from aha.eval.annotations import read_tvsum
-from aha.eval.predictions import Weights, read_predictions
 from aha.eval.shots import read_shots
 from aha.eval.tvsum_facts import VAL10
 from aha.eval.tvsum_protocols import PROTOCOLS, Truth

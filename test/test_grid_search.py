@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import shared_fixture
 
+from aha.core.folds import folds
 from aha.errors import UserError
 from aha.eval import grid_search
-from aha.eval.folds import folds
 from aha.eval.grid_search import HeadScores, combinations, cross_validate, fused, metrics_at, objective_of, objective_table, tune
-from aha.eval.metrics.rank import rank_correlation
+from aha.metrics.rank import rank_correlation
 
 
 def annotations():

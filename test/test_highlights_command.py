@@ -21,10 +21,10 @@ from paths import REPO, shared_fixture
 
 from aha import api, cli
 from aha.api import Highlighter, load
-from aha.data.video import probe
+from aha.core.predictions import read_predictions
 from aha.errors import UserError
-from aha.eval.predictions import read_predictions
 from aha.highlights.result import FILES
+from aha.video.reader import probe
 
 
 @pytest.fixture(scope="module")

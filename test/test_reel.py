@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from highlights_media import make_video, number_frame, onsets, read_number, reel_contents
 
-from aha.data.video import probe
 from aha.errors import UserError
 from aha.highlights.reel import Clip, burn_title, fit, write_reel
+from aha.video.reader import probe
 
 CLIPS = [Clip(1.0, 3.5), Clip(5.25, 6.5), Clip(7.0, 8.0)]
 KINDS = {

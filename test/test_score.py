@@ -15,10 +15,10 @@ from paths import REPO, shared_fixture
 from training_data import write_tvsum
 
 from aha import score
+from aha.core.predictions import read_predictions
 from aha.errors import UserError
-from aha.eval.predictions import read_predictions
 from aha.models import AhaModel
-from aha.score_dataset import Item, read_parts, shard
+from aha.scoring.dataset import Item, read_parts, shard
 
 
 @pytest.fixture(scope="module")

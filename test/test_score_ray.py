@@ -11,7 +11,8 @@ import pytest
 from paths import REPO, shared_fixture
 from test_score import official_tvsum
 
-from aha import score, score_ray
+from aha import score
+from aha.scoring import ray_engine as score_ray
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ray[data]')")
 

@@ -13,6 +13,7 @@ from torch import nn
 from training_data import write_tvsum
 
 from aha.conversation import load_tokenizer
+from aha.core.environment import lock_folder
 from aha.data.mixture import build_mixture
 from aha.errors import UserError
 from aha.merge import main as merge_main
@@ -21,7 +22,6 @@ from aha.training.card import model_card
 from aha.training.checkpoint import complete, find_resume, leftovers, rotate
 from aha.training.compiled import SeededDropout, run_and_recompute
 from aha.training.data import Collator, RankBatches
-from aha.training.environment import lock_folder
 from aha.training.logs import drop_after
 from aha.training.model import base_name
 from aha.training.optimizer import LowMemoryAdamW, stochastic_bfloat16, update
@@ -167,7 +167,7 @@ def test_resume_refuses_other_stages_other_batches_and_damaged_checkpoints(tmp_p
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
-    code = f"from aha.training.environment import lock_folder; lock_folder({str(tmp_path)!r})"
+    code = f"from aha.core.environment import lock_folder; lock_folder({str(tmp_path)!r})"
     with lock_folder(tmp_path):
         process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, check=False)
     assert process.returncode != 0 and "another run is writing to" in process.stderr

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from paths import shared_fixture
 from PIL import Image
 
-from aha.data.frames import letterbox, read_image, resize_bilinear, turn_upright
-from aha.data.packet_index import video_index
-from aha.data.video import iter_frames, probe, read_video
 from aha.errors import UserError
+from aha.video.frames import letterbox, read_image, resize_bilinear, turn_upright
+from aha.video.packet_index import video_index
+from aha.video.reader import iter_frames, probe, read_video
 
 VIDEOS = ("landscape.mp4", "portrait.mp4")  # the two golden videos whose files are there
 
@@ -308,7 +308,7 @@ def test_arrays_that_are_no_frames(array, says):
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
 def test_sample_k_is_the_first_frame_at_or_after_its_time(gaps, rate, start, end, limit):
-    from aha.data.video import _choose_by_time, _Timeline
+    from aha.video.reader import _choose_by_time, _Timeline
 
     ticks = [sum(gaps[:i]) for i in range(len(gaps) + 1)]
     unit = Fraction(1, 1000)

@@ -10,9 +10,9 @@ import pytest
 from barcode_videos import write_video
 from paths import shared_fixture
 
-from aha.data import video_index as module
-from aha.data.video_index import index_videos
 from aha.errors import UserError
+from aha.video import library as module
+from aha.video.library import index_videos
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aha.core.files import write_json
 from aha.errors import UserError
-from aha.files import write_json
 from aha.visualize import cell_text, comparison, main, stretched, table_latex
 
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paths import shared_fixture
 
-from aha.data.benchmarks import read_youcook2
 from aha.errors import UserError
 from aha.eval import youcook2
-from aha.eval.metrics import captions
-from aha.eval.metrics.java_captions import simple_words, treebank_words, why_no_java
+from aha.eval.benchmarks import read_youcook2
+from aha.metrics import captions
+from aha.metrics.java_captions import simple_words, treebank_words, why_no_java
 
 needs_java = pytest.mark.skipif(why_no_java() is not None, reason=f"METEOR and the Treebank tokenizer: {why_no_java()}")
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from aha.conversation import FRAME_TOKENS, IGNORE_INDEX
 from aha.data.labels import keep_frames
 from aha.data.mixture import DEFAULT_MAX_NUM_FRAMES, Source, load_source, missing_files, read_config
-from aha.data.video import iter_frames
 from aha.errors import UserError, run_command
+from aha.video.reader import iter_frames
 
 BINS = np.linspace(0, 1, 11)  # of the relevance histogram
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aha.files import atomic_path
+from aha.core.files import atomic_path
 
 
 def tower_key(model: nn.Module) -> str:
@@ -35,7 +35,7 @@ def tower_key(model: nn.Module) -> str:
 
 
 def video_key(path: str | os.PathLike, *, fps: float, max_frames: int | None, start: float = 0.0, sampling: str = "timestamps") -> str:
-    """Key of the frames that `aha.data.video.read_video` gives for these arguments (fps in frames a second, start in seconds)."""
+    """Key of the frames that `aha.video.reader.read_video` gives for these arguments (fps in frames a second, start in seconds)."""
     path = Path(path).resolve()
     facts = path.stat()
     text = f"{path}|{facts.st_size}|{facts.st_mtime_ns}|{fps}|{max_frames}|{start}|{sampling}"

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from aha.data.degrade import KINDS
+from aha.core.files import read_json
 from aha.data.samples import Problem, RelevanceSample, Sample, VideoFolder
 from aha.errors import UserError
-from aha.files import read_json
+from aha.video.degrade import KINDS
 
 SLACK_S = 2.0  # how many seconds of a video's end may be without a score
 

@@ -31,13 +31,13 @@ import torch.distributed as dist
 from torch.utils.data import Dataset
 
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, FRAME_TOKENS, DuetFormat, Turn
+from aha.core.files import read_json
 from aha.data import hisum, mmduetit, tvsum
 from aha.data.labels import keep_frames, label_arrays
 from aha.data.samples import Problem, Sample, VideoFolder
-from aha.data.video import VideoFrames, read_video
-from aha.data.video_index import index_videos
 from aha.errors import UserError
-from aha.files import read_json
+from aha.video.library import index_videos
+from aha.video.reader import VideoFrames, read_video
 
 KEYS = {  # annotation files of each type of data set
     "tvsum": ("annotations",),

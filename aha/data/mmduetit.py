@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from aha.core.files import read_json
 from aha.data.labels import question_answer_turns, waiting_range
 from aha.data.samples import CaptionSample, GroundingSample, Problem, QuestionSample, Sample, VideoFolder
 from aha.errors import UserError
-from aha.files import read_json
 
 TYPES = ("captions", "questions", "grounding")
 

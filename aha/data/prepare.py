@@ -16,11 +16,11 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from aha.data.benchmarks import BENCHMARKS, find_video
+from aha.core.files import atomic_path, read_json, write_text
 from aha.data.catalog import CATALOG, DataSet
 from aha.errors import UserError, run_command
 from aha.eval.annotations import TVSumVideo, read_tvsum
-from aha.files import atomic_path, read_json, write_text
+from aha.eval.benchmarks import BENCHMARKS, find_video
 
 ROOT = Path("datasets")
 
@@ -168,7 +168,7 @@ def prepare(data: DataSet, root: Path, index: bool) -> list[str]:
     absent = [name for name in wanted if find_video(videos, name) is None] if videos.is_dir() else wanted
     print(f"  annotations read: {len(wanted)} videos wanted, {len(wanted) - len(absent)} of them in {videos}")
     if index and videos.is_dir() and len(absent) < len(wanted):
-        from aha.data.video_index import index_videos
+        from aha.video.library import index_videos
 
         facts = index_videos(videos, folder / "videos_metadata.json")
         broken = [name for name, entry in facts.items() if not entry["valid"]]

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from aha.conversation import IGNORE_INDEX, Turn
-from aha.data.degrade import degrade
 from aha.data.labels import (
     CAPTION_REQUESTS,
     GROUNDING_REQUESTS,
@@ -26,7 +25,8 @@ from aha.data.labels import (
     relevance_turns,
     waiting_range,
 )
-from aha.data.video import VideoFrames
+from aha.video.degrade import degrade
+from aha.video.reader import VideoFrames
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Problem:
 
 
 class VideoFolder:
-    """The indexed videos of a folder (`aha.data.video_index`), found by path below the folder, file name or stem."""
+    """The indexed videos of a folder (`aha.video.library`), found by path below the folder, file name or stem."""
 
     def __init__(self, index: Mapping[str, Mapping[str, Any]]):
         self.index = index

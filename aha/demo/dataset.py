@@ -26,10 +26,10 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from aha.core.files import atomic_path, read_json, write_json, write_text
+from aha.core.folds import folds
 from aha.demo.scenes import COLOURS, PATTERNS, PLACES, Scene, Thing, draw_background, draw_frame, random_scene, random_thing
 from aha.errors import UserError, run_command
-from aha.eval.folds import folds
-from aha.files import atomic_path, read_json, write_json, write_text
 
 ANNOTATORS = 20
 SHOT_SECONDS = 2

@@ -13,9 +13,9 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from aha.conversation import DEFAULT_SYSTEM_PROMPT
+from aha.core.files import write_json, write_text
 from aha.demo.dataset import TITLES, Target, fill_title
 from aha.demo.scenes import COLOURS, PATTERNS, PLACES, Scene, Thing
-from aha.files import write_json, write_text
 
 NAMES = {
     frozenset({"colour"}): (
@@ -38,20 +38,19 @@ REQUESTS = (
     "wait for {name}", "I am here for {name}",
 )  # fmt: skip
 # Words with no meaning in this world, so that the model learns to pass over the rest of a title.
-SMALL_TALK = tuple(
-    """
-the a an and or of in on at to for with from by about into over after before during between all every each some any more most
-best good great new old first last next long short little big whole one two three many few my your our their we they you it this
-that these those what where when why how who is are was were be has have had do does did can could will would should may let
-make made get go went come see saw look looking looks find finding found show shows watch watching keep keeps move moves moving
-play playing walk walking run running work working talk life day days week month year years time times minute minutes hour
-morning evening today home house city garden park school kitchen world room shop place places way ways part parts top list
-collection compilation review guide story stories tour trip video videos film clip clips scene scenes picture pictures thing
-things object objects stuff item ones favourite fashion so back around again always never only just very really here there
-everywhere inside outside everything spot chasing happy funny easy quick simple daily weekly live people friends family kids dog
-cat car bike tyre bread game music news love remember then something
-""".split()
-)  # noqa: SIM905 (a list of 230 quoted words is no easier to read)
+_SMALL_TALK = """
+    the a an and or of in on at to for with from by about into over after before during between all every each some any more most
+    best good great new old first last next long short little big whole one two three many few my your our their we they you it
+    this that these those what where when why how who is are was were be has have had do does did can could will would should may
+    let make made get go went come see saw look looking looks find finding found show shows watch watching keep keeps move moves
+    moving play playing walk walking run running work working talk life day days week month year years time times minute minutes
+    hour morning evening today home house city garden park school kitchen world room shop place places way ways part parts top
+    list collection compilation review guide story stories tour trip video videos film clip clips scene scenes picture pictures
+    thing things object objects stuff item ones favourite fashion so back around again always never only just very really here
+    there everywhere inside outside everything spot chasing happy funny easy quick simple daily weekly live people friends family
+    kids dog cat car bike tyre bread game music news love remember then something
+"""
+SMALL_TALK = tuple(_SMALL_TALK.split())
 
 
 def name_of(target: Target, random: np.random.Generator) -> str:

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from aha.core.files import atomic_path, read_json, write_json, write_text
+from aha.core.folds import folds
 from aha.demo.dataset import make_dataset, mixture
 from aha.errors import UserError, run_command
 from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
-from aha.eval.folds import folds
-from aha.files import atomic_path, read_json, write_json, write_text
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parents[1]

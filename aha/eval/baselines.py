@@ -1,6 +1,6 @@
 """The rows a result is read against: random scores, one human against the others, the mean annotation as predictor.
 
-They depend on the annotations only, so they are kept in a cache (aha/eval/cache.py), one entry for each video and protocol, keyed by the
+They depend on the annotations only, so they are kept in a cache (aha/results/cache.py), one entry for each video and protocol, keyed by the
 content of the annotations: another data set, shot list or number of runs never meets a stale entry.
 
 A = 20 annotators, n = frames, N = samples at 1 fps, C = 2-second clips, R = random runs. A row of a video is {metric: [values]}: R values
@@ -14,10 +14,10 @@ import sys
 
 import numpy as np
 
-from aha.eval import cache
-from aha.eval.metrics import keyshots
-from aha.eval.metrics.rank import RankCorrelation, pairwise_rank_correlation, rank_correlation
 from aha.eval.tvsum_protocols import Truth, aha_metrics, clip_metrics, mean_defined, references_of, summaries_of
+from aha.metrics import keyshots
+from aha.metrics.rank import RankCorrelation, pairwise_rank_correlation, rank_correlation
+from aha.results import cache
 
 RANDOM, HUMAN, HUMAN_MEAN, UPPER = (
     "random", "human_vs_each_other_human", "human_vs_mean_of_the_19_others", "mean_annotation_as_predictor",

@@ -14,12 +14,12 @@ import argparse
 
 import numpy as np
 
-from aha.data.benchmarks import find_annotations, read_charades
+from aha.core.predictions import Weights
 from aha.errors import UserError, run_command
-from aha.eval.metrics import grounding, moments
-from aha.eval.outcome import Outcome, Protocol, add_common_arguments, add_fusion_arguments, finish, mean
-from aha.eval.predictions import Weights
+from aha.eval.benchmarks import find_annotations, read_charades
 from aha.eval.questions import Entry, read_answers
+from aha.metrics import grounding, moments
+from aha.results.outcome import Outcome, Protocol, add_common_arguments, add_fusion_arguments, finish, mean
 
 WINDOWS = tuple(range(15))  # smoothing windows of the published sweep
 

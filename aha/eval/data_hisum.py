@@ -13,8 +13,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from aha.core.files import read_json
 from aha.errors import UserError
-from aha.files import read_json
 
 SUBSETS = ("train", "val", "test")
 

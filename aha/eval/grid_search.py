@@ -23,16 +23,16 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from aha.core.files import write_json
+from aha.core.folds import folds
+from aha.core.predictions import read_predictions
 from aha.errors import UserError, run_command
-from aha.eval import table
 from aha.eval.annotations import DEFAULT_FOLDER, find_tvsum, read_tvsum
-from aha.eval.folds import folds
 from aha.eval.grids import place
-from aha.eval.metrics.highlights import top_labels, top_share, trapezoid_ap
-from aha.eval.predictions import read_predictions
-from aha.eval.results import number
 from aha.eval.tvsum_protocols import aha_metrics
-from aha.files import write_json
+from aha.metrics.highlights import top_labels, top_share, trapezoid_ap
+from aha.results import table
+from aha.results.tree import number
 
 PARAMETERS = ("alpha", "beta", "epsilon", "uncertainty_threshold")
 OBJECTIVES = ("top5", "spearman", "spearman_annotators", "map50", "map15", "f1_15")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from aha.core.predictions import Prediction
 from aha.errors import UserError
 from aha.eval.annotations import TVSumVideo
-from aha.eval.predictions import Prediction
 
 ROUNDING = 1e-6  # seconds; times written as decimals may fall this much short of the frame they mean
 

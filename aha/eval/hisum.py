@@ -3,7 +3,7 @@
     python -m aha.eval.hisum --predictions predictions.json --split datasets/hisum/annotations/mr_hisum_split.json --output metrics.json
     python -m aha.eval.hisum --compare A.json B.json --annotations mr_hisum.h5
 
-Streams over predictions and h5 in constant memory. Definitions of the protocols: aha/eval/metrics/hisum.py.
+Streams over predictions and h5 in constant memory. Definitions of the protocols: aha/metrics/hisum.py.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from aha.core.files import write_json
+from aha.core.predictions import RELEVANCE_ONLY, Prediction, PredictionStream, Weights
 from aha.errors import UserError, run_command
-from aha.eval import cache, console, results, table
 from aha.eval.baselines import RANDOM
-from aha.eval.compare import compare, short_names
-from aha.eval.compare import render as render_comparison
 from aha.eval.data_hisum import FOLDER, SUBSETS, HiSumFile, HiSumMetadata, HiSumVideo, find_hisum, read_metadata, read_split
-from aha.eval.metrics.hisum import PROTOCOLS, score_video
-from aha.eval.predictions import RELEVANCE_ONLY, Prediction, PredictionStream, Weights
 from aha.eval.tvsum import add_weight_arguments, check_arguments, read_trained_on, run_summary, warn_trained_on
-from aha.files import write_json
+from aha.metrics.hisum import PROTOCOLS, score_video
+from aha.results import cache, console, table
+from aha.results import tree as results
+from aha.results.compare import compare, short_names
+from aha.results.compare import render as render_comparison
 
 RUNS = 5
 BASELINE_VIDEOS = 1000  # random scores on more videos than this are drawn for a seeded sample: the mean is the same, the cost is not
@@ -337,7 +338,7 @@ def main(argv: list[str]) -> None:
         if args.output:
             write_json(args.output, metrics)
         if args.report:
-            from aha.eval.report import write_hisum_report  # matplotlib: only here
+            from aha.results.report import write_hisum_report  # matplotlib: only here
 
             print(f"\nreport: {write_hisum_report(args.report, metrics, benchmark, one, weights)}")
 

@@ -1,7 +1,7 @@
 """A language model as judge: how correct is a predicted answer, 1 to 5, given the question and the true answer.
 
 One interface (`Judge.ask`), three kinds: an OpenAI-compatible endpoint (`EndpointJudge`), a local transformers model
-(aha.eval.judge_local), and OpenAI batch files (`write_batch`, `read_batch`). Judgments are kept in a cache file, one JSON line each,
+(aha.scoring.judge_local), and OpenAI batch files (`write_batch`, `read_batch`). Judgments are kept in a cache file, one JSON line each,
 written as they come in: an interrupted or failing judge loses nothing that it had answered. A judgment's key covers the prompt, the judge
 and the three texts; changing the prompt without raising PROMPT_VERSION is caught by a test.
 """
@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from aha.core.files import write_text
 from aha.errors import UserError
-from aha.files import write_text
 
 PROMPT_VERSION = 1
 SYSTEM = (

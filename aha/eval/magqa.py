@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from aha.data.benchmarks import Question, find_annotations, interval, number, read_magqa
+from aha.core.files import write_text
 from aha.errors import UserError, run_command
+from aha.eval.benchmarks import Question, find_annotations, interval, number, read_magqa
 from aha.eval.charades import select
 from aha.eval.judge import PROMPT_VERSION, EndpointJudge, JudgmentCache, Pair, judge_pairs, read_batch, setting, write_batch
-from aha.eval.outcome import Outcome, Protocol, add_common_arguments, finish
 from aha.eval.questions import Entry, read_answers
-from aha.files import write_text
+from aha.results.outcome import Outcome, Protocol, add_common_arguments, finish
 
 NO_REPLY = 1.0  # grade of a span in which nothing was said
 OPENAI_URL = "https://api.openai.com/v1"
@@ -110,7 +110,7 @@ def grade_questions(
             url = args.judge_url or setting("OPENAI_BASE_URL") or OPENAI_URL
             judge = EndpointJudge(url, args.judge_model, setting("OPENAI_API_KEY"), args.judge_timeout)
         else:
-            from aha.eval.judge_local import LocalJudge
+            from aha.scoring.judge_local import LocalJudge
 
             judge = LocalJudge(args.judge_model)
         grades, asked = judge_pairs(flat, judge, cache, args.judge_workers if args.judge == "endpoint" else 1)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from aha.data.benchmarks import identity, interval, number, read_entries
+from aha.core.predictions import Weights
 from aha.errors import UserError
-from aha.eval.predictions import Weights
+from aha.eval.benchmarks import identity, interval, number, read_entries
 
 
 @dataclass(frozen=True)

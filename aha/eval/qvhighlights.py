@@ -13,13 +13,13 @@ import argparse
 
 import numpy as np
 
-from aha.data.benchmarks import find_annotations, read_qvhighlights
+from aha.core.predictions import Weights
 from aha.errors import UserError, run_command
+from aha.eval.benchmarks import find_annotations, read_qvhighlights
 from aha.eval.charades import select
-from aha.eval.metrics import grounding, moments
-from aha.eval.outcome import Outcome, Protocol, add_common_arguments, add_fusion_arguments, finish, mean
-from aha.eval.predictions import Weights
 from aha.eval.questions import Entry, read_answers
+from aha.metrics import grounding, moments
+from aha.results.outcome import Outcome, Protocol, add_common_arguments, add_fusion_arguments, finish, mean
 
 CLIP_SECONDS = 2.0
 SEED = 0

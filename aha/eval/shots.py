@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from aha.core.files import read_json
 from aha.errors import UserError
 from aha.eval.annotations import TVSumVideo
-from aha.files import read_json
 
 
 def read_shots(path: str | Path, videos: Mapping[str, TVSumVideo], wanted: list[str]) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@
     python -m aha.eval.tvsum                                  # the baseline rows alone
     python -m aha.eval.tvsum --compare A.json B.json          # side by side, with paired differences
 
-Needs the annotations only (no video, GPU or torch). Definitions of the protocols: aha/eval/tvsum_protocols.py and aha/eval/metrics/.
+Needs the annotations only (no video, GPU or torch). Definitions of the protocols: aha/eval/tvsum_protocols.py and aha/metrics/.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from typing import Any
 
 import numpy as np
 
+from aha.core.files import read_json, write_json
+from aha.core.folds import folds
+from aha.core.predictions import RELEVANCE_ONLY, Weights, read_predictions
 from aha.errors import UserError, run_command
-from aha.eval import console, results, table
 from aha.eval.annotations import DEFAULT_FOLDER, TVSumVideo, find_tvsum, read_tvsum
 from aha.eval.baselines import HUMAN, HUMAN_MEAN, RANDOM, UPPER, baselines_of
-from aha.eval.compare import compare, short_names
-from aha.eval.compare import render as render_comparison
-from aha.eval.folds import folds
 from aha.eval.grids import place
-from aha.eval.predictions import RELEVANCE_ONLY, Weights, read_predictions
 from aha.eval.shots import read_shots
 from aha.eval.tvsum_facts import VAL10
 from aha.eval.tvsum_protocols import PROTOCOLS, Truth, score_video
-from aha.files import read_json, write_json
+from aha.results import console, table
+from aha.results import tree as results
+from aha.results.compare import compare, short_names
+from aha.results.compare import render as render_comparison
 
 RUNS = 20
 
@@ -359,7 +360,7 @@ def main(argv: list[str]) -> None:
     if args.output:
         write_json(args.output, metrics)
     if args.report:
-        from aha.eval.report import write_tvsum_report  # matplotlib: only here
+        from aha.results.report import write_tvsum_report  # matplotlib: only here
 
         print(f"\nreport: {write_tvsum_report(args.report, metrics, benchmark, one)}")
 

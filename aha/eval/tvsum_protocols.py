@@ -12,9 +12,9 @@ import numpy as np
 
 from aha.eval.annotations import TVSumVideo
 from aha.eval.grids import clip_label_frames, clip_scores, hold, second_frames
-from aha.eval.metrics import keyshots
-from aha.eval.metrics.highlights import above_lower_median, average_precision, f1_of_best, top_labels, top_share, trapezoid_ap
-from aha.eval.metrics.rank import rank_correlation
+from aha.metrics import keyshots
+from aha.metrics.highlights import above_lower_median, average_precision, f1_of_best, top_labels, top_share, trapezoid_ap
+from aha.metrics.rank import rank_correlation
 
 # protocol -> (what it is, its metrics in the order of the table)
 PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aha.data.benchmarks import Question, find_annotations, interval, read_youcook2, writable
+from aha.core.files import read_json
 from aha.errors import UserError, run_command
+from aha.eval.benchmarks import Question, find_annotations, interval, read_youcook2, writable
 from aha.eval.charades import select
-from aha.eval.metrics import captions as caption_metrics
-from aha.eval.metrics.captions import THRESHOLDS
-from aha.eval.metrics.java_captions import Meteor, simple_words, treebank_words, why_no_java
-from aha.eval.outcome import Outcome, Protocol, add_common_arguments, finish
 from aha.eval.questions import Entry, read_answers
-from aha.files import read_json
+from aha.metrics import captions as caption_metrics
+from aha.metrics.captions import THRESHOLDS
+from aha.metrics.java_captions import Meteor, simple_words, treebank_words, why_no_java
+from aha.results.outcome import Outcome, Protocol, add_common_arguments, finish
 
 HEADLINE = ("SODA_c", "CIDER", "METEOR", "F1_Score", "Precision_Mean", "Recall_Mean", "n_preds")
 UNMATCHED = ["unmatchedreference"]  # the reference text of a prediction that matches nothing; no caption contains this word

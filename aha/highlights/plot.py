@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aha.files import atomic_path
+from aha.core.files import atomic_path
 from aha.highlights.chapters import clock
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
 

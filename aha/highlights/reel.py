@@ -23,10 +23,10 @@ import numpy as np
 from av.video.reformatter import Colorspace
 from PIL import Image, ImageDraw, ImageFont
 
-from aha.data.packet_index import VideoIndex, open_container, video_index
-from aha.data.video_backends import decode_pyav
+from aha.core.files import atomic_path
 from aha.errors import UserError
-from aha.files import atomic_path
+from aha.video.backends import decode_pyav
+from aha.video.packet_index import VideoIndex, open_container, video_index
 
 CLOCK = Fraction(1, 90000)  # time base of the reel: every usual frame rate is a whole number of ticks
 FADE_SECONDS = 0.005  # the sound of a cut would click

@@ -20,12 +20,12 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from aha.data.packet_index import VideoIndex, open_container, video_index
-from aha.data.video_backends import decode_pyav
-from aha.files import write_text
+from aha.core.files import write_text
 from aha.highlights.chapters import clock
 from aha.highlights.reel import Clip, write_reel
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
+from aha.video.backends import decode_pyav
+from aha.video.packet_index import VideoIndex, open_container, video_index
 
 PLAYABLE = {("mp4", "h264"), ("mp4", "av1"), ("mp4", "vp9"), ("webm", "vp8"), ("webm", "vp9"), ("webm", "av1")}
 LARGEST_COPY = 24 << 20  # bytes of a video that is put into the page as it is

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from aha.core.files import write_json, write_text
 from aha.errors import UserError
-from aha.files import write_json, write_text
 from aha.highlights.chapters import chapters_vtt, title_of
 from aha.highlights.offline import segment_kernel, segment_uniform
 from aha.highlights.online import OnlineSettings, segment_online

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aha.eval.metrics.keyshots import knapsack
 from aha.highlights.offline import split_long
 from aha.highlights.ranking import diverse, peaks, segment_means
 from aha.highlights.timeline import ScoreTrack, Segment
+from aha.metrics.keyshots import knapsack
 
 LONGEST_MOMENT = 10.0  # seconds of one of the best moments
 LONGEST_SHARE = 1 / 3  # of the budget that one moment may take: a reel shows more than one thing

@@ -38,8 +38,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from aha.core.files import atomic_path, write_json, write_text
 from aha.errors import UserError
-from aha.files import atomic_path, write_json, write_text
 from aha.models.config import AhaConfig
 from aha.models.model import HEADS, AhaModel
 

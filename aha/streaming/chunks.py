@@ -22,7 +22,7 @@ from aha.models.model import FrameScores
 from aha.streaming.session import Session
 
 if TYPE_CHECKING:
-    from aha.data.video import Frame
+    from aha.video.reader import Frame
 
 Item = TypeVar("Item")
 Chunk = tuple[list["Frame"], Tensor]  # frames, and their pixels uint8 [N, 3, H, W] or tower features [N, P, C]

@@ -117,7 +117,7 @@ class Session:
         self.asked = True
 
     def push(self, frames: Tensor | np.ndarray) -> FrameScores:
-        """uint8 RGB [3, H, W] or [N, 3, H, W], already scaled and padded to the tower's size (aha.data.video) -> scores [1] or [N].
+        """uint8 RGB [3, H, W] or [N, 3, H, W], already scaled and padded to the tower's size (aha.video.reader) -> scores [1] or [N].
 
         With a policy one frame at a time: look at `wants_to_speak` after each.
         """

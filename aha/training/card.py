@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from aha.core.files import read_json
 from aha.errors import UserError
-from aha.files import read_json
 
 HEAD = """---
 library_name: {library}

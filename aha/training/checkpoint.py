@@ -19,8 +19,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from transformers.trainer import TRAINER_STATE_NAME
 
+from aha.core.files import read_json, write_json
 from aha.errors import UserError
-from aha.files import read_json, write_json
 from aha.models import AhaModel
 from aha.models.adapters import parameter_name, save_adapter
 from aha.training import resize

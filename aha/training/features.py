@@ -17,9 +17,9 @@ from tqdm import tqdm
 from aha.data.feature_cache import FeatureCache, tower_key, video_key
 from aha.data.mixture import Mixture
 from aha.data.samples import QuestionSample, RelevanceSample, Sample
-from aha.data.video import VideoFrames, read_video
 from aha.errors import UserError
 from aha.models import AhaModel
+from aha.video.reader import VideoFrames, read_video
 
 
 def has_own_pixels(sample: Sample) -> bool:

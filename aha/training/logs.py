@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from aha.files import write_text
+from aha.core.files import write_text
 
 
 def drop_after(path: Path, step: int) -> None:

@@ -14,8 +14,9 @@ import torch.distributed as dist
 from transformers import ProgressCallback
 
 from aha.conversation import load_tokenizer
+from aha.core.environment import lock_folder, prepare_wandb, versions
+from aha.core.files import write_text
 from aha.data.mixture import Mixture, build_mixture
-from aha.files import write_text
 from aha.models import aha_losses, mmduet_losses
 from aha.training import checkpoint
 from aha.training.arguments import RunArguments, difference, parse, settings
@@ -23,7 +24,6 @@ from aha.training.card import model_card, upload
 from aha.training.compiled import compile_layers
 from aha.training.console import Progress
 from aha.training.data import TrainingSet
-from aha.training.environment import lock_folder, prepare_wandb, versions
 from aha.training.features import VisionCache
 from aha.training.logs import LogFile
 from aha.training.model import build_model, fingerprint, folder_of

@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 
+from aha.core.files import atomic_path
 from aha.data.mixture import Mixture
 from aha.errors import UserError
 from aha.eval.annotations import TVSumVideo, read_tvsum
-from aha.eval.metrics.highlights import f1_of_best, top_share
-from aha.eval.metrics.rank import kendall_tau_b, spearman
 from aha.eval.tvsum_protocols import Truth, score_video
-from aha.files import atomic_path
+from aha.metrics.highlights import f1_of_best, top_share
+from aha.metrics.rank import kendall_tau_b, spearman
 from aha.training.data import TrainingSet
 from aha.training.features import VisionCache
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from aha.data.frames import letterbox, turn_upright
-from aha.data.packet_index import UNINDEXED, reason
-from aha.data.video import iter_frames
 from aha.errors import UserError
+from aha.video.frames import letterbox, turn_upright
+from aha.video.packet_index import UNINDEXED, reason
+from aha.video.reader import iter_frames
 
 NETWORK = re.compile(r"^(rtsp|rtsps|http|https|rtmp|srt|udp|tcp|rtp)://", re.IGNORECASE)
 TIMEOUT = 10.0  # seconds without a byte after which a connection counts as lost

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from aha.api import Highlighter, checked_query
-from aha.data.video import VideoInfo, iter_frames, probe
 from aha.errors import UserError
 from aha.highlights.result import Options, Result, find_highlights, write_result
 from aha.highlights.timeline import ScoreTrack
+from aha.video.reader import VideoInfo, iter_frames, probe
 
 BATCH = 4  # frames scored before the next visitor has a turn
 REPLY_TOKENS = 40

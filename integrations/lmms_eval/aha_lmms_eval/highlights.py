@@ -79,7 +79,7 @@ def process_tvsum(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 def process_hisum(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Metrics of one video: Mr.HiSum's official mAP and F1 (percent), and rank correlations with the most-replayed scores."""
     from aha.eval.data_hisum import HiSumFile
-    from aha.eval.metrics.hisum import score_video
+    from aha.metrics.hisum import score_video
 
     numbers = read_numbers(results[0])
     if not numbers:

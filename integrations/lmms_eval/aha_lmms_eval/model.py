@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from aha import score
 from aha.conversation import Query, QuerySchedule
-from aha.data.video import iter_frames
 from aha.errors import UserError
-from aha.streaming.offline import score_frames, score_video
+from aha.scoring.offline import score_frames, score_video
 from aha.streaming.session import Session
+from aha.video.reader import iter_frames
 
 OPTIONS = (
     "device",

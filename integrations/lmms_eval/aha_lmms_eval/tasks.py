@@ -12,10 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
+from aha.core.files import write_text
 from aha.errors import UserError, run_command
 from aha.eval.annotations import find_tvsum, read_tvsum
-from aha.files import write_text
-from aha.score_dataset import hisum_items, tvsum_items
+from aha.scoring.dataset import hisum_items, tvsum_items
 from aha_lmms_eval.highlights import HISUM_METRICS, TVSUM_METRICS
 
 METRICS = {"tvsum": TVSUM_METRICS, "hisum": HISUM_METRICS}

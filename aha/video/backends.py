@@ -5,7 +5,7 @@
   other frames (measured); its reader is dropped at once, since it decodes on in the background;
 - torchcodec: refused for the same but HEVC.
 
-All take frame indices of the same packet index (aha/data/packet_index.py), so the choice of frames is the same. No decoder outlives the
+All take frame indices of the same packet index (aha/video/packet_index.py), so the choice of frames is the same. No decoder outlives the
 call that made it, so readers are safe in forked DataLoader workers.
 
 Dimensions in names: H height, W width, C channels (RGB).
@@ -22,9 +22,9 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from aha.data.frames import swaps_axes, turn_upright
-from aha.data.packet_index import MAX_PIXELS, VideoIndex, decode_packet, open_decoder, packets_of, reason
 from aha.errors import UserError
+from aha.video.frames import swaps_axes, turn_upright
+from aha.video.packet_index import MAX_PIXELS, VideoIndex, decode_packet, open_decoder, packets_of, reason
 
 _CHUNK = 16  # frames asked of decord or torchcodec at a time
 

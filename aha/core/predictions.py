@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from aha.core.json_stream import JsonStream
 from aha.errors import UserError
-from aha.eval.json_stream import JsonStream
 
 ENTRY_IDS = ("video_uuid", "video_id", "vid")
 ENTRY_KEYS = {*ENTRY_IDS, "qid", "query", "video_duration", "frame_fps", "true_frames_list", "debug_data", "model_response_list",

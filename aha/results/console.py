@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aha.eval import results, table
 from aha.eval.baselines import RANDOM
+from aha.results import table
+from aha.results import tree as results
 
 NO_PERCENT: frozenset[tuple[str, str]] = frozenset()
 

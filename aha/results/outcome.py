@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from aha.core.files import write_json, write_text
 from aha.errors import UserError
-from aha.eval.metrics.bootstrap import confidence_intervals
-from aha.eval.results import mean_of, number
-from aha.eval.table import block, interval, named_list, shown
-from aha.files import write_json, write_text
+from aha.metrics.bootstrap import confidence_intervals
+from aha.results.table import block, interval, named_list, shown
+from aha.results.tree import mean_of, number
 
 
 @dataclass

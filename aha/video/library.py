@@ -1,6 +1,6 @@
 """The index of a folder of videos: fps, duration, number of frames, readable or not. Made on the first run, then re-used.
 
-    python -m aha.data.video_index datasets/tvsum/videos      # lists what cannot be read; writes videos_metadata.json in the folder
+    python -m aha.video.library datasets/tvsum/videos      # lists what cannot be read; writes videos_metadata.json in the folder
 
 The file maps each video's path below the folder to {"duration": seconds, "fps", "path", "frame_count", "valid", "error", "size": bytes,
 "mtime_ns"} ("error" only where valid is false). An entry is re-used while size and time of change of the video are the same.
@@ -19,9 +19,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aha.data.video import probe
+from aha.core.files import read_json, write_json
 from aha.errors import UserError, run_command
-from aha.files import read_json, write_json
+from aha.video.reader import probe
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".m2ts", ".3gp", ".ogv"}
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from aha.eval import figures, hisum, results, table, tvsum
+from aha.core.files import atomic_path, write_json, write_text
+from aha.core.predictions import PredictionStream, Weights
+from aha.eval import hisum, tvsum
 from aha.eval.baselines import HUMAN, HUMAN_MEAN, RANDOM, UPPER
-from aha.eval.metrics.hisum import PROTOCOLS as HISUM_PROTOCOLS
-from aha.eval.predictions import PredictionStream, Weights
 from aha.eval.tvsum_protocols import PROTOCOLS as TVSUM_PROTOCOLS
-from aha.files import atomic_path, write_json, write_text
+from aha.metrics.hisum import PROTOCOLS as HISUM_PROTOCOLS
+from aha.results import figures, table
+from aha.results import tree as results
 
 Metric = tuple[str, str, str]  # protocol, metric, subset
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import av
 
-from aha.data.frames import IMAGE_SUFFIXES
 from aha.errors import UserError
+from aha.video.frames import IMAGE_SUFFIXES
 
 MAX_PIXELS = 1 << 27  # 16384 x 8192; a larger size comes from a damaged header, and decoding it would take the memory of the machine
 MAX_SECONDS = 7 * 24 * 3600  # time stamps further apart come from damage; a sampling grid over them would never end

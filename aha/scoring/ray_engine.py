@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from aha.conversation import Query
 from aha.errors import UserError
-from aha.score_dataset import Item, Scorer, expected_frames
+from aha.scoring.dataset import Item, Scorer, expected_frames
 
 
 class Worker:

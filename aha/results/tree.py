@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from aha.eval.metrics.bootstrap import confidence_intervals
+from aha.metrics.bootstrap import confidence_intervals
 
 PerVideo = Mapping[str, Mapping[str, Mapping[str, float]]]  # video id -> protocol -> metric -> value
 Subsets = Callable[

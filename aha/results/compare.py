@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aha.eval import results, table
+from aha.results import table
+from aha.results import tree as results
 
 BASELINE_NAMES = {
     "random": "random",

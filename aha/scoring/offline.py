@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from aha.conversation import Query, QuerySchedule
-from aha.data.corrupt import Corruption
 from aha.data.feature_cache import FeatureCache, tower_key, video_key
-from aha.data.video import Frame, iter_frames, probe
 from aha.errors import UserError
 from aha.models.model import AhaModel
 from aha.streaming.chunks import Chunk, ReadAhead, pixel_chunks, score_frames
 from aha.streaming.session import Session
+from aha.video.corrupt import Corruption
+from aha.video.reader import Frame, iter_frames, probe
 
 FRAMES_AHEAD = 512  # decoded and not scored yet, for one video
 

@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from aha.eval.metrics.highlights import average_precision, order
-from aha.eval.metrics.keyshots import BUDGET, knapsack
-from aha.eval.metrics.rank import kendall_tau_b, rank_correlation, spearman
+from aha.metrics.highlights import average_precision, order
+from aha.metrics.keyshots import BUDGET, knapsack
+from aha.metrics.rank import kendall_tau_b, rank_correlation, spearman
 
 SEGMENT = 5
 

@@ -24,10 +24,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from aha.data.frames import check_array, letterbox, read_image
-from aha.data.packet_index import VideoIndex, video_index
-from aha.data.video_backends import decode_decord, decode_pyav, decode_torchcodec, shown_size
 from aha.errors import UserError
+from aha.video.backends import decode_decord, decode_pyav, decode_torchcodec, shown_size
+from aha.video.frames import check_array, letterbox, read_image
+from aha.video.packet_index import VideoIndex, video_index
 
 __all__ = ["Frame", "VideoFrames", "VideoInfo", "iter_frames", "letterbox", "probe", "read_video"]
 

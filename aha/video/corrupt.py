@@ -1,6 +1,6 @@
 """Robustness studies: the same video with a share of its seconds made worse (`--corrupt KIND --corrupt_ratio 0.2 --seed N`).
 
-Kinds are those of aha.data.degrade (quality, block_noise, color_banding, blackout). Which seconds are hit, and the noise in them, follow
+Kinds are those of aha.video.degrade (quality, block_noise, color_banding, blackout). Which seconds are hit, and the noise in them, follow
 from the seed and the video's name alone: another batch size, machine or order of videos gives the same pictures.
 """
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aha.data.degrade import KINDS, degrade_frame
-from aha.data.video import Frame
 from aha.errors import UserError
+from aha.video.degrade import KINDS, degrade_frame
+from aha.video.reader import Frame
 
 LONGEST = 5  # seconds of one bad stretch
 

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from aha.core.files import write_text
 from aha.errors import UserError
-from aha.files import write_text
 
 
 def cache_folder() -> Path:

@@ -29,15 +29,15 @@ from llava_next import resolve_folder
 from tqdm import tqdm
 
 from aha.conversation import Query
-from aha.data.benchmarks import BENCHMARKS, list_questions
+from aha.core.files import read_json, write_json, write_text
+from aha.core.prompts import restyle
 from aha.data.hisum import load_hisum
 from aha.data.samples import VideoFolder
 from aha.data.tvsum import split_ids
-from aha.data.video_index import index_videos
 from aha.errors import UserError
 from aha.eval.annotations import find_tvsum, read_tvsum
-from aha.files import read_json, write_json, write_text
-from aha.prompts import restyle
+from aha.eval.benchmarks import BENCHMARKS, list_questions
+from aha.video.library import index_videos
 
 POLL_S = 0.5
 DATASETS = ("tvsum", "hisum", *BENCHMARKS)
@@ -158,7 +158,7 @@ def with_queries(items: Sequence[Item], path: str) -> list[Item]:
 
 
 def with_style(items: Sequence[Item], style: str, seed: int) -> list[Item]:
-    """The same videos with their queries in another style (aha.prompts)."""
+    """The same videos with their queries in another style (aha.core.prompts)."""
     asked = {item.key: tuple((query.time, query.text) for query in item.queries) for item in items}
     styled = restyle(asked, style, {item.key: item.category for item in items}, seed)
     return [replace(item, queries=tuple(Query(text, time) for time, text in styled[item.key])) for item in items]
@@ -274,7 +274,7 @@ class Scorer:
 
     def __init__(self, args: argparse.Namespace, trained_on: set[str]):
         from aha.score import load_model, score_settings  # that file starts this one; torch is loaded only now
-        from aha.streaming.offline import feature_cache
+        from aha.scoring.offline import feature_cache
 
         score_settings(args)  # wrong settings are said before the model is loaded
         self.model, self.tokenizer = load_model(args)
@@ -282,13 +282,13 @@ class Scorer:
         self.features = feature_cache(self.model, self.settings)
 
     def open(self, item: Item) -> Any:
-        from aha.streaming.offline import OpenVideo, is_gpu
+        from aha.scoring.offline import OpenVideo, is_gpu
 
         return OpenVideo(item.path, self.settings, is_gpu(self.model), self.features)
 
     def record(self, item: Item, video: Callable[[], Any], progress: Callable[[int], None] | None = None) -> dict[str, Any]:
         """{"key", "entry": prediction}, or {"key", "error": reason} for a video that cannot be read. `video` gives the opened one."""
-        from aha.streaming.offline import score_video
+        from aha.scoring.offline import score_video
 
         try:
             entry = score_video(self.model, self.tokenizer, video(), item.queries, self.settings, progress)
@@ -349,7 +349,7 @@ def score_dataset(args: argparse.Namespace) -> None:
     if todo:
         with part_writer(folder, rank, world) as write:
             if args.engine == "ray":
-                from aha.score_ray import score_items_on_ray  # ray is an optional package
+                from aha.scoring.ray_engine import score_items_on_ray  # ray is an optional package
 
                 score_items_on_ray(args, todo, trained_on, write)
             else:

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aha.core.files import read_json
 from aha.errors import UserError
-from aha.files import read_json
 
 # What is asked where a file holds a bare sentence or nothing (the redistributed files hold whole questions). The bare sentence is the
 # wording that grounding data had most often in training.

@@ -1,0 +1,418 @@
+"""Prediction: the record of a scored video, or of one question about a video. Its only writer and its only reader.
+
+    for prediction in read_predictions("scores.json"):
+        samples = prediction.samples(Fusion())           # where the scores lie, and one number for each
+
+N = scored frames. Layouts that are read, as a JSON list, as JSON Lines, or (the short forms) as one JSON object:
+
+- ours, Aha's and MMDuet's: {"video_uuid" and/or "question_id", "true_frames_list" [N], "debug_data": N x {"time", "informative_score",
+  "relevance_score", "uncertainty_score"}, "model_response_list"}; MMDuet lists both classes of a head, [not, is];
+- QVHighlights' tools: {"qid", "vid", "pred_saliency_scores": one per 2-second clip, "pred_relevant_windows": [start, end, score]};
+- short: {"videos": {id: {"frames": [N], "scores": [N]}}}, or {id: [N scores]}, with or without "videos" around it.
+
+"trained_on": true on the top level or in an element says that the model has seen the video in training.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aha.core.files import write_text
+from aha.core.fusion import HEADS, Fusion
+from aha.errors import UserError
+
+VIDEO_IDS = ("video_uuid", "video_id", "vid", "video")
+QUESTION_IDS = ("question_id", "qid")
+CLIP_SECONDS = 2.0  # of pred_saliency_scores
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Fused scores of one video. frames (index in the original video), else times (seconds), else clip_seconds say where they lie; with
+    none of them the evaluation tells the grid from the number of scores."""
+
+    video_id: str
+    scores: np.ndarray  # [N] float64, finite
+    frames: np.ndarray | None = None  # [N] int64, ascending
+    times: np.ndarray | None = None  # [N] float64 seconds, ascending
+    clip_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One element of a prediction file. `record` is the element as the file has it; the methods check what they hand out and raise
+    UserError naming file, element and index. where: "FILE, element 3"."""
+
+    record: Mapping[str, Any]
+    where: str = "prediction"
+    trained_on: bool = field(default=False)
+
+    @classmethod
+    def of_scores(
+        cls,
+        video_id: str,
+        query: str,
+        duration: float,
+        frame_fps: float,
+        frame_indices: Sequence[int],
+        rows: Sequence[Mapping[str, float]],
+        replies: Sequence[Mapping[str, Any]] = (),
+        trained_on: bool = False,
+        **extra: Any,
+    ) -> Prediction:
+        """A newly scored video. rows: `score_rows`; replies: {"role", "time", "content"}; extra: further keys, such as question_id."""
+        record = {
+            "video_uuid": video_id, **extra, "query": query, "video_duration": duration, "frame_fps": frame_fps,
+            "true_frames_list": [int(index) for index in frame_indices], "debug_data": list(rows), "model_response_list": list(replies),
+        }  # fmt: skip
+        if trained_on:
+            record["trained_on"] = True
+        return cls(record, f"video {video_id}", trained_on)
+
+    # ---- who ----
+
+    @property
+    def video_id(self) -> str:
+        """The video, or the question where the file names no video."""
+        return self._identity((*VIDEO_IDS, *QUESTION_IDS), "video id (video_uuid); a prediction names its video")
+
+    @property
+    def question_id(self) -> str:
+        """The question, or the video in a file with one question a video."""
+        return self._identity((*QUESTION_IDS, *VIDEO_IDS), "question_id (or qid); every entry names its question")
+
+    def _identity(self, keys: Iterable[str], what: str) -> str:
+        for key in keys:
+            value = self.record.get(key)
+            if isinstance(value, str | int) and not isinstance(value, bool):
+                return writable(str(value))
+        raise UserError(f"{self.where} has no {what}.")
+
+    @property
+    def name(self) -> str:
+        """The element for error messages."""
+        if any(key in self.record for key in QUESTION_IDS):
+            return f"{self.where} (question {self.question_id})"
+        return f"{self.where} (video {self.video_id})" if any(key in self.record for key in VIDEO_IDS) else self.where
+
+    # ---- frame scores ----
+
+    def samples(self, fusion: Fusion) -> Samples:
+        """One fused score for each sample. Heads of weight 0 need not be there; one number a sample ("scores") is taken as it is."""
+        record, video_id = self.record, self.video_id
+        if "scores" in record or "pred_saliency_scores" in record:
+            key = "scores" if "scores" in record else "pred_saliency_scores"
+            scores = self._numbers(record[key], "score")
+            frames = self._frames(record["frames"], len(scores)) if "frames" in record else None
+            return Samples(video_id, scores, frames, clip_seconds=None if key == "scores" else CLIP_SECONDS)
+        rows = self.rows()
+        heads = {name: self.head(name) if weight else None for name, weight in fusion.weights.items()}
+        scores = self._fused(fusion, heads, len(rows))
+        times = self._times(rows, needed="true_frames_list" not in record)
+        frames = self._frames(record["true_frames_list"], len(scores)) if "true_frames_list" in record else None
+        return Samples(video_id, scores, frames, times)
+
+    def timed_scores(self, fusion: Fusion) -> tuple[np.ndarray, np.ndarray]:
+        """(times [N], scores [N]). A frame without a relevance score counts 0, as in MMDuet's and Aha's grounding evaluation."""
+        rows = self.rows()
+        times = self._times(rows, needed=True)
+        scores = np.zeros(len(rows))
+        there = [i for i, row in enumerate(rows) if "relevance_score" in row]
+        if there:
+            heads = {name: self.head(name, there) if weight else None for name, weight in fusion.weights.items()}
+            scores[there] = self._fused(fusion, heads, len(there))
+        return times, scores
+
+    def rows(self) -> list[dict[str, Any]]:
+        """`debug_data`: one object for each scored frame."""
+        rows = self.record.get("debug_data")
+        if not isinstance(rows, list) or not rows:
+            raise UserError(f"{self.name} has no debug_data (a list with one object for each scored frame); was it written by aha.score?")
+        if not all(isinstance(row, dict) for row in rows):
+            index = next(i for i, row in enumerate(rows) if not isinstance(row, dict))
+            raise UserError(f"{self.name}: frame {index} of debug_data is no object; expected time and scores.")
+        return rows
+
+    def head(self, name: str, places: Sequence[int] | None = None) -> np.ndarray:
+        """The scores of one head [N] (or those at `places`), finite."""
+        rows = self.rows()
+        chosen = range(len(rows)) if places is None else places
+        values = [rows[i].get(name) for i in chosen]
+        return self._numbers([value[1] if isinstance(value, list) and len(value) == 2 else value for value in values], name)
+
+    def _fused(self, fusion: Fusion, heads: Mapping[str, np.ndarray | None], count: int) -> np.ndarray:
+        if all(head is None for head in heads.values()):
+            return np.zeros(count)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = fusion(*(heads[name] for name in HEADS))
+        if not np.isfinite(scores).all():
+            index = int(np.argmin(np.isfinite(scores)))
+            raise UserError(f"{self.name}: score {index} is not finite after weighting the heads; check the weights.")
+        return scores
+
+    def _times(self, rows: Sequence[Mapping[str, Any]], needed: bool) -> np.ndarray | None:
+        """[N] seconds; None if some are missing and the frame numbers say where the scores lie."""
+        values = [row.get("time", row.get("video_time")) for row in rows]
+        if not needed and any(value is None for value in values):
+            return None
+        times = self._numbers(values, "time")
+        if len(times) > 1 and (np.diff(times) <= 0).any():
+            raise UserError(f"{self.name}: time {int(np.argmax(np.diff(times) <= 0)) + 1} is not after the one before it; times ascend.")
+        return times
+
+    def _numbers(self, values: Any, name: str) -> np.ndarray:
+        """A list of finite numbers -> [N] float64."""
+        if not isinstance(values, list):
+            raise UserError(f"{self.name}: {name}s are no list; expected one number for each scored frame.")
+        if not values:
+            raise UserError(f"{self.name} has no {name}s; leave a video out if it was not scored.")
+        if not set(map(type, values)) <= {int, float}:
+            index = next(i for i, value in enumerate(values) if type(value) not in (int, float))
+            shown = "null" if values[index] is None else repr(values[index])[:40]
+            raise UserError(f"{self.name}: {name} {index} is {shown}, not a number; score the video again.")
+        try:
+            numbers = np.array(values, dtype=np.float64)
+        except OverflowError:
+            numbers = np.array([value if abs(value) < 2**1000 else np.inf for value in values], dtype=np.float64)
+        if not np.isfinite(numbers).all():
+            index = int(np.argmin(np.isfinite(numbers)))
+            raise UserError(f"{self.name}: {name} {index} is {numbers[index]}, not a finite number; score the video again.")
+        return numbers
+
+    def _frames(self, values: Any, count: int) -> np.ndarray:
+        """A list of `count` ascending frame numbers -> [N] int64."""
+        frames = self._numbers(values, "frame number")
+        if len(frames) != count:
+            raise UserError(f"{self.name} has {count} scores for {len(frames)} frames; the two lists must be of one length.")
+        if (bad := (frames < 0) | (frames != np.floor(frames)) | (frames > 2**53)).any():
+            raise UserError(f"{self.name}: frame number {int(np.argmax(bad))} is {frames[np.argmax(bad)]:g}, not a whole number from 0 on.")
+        if count > 1 and (bad := np.diff(frames) <= 0).any():
+            index = int(np.argmax(bad)) + 1
+            raise UserError(f"{self.name}: frame number {index} ({frames[index]:g}) is not above the one before it; frames ascend.")
+        return frames.astype(np.int64)
+
+    # ---- what the question benchmarks read ----
+
+    def windows(self) -> np.ndarray:
+        """`pred_relevant_windows` [P, 3]: start, end, score (0 where none is given)."""
+        listed = self.record.get("pred_relevant_windows")
+        if not isinstance(listed, list):
+            raise UserError(f"{self.name}: pred_relevant_windows is no list of [start, end, score].")
+        rows = []
+        for i, row in enumerate(listed):
+            start, end = interval(row, self.name, f"window {i}")
+            rows.append((start, end, number(row[2], self.name, f"score of window {i}") if len(row) > 2 else 0.0))
+        return np.array(rows).reshape(-1, 3)
+
+    def clip_scores(self) -> np.ndarray:
+        """`pred_saliency_scores`: one score per 2-second clip."""
+        listed = self.record.get("pred_saliency_scores")
+        if not isinstance(listed, list) or not listed:
+            raise UserError(f"{self.name}: pred_saliency_scores is no list of numbers, one for each 2-second clip.")
+        return np.array([number(x, self.name, f"pred_saliency_scores {i}") for i, x in enumerate(listed)])
+
+    def replies(self) -> list[tuple[float, str]]:
+        """(second, words) of the assistant's turns, in the file's order."""
+        turns = self.record.get("model_response_list")
+        if not isinstance(turns, list):
+            raise UserError(f"{self.name} has no model_response_list; score with --stream_end_prob_threshold.")
+        replies = []
+        for i, turn in enumerate(turns):
+            if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+                raise UserError(f"{self.name}: reply {i} is no object with role, time and content.")
+            if turn.get("role") == "assistant":
+                replies.append((number(turn.get("time"), self.name, f"time of reply {i}"), turn["content"]))
+        return replies
+
+
+def score_rows(
+    times: Sequence[float], informative: Sequence[float], relevance: Sequence[float], uncertainty: Sequence[float] | None
+) -> list[dict[str, float]]:
+    """`debug_data` of N frames; scores unrounded. A model without an uncertainty head writes none."""
+    columns = [times, informative, relevance, *([] if uncertainty is None else [uncertainty])]
+    return [dict(zip(("time", *HEADS), map(float, row))) for row in zip(*columns, strict=True)]
+
+
+# ---------------------------------------------------------------- checked values
+
+
+def number(value: Any, where: str, name: str, low: float = -math.inf) -> float:
+    """A finite number of at least `low`, or a UserError that says where it should be."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < low:
+        shown = "missing" if value is None else repr(value)[:40]
+        raise UserError(
+            f"{where}: {name} is {shown}, not a finite number{'' if low == -math.inf else f' of at least {low:g}'}; repair the entry."
+        )
+    return float(value)
+
+
+def interval(value: Any, where: str, name: str) -> tuple[float, float]:
+    """[start, end] in seconds with start <= end."""
+    if not isinstance(value, list | tuple) or len(value) < 2:
+        raise UserError(f"{where}: {name} is {repr(value)[:40]}, not [start, end] in seconds; repair the entry.")
+    start, end = number(value[0], where, f"start of {name}"), number(value[1], where, f"end of {name}")
+    if end < start:
+        raise UserError(f"{where}: {name} ends ({end:g} s) before it starts ({start:g} s); repair the entry.")
+    return start, end
+
+
+def writable(text: str) -> str:
+    """`text` with "?" for lone surrogates (half an emoji), which no file can hold as UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
+    """Write a prediction file, whole or not at all: a JSON list with one video a line (readable for people and
+    grep), or JSON Lines where the name ends in .jsonl."""
+    lines = [json_line(prediction.record) for prediction in predictions]
+    text = "".join(line + "\n" for line in lines) if str(path).endswith(".jsonl") else "[" + ",\n".join(lines) + "]\n"
+    write_text(path, text)
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """One JSON object on one line. NaN or infinity raise ValueError: contracts write them as null."""
+    return writable(json.dumps(record, ensure_ascii=False, allow_nan=False))
+
+
+def read_predictions(path: str | Path) -> Iterator[Prediction]:
+    """The elements of a prediction file in its order; files with one element a line (ours, and JSON Lines) in constant memory.
+
+    Raises UserError, naming file and line, for text that is not JSON, for an element that is no object or names nothing, for a video or
+    question that is listed twice, and for a file of no known layout, empty or cut off.
+    """
+    path = Path(path)
+    seen: set[str] = set()
+    for prediction in _elements(path):
+        name = prediction.question_id if any(key in prediction.record for key in QUESTION_IDS) else prediction.video_id
+        if name in seen:
+            kind = "question" if any(key in prediction.record for key in QUESTION_IDS) else "video"
+            done = "answered" if kind == "question" else "predicted"
+            raise UserError(f"{prediction.where}: {kind} {name} is {done} twice; keep one prediction for each {kind}.")
+        seen.add(name)
+        yield prediction
+    if not seen:
+        raise UserError(f"{path} holds no predictions; check the path and the program that wrote it.")
+
+
+def _elements(path: Path) -> Iterator[Prediction]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = next((line for line in file if line.strip()), "").strip()
+        if not first:
+            return
+        if first[0] not in "[{":
+            raise UserError(f"{path} is no prediction file: it starts with {first[0]!r} where a JSON list or object is expected.")
+        if _one_a_line(first):
+            yield from _lines(path)
+        else:
+            yield from _document(path)
+    except FileNotFoundError as error:
+        raise UserError(f"prediction file {path} does not exist; check the path.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"prediction file {path} is not UTF-8 text ({error.reason}); check that this is the right file.") from error
+    except OSError as error:
+        raise UserError(f"prediction file {path} cannot be read ({error.strerror}); check the path.") from error
+
+
+def _one_a_line(first: str) -> bool:
+    """Whether the first line is one whole element: of JSON Lines, or of our lists."""
+    try:
+        value = json.loads(first.removeprefix("[").removesuffix("]").removesuffix(","))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and (first[0] == "[" or _is_element(value))
+
+
+def _is_element(value: Mapping[str, Any]) -> bool:
+    """An element of a file, not one of the short forms {id: scores}."""
+    if isinstance(value.get("videos"), dict):
+        return False
+    names_something = any(key in value and not isinstance(value[key], list | dict) for key in (*VIDEO_IDS, *QUESTION_IDS))
+    return names_something or "debug_data" in value or not any(_is_short(v) for v in value.values())
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, dict) and "scores" in value)
+
+
+def _lines(path: Path) -> Iterator[Prediction]:
+    with path.open(encoding="utf-8-sig") as file:
+        is_list, ended, index = False, False, 0
+        for line_number, line in enumerate(file, 1):
+            text = line.strip()
+            if not text:
+                continue
+            if ended:
+                raise UserError(
+                    f"prediction file {path} is not valid JSON (line {line_number}: text after the end of the list); repair it."
+                )
+            if index == 0 and text[0] == "[":
+                is_list, text = True, text[1:]
+            if is_list:
+                ended = text.endswith("]") and not _parses(text)
+                text = text.removesuffix("]") if ended else text.removesuffix(",")
+                if not text.strip():
+                    continue
+            where = f"{path}, element {index}" if is_list else f"{path}:{line_number}"
+            yield _element(_parse(text, path, line_number), where)
+            index += 1
+        if is_list and not ended:
+            raise UserError(f"prediction file {path} is not valid JSON (line {line_number}: the file is cut off); repair or rewrite it.")
+
+
+def _parses(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _parse(text: str, path: Path, line_number: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {line_number}, column {error.colno}: {error.msg}"
+        raise UserError(f"prediction file {path} is not valid JSON ({place}); repair or rewrite it.") from error
+    except (RecursionError, ValueError) as error:  # nested a thousand deep, or a number of thousands of digits
+        raise UserError(f"prediction file {path} is not valid JSON (line {line_number}: {error}); repair or rewrite it.") from error
+
+
+def _document(path: Path) -> Iterator[Prediction]:
+    """A file that is one JSON value: a list of elements, one element, or a short form."""
+    from aha.core.files import read_json
+
+    document = read_json(path, "prediction file")
+    if isinstance(document, list):
+        for index, entry in enumerate(document):
+            yield _element(entry, f"{path}, element {index}")
+        return
+    if _is_element(document):
+        yield _element(document, f"{path}, element 0")
+        return
+    all_trained_on = document.get("trained_on") is True
+    videos = document.get("videos", {key: value for key, value in document.items() if key != "trained_on"})
+    if not isinstance(videos, dict):
+        raise UserError(f'{path}: "videos" is no object {{id: scores}}; check the file.')
+    for video_id, value in videos.items():
+        where = f"{path}: video {video_id}"
+        record = {"scores": value} if isinstance(value, list) else value
+        if not isinstance(record, dict) or "scores" not in record:
+            raise UserError(f'{where} has no list of scores; expected {{"frames": [...], "scores": [...]}} or a list of numbers.')
+        yield Prediction({"video_uuid": video_id, **record}, str(path), all_trained_on or record.get("trained_on") is True)
+
+
+def _element(entry: Any, where: str) -> Prediction:
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is no object; expected one object with video_uuid, true_frames_list and debug_data for each video.")
+    return Prediction(entry, where, entry.get("trained_on") is True)
