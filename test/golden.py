@@ -1,11 +1,14 @@
 """Our model against the golden numbers of the public MMDuet and Aha code: `python test/golden.py` prints the table.
 
+Exit code 1 where a difference is over its tolerance. Runs from any folder, with the packages of requirements.txt and nothing else.
+
 Each function returns rows (item, largest difference, tolerance); test_golden.py asserts them.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -179,6 +182,8 @@ def main() -> None:
     print(f"{'item':70} {'largest difference':>18} {'tolerance':>10} {'values':>7}")
     for item, (difference, tolerance, count) in table.items():
         print(f"{item:70} {difference:18.2e} {tolerance:10.0e} {count:7d}{'' if difference <= tolerance else '  OVER'}")
+    if any(not difference <= tolerance for difference, tolerance, _ in table.values()):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""Where tests find the golden data: `$AHA_SHARED`, or `shared/` beside the repository."""
+"""Where tests find the golden data: `data/` beside this file (each folder's README.md defines its numbers)."""
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 
-import pytest
-
 REPO = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("AHA_SHARED", REPO.parent / "shared"))
+DATA = REPO / "test" / "data"
+sys.path[:0] = [str(REPO), str(REPO / "LLaVA_NeXT")]  # a test or golden.py by itself runs this checkout, installed or not
 
 
 def shared_fixture(relative: str) -> Path:
-    """Path of `fixtures/<relative>` in the golden data; skips the calling test with a clear reason where it is not there."""
-    path = SHARED / "fixtures" / relative
+    """Path of `relative` in the golden data. The data are part of the repository: a file that is not there is an error, never a skip."""
+    path = DATA / relative
     if not path.exists():
-        pytest.skip(f"golden data {relative} not found (looked in {SHARED}; set AHA_SHARED)", allow_module_level=True)
+        raise FileNotFoundError(f"golden data {path} is missing from this checkout (git status shows what was removed)")
     return path

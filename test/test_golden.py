@@ -24,11 +24,8 @@ def test_scores_of_every_session(family, attention):
     check(golden.scores(family, attention))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("case", ["dvc", "dvc_clipped", "grounding", "magqa", "hihd"])
+@pytest.mark.parametrize("family, case", golden.cases())
 def test_losses_and_gradients(family, case):
-    if (family, case) not in golden.cases():
-        pytest.skip(f"{family} has no data set {case}")
     check(golden.training(family, case, golden.batch_frames(case, family)))
 
 

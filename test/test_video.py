@@ -25,7 +25,7 @@ from aha.video.frames import letterbox, read_image, resize_bilinear, turn_uprigh
 from aha.video.packet_index import video_index
 from aha.video.reader import iter_frames, probe, read_video
 
-VIDEOS = ("landscape.mp4", "portrait.mp4")  # the two golden videos whose files are there
+VIDEOS = ("landscape.mp4", "portrait.mp4")  # frames.json also tells of two videos that MMDuet publishes; they are not ours to copy
 
 
 def numbers(frames) -> list[int]:
@@ -52,6 +52,7 @@ def read_golden(video: str, **request):
 
 @pytest.mark.parametrize("which", ["mmduet", "aha"])
 def test_frames_of_every_loader_of_the_reference(which):
+    """Which frames: exact. Pixels: within 2 grey levels, means within 0.5 (another FFmpeg build decodes and scales a little differently)."""
     count = 0
     for video, name, golden, request in golden_loaders(which):
         frames = read_golden(video, **request)
@@ -65,8 +66,6 @@ def test_frames_of_every_loader_of_the_reference(which):
         if "output_fps" in golden:
             assert frames.sample_fps == pytest.approx(golden["output_fps"], rel=1e-12)
             assert frames.duration == pytest.approx(golden["video_duration"], rel=1e-12)
-        if hashlib.sha256(frames.frames_TCHW.tobytes()).hexdigest() != golden["sha256"]:
-            pytest.skip("pixels within 2 grey levels, but not identical: another FFmpeg build than the pinned PyAV")
         count += 1
     assert count == (14 if which == "mmduet" else 18)
 

@@ -17,7 +17,7 @@ import pytest
 from highlights_media import make_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paths import SHARED, shared_fixture
+from paths import shared_fixture
 from watch_server import broken_server
 
 from aha.api import Highlighter, load
@@ -243,7 +243,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "AHA_SHARED": str(SHARED)}
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def test_ctrl_c_ends_with_the_summary_and_questions_can_be_typed(video):

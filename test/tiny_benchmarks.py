@@ -41,6 +41,6 @@ def write_tvsum(root: Path) -> Path:
 
 
 def tiny_model() -> list[str]:
-    """Options of the commands for the tiny published-layout checkpoint; skips the test where it is not there."""
+    """Options of the commands for the tiny published-layout checkpoint."""
     base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter")
     return ["--llm_pretrained", str(base), "--lora_pretrained", str(adapter), "--device", "cpu"]
