@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -143,3 +145,13 @@ def test_impossible_caches_are_refused(arguments, message):
 def test_a_prompt_that_fills_the_window_is_refused():
     with pytest.raises(UserError, match="window of 100 tokens cannot hold"):
         open_session(cache="dynamic_sink", window=100, query="a long question " * 30)
+
+
+def test_names_of_caches_and_policies_are_had_without_torch():
+    code = (
+        "import sys, aha.conversation, aha.streaming.caches, aha.streaming.policies;"
+        "print(aha.streaming.caches.CACHES, sorted({'torch', 'transformers', 'llava_next'} & set(sys.modules)));"
+        "from aha.streaming import Session; print('torch' in sys.modules, hasattr(aha.streaming, 'nothing'))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["('full', 'sink', 'dynamic_sink', 'sliding', 'static') []", "True False"]

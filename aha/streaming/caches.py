@@ -26,6 +26,9 @@ import numpy as np
 from aha.errors import UserError
 
 CACHES = ("full", "sink", "dynamic_sink", "sliding", "static")
+SEMANTICS = ("aha", "reference")
+DEFAULT_WINDOW = 2048  # tokens
+DEFAULT_SINK_TOKENS = 32
 NOTHING = np.empty(0, np.int64)
 
 

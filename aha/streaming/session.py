@@ -25,7 +25,7 @@ from torch import Tensor
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, FRAME_TOKENS, DuetFormat, DuetState, load_tokenizer
 from aha.errors import UserError
 from aha.models.model import AhaModel, FrameScores
-from aha.streaming.caches import CACHES, Block, Cache
+from aha.streaming.caches import CACHES, DEFAULT_SINK_TOKENS, DEFAULT_WINDOW, SEMANTICS, Block, Cache
 from aha.streaming.decoder import Decoder
 from aha.streaming.policies import load_policy_state, policy_state
 from aha.streaming.pool import KVPool
@@ -34,8 +34,6 @@ from aha.streaming.reference import ReferenceCache
 if TYPE_CHECKING:
     from aha.streaming.online import OnlineEngine
 
-DEFAULT_WINDOW = 2048
-DEFAULT_SINK_TOKENS = 32
 SLACK = 512  # slots beyond the window: the frames of a chunk, and a reply that may be taken back
 
 
@@ -328,8 +326,8 @@ def make_cache(
     """The cache of that name. Raises UserError for sizes that cannot work."""
     if kind not in CACHES:
         raise UserError(f"cache {kind!r} is none of {', '.join(CACHES)}.")
-    if semantics not in ("aha", "reference"):
-        raise UserError(f"cache_semantics {semantics!r} is neither aha nor reference.")
+    if semantics not in SEMANTICS:
+        raise UserError(f"cache_semantics {semantics!r} is neither {' nor '.join(SEMANTICS)}.")
     window = DEFAULT_WINDOW if window is None else window
     sinks = DEFAULT_SINK_TOKENS if sink_tokens is None else sink_tokens
     if sinks < 0:
