@@ -24,6 +24,7 @@ from typing import Any
 
 from aha.core.files import read_json
 from aha.errors import UserError
+from aha.eval.task import Item
 
 # What is asked where a file holds a bare sentence or nothing (the redistributed files hold whole questions). The bare sentence is the
 # wording that grounding data had most often in training.
@@ -309,6 +310,12 @@ def find_annotations(name: str, given: str | Path | None = None) -> Path:
         f"no {name} annotations ({' or '.join(benchmark.annotations)}) in {folder / 'annotations'}; "
         f"`python -m aha.data.prepare {name}` says where to get them, or give --annotations."
     )
+
+
+def question_items(name: str, root: str | Path) -> list[Item]:
+    """The questions of the data set's folder as items, their ids under "question_id"."""
+    questions = BENCHMARKS[name].read(find_annotations(name, root))
+    return [Item(q.question_id, q.video, q.queries, q.duration, extra={"question_id": q.question_id}) for q in questions]
 
 
 def find_video(folder: Path, name: str) -> Path | None:

@@ -11,13 +11,15 @@ Listed windows (`pred_relevant_windows`) are judged as in UniVTG. Percent.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
 from aha.core.predictions import Weights
 from aha.errors import UserError, run_command
-from aha.eval.benchmarks import find_annotations, read_charades
+from aha.eval.benchmarks import find_annotations, question_items, read_charades
 from aha.eval.questions import Entry, read_answers
+from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
 from aha.metrics import grounding, moments
 from aha.results.outcome import Outcome, Protocol, add_common_arguments, add_fusion_arguments, finish, mean
 
@@ -126,6 +128,25 @@ def parser() -> argparse.ArgumentParser:
     threshold_help = "the fixed threshold, 0.30 to 0.70 in steps of 0.02; not tuned (default %(default)s)"
     p.add_argument("--threshold", type=float, default=0.5, help=threshold_help)
     return p
+
+
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+    """The questions of the annotations in the data set's folder; there is one split."""
+    return question_items("charades", root)
+
+
+TASK = Task(
+    DataSet(
+        "charades", "Charades-STA (Gao et al., ICCV 2017)", "charades",
+        (
+            File("annotations/test-random_prompt.json", MMDUETIT, "annotations"),
+            File("annotations/charades_sta_test.txt", "https://github.com/jiyanggao/TALL", "annotations"),
+        ),
+        "videos", "https://prior.allenai.org/projects/charades (Charades_v1_480)", "13 GB at 480p, 9,848 videos",
+        "non-commercial, see the licence of Charades", "evaluation: temporal grounding (charades.sh)",
+    ),
+    short="Charades-STA", items=items, evaluate=evaluate, frame_fps=2.0, max_num_frames=400, unit="questions",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -125,12 +125,21 @@ class HiSumFile:
         return values
 
 
-def read_split(path: str | Path, subset: str, known: dict[str, None], annotations: Path) -> list[str]:
-    """The keys of "train", "val" or "test" of a split JSON {"train_keys", "val_keys", "test_keys"}; all must be in the h5."""
+def read_keys(path: str | Path, subset: str) -> list[str]:
+    """The keys of "train", "val", "test" or "all" of a split JSON {"train_keys", "val_keys", "test_keys"}."""
     split = read_json(path, "split")
-    keys = split.get(f"{subset}_keys") if isinstance(split, dict) else None
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise UserError(f"split {path} has no list {subset}_keys; expected train_keys, val_keys and test_keys.")
+    found = []
+    for part in SUBSETS if subset == "all" else (subset,):
+        keys = split.get(f"{part}_keys") if isinstance(split, dict) else None
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise UserError(f"split {path} has no list {part}_keys; expected train_keys, val_keys and test_keys.")
+        found += keys
+    return found
+
+
+def read_split(path: str | Path, subset: str, known: dict[str, None], annotations: Path) -> list[str]:
+    """`read_keys`, all of which must be in the h5."""
+    keys = read_keys(path, subset)
     if unknown := [key for key in keys if key not in known]:
         raise UserError(
             f"split {path}: {subset}_keys names {len(unknown)} videos that are not in {annotations}, the first is {unknown[0]}."
@@ -144,8 +153,9 @@ def read_split(path: str | Path, subset: str, known: dict[str, None], annotation
 
 @dataclass(frozen=True, slots=True)
 class HiSumMetadata:
-    categories: dict[str, str]  # video id -> category
-    youtube: dict[str, str]  # YouTube id -> video id
+    categories: dict[str, str] = field(default_factory=dict)  # video id -> category
+    youtube: dict[str, str] = field(default_factory=dict)  # YouTube id -> video id
+    titles: dict[str, str] = field(default_factory=dict)  # video id -> title
 
 
 def read_metadata(path: str | Path) -> HiSumMetadata:
@@ -159,6 +169,7 @@ def read_metadata(path: str | Path) -> HiSumMetadata:
                 raise UserError(f"metadata {path} needs the columns video_id, youtube_id and labels; it has {', '.join(fields)[:200]}.")
             categories: dict[str, str] = {}
             youtube: dict[str, str] = {}
+            titles: dict[str, str] = {}
             seen: set[str] = set()
             for row in reader:
                 video_id = row["video_id"]
@@ -170,8 +181,10 @@ def read_metadata(path: str | Path) -> HiSumMetadata:
                     categories[video_id] = row.get("category") or (f"label {label[0]}" if label else "no label")
                 if row.get("youtube_id"):
                     youtube[row["youtube_id"]] = video_id
+                if row.get("title"):
+                    titles[video_id] = row["title"]
     except FileNotFoundError as error:
         raise UserError(f"metadata {path} does not exist; check --metadata.") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"metadata {path} cannot be read ({error}); check the file.") from error
-    return HiSumMetadata(categories, youtube)
+    return HiSumMetadata(categories, youtube, titles)

@@ -23,7 +23,8 @@ from aha.core.files import write_json
 from aha.core.predictions import RELEVANCE_ONLY, Prediction, PredictionStream, Weights
 from aha.errors import UserError, run_command
 from aha.eval.baselines import RANDOM
-from aha.eval.data_hisum import FOLDER, SUBSETS, HiSumFile, HiSumMetadata, HiSumVideo, find_hisum, read_metadata, read_split
+from aha.eval.data_hisum import FOLDER, SUBSETS, HiSumFile, HiSumMetadata, HiSumVideo, find_hisum, read_keys, read_metadata, read_split
+from aha.eval.task import DataSet, File, Item, Task
 from aha.eval.tvsum import add_weight_arguments, check_arguments, read_trained_on, run_summary, warn_trained_on
 from aha.metrics.hisum import PROTOCOLS, score_video
 from aha.results import cache, console, table
@@ -104,7 +105,7 @@ def select(
         chosen = chosen[:limit]
     if not chosen:
         raise UserError(f"{file.path}: no video is left to score on; loosen --split, --video_ids or --limit.")
-    known = read_metadata(metadata) if metadata is not None else HiSumMetadata({}, {})
+    known = read_metadata(metadata) if metadata is not None else HiSumMetadata()
     return Benchmark(file, dict.fromkeys(chosen), known, list(protocols) if protocols else list(PROTOCOLS))
 
 
@@ -264,6 +265,36 @@ def metrics_of(benchmark: Benchmark, scored: Scored | None, runs: int, weights: 
         },
     }
 
+
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+    """The videos of a split ("test" by default) with their YouTube ids and titles. Raises UserError for a copy of metadata.csv without
+    titles: the one among Aha's annotations has them."""
+    folder = Path(root) / "annotations"
+    known = read_metadata(folder / "metadata.csv")
+    youtube = {video_id: youtube_id for youtube_id, video_id in known.youtube.items()}
+    found = []
+    for video_id in read_keys(folder / "mr_hisum_split.json", split or "test"):
+        if video_id not in youtube or video_id not in known.titles:
+            raise UserError(f"{folder / 'metadata.csv'} has no youtube_id and title for {video_id}; take the copy among Aha's annotations.")
+        queries = ((0.0, known.titles[video_id]),)
+        found.append(Item(youtube[video_id], f"{youtube[video_id]}.mp4", queries, None, known.categories.get(video_id, "")))
+    return found
+
+
+GITHUB = "https://github.com/MRHiSum/MR.HiSum"
+TASK = Task(
+    DataSet(
+        "hisum", "Mr.HiSum (Sul et al., NeurIPS 2023)", "hisum",
+        (
+            File("annotations/mr_hisum.h5", GITHUB),
+            File("annotations/mr_hisum_split.json", GITHUB),
+            File("annotations/metadata.csv", "with titles https://huggingface.co/datasets/aiden200/aha-annotationsv1"),
+        ),
+        "videos", "YouTube, <youtube_id>.mp4 as in metadata.csv; many are gone by now", "31,892 videos, about 1,800 h",
+        "CC BY 4.0, YouTube's terms", "training and evaluation: highlight scores (train_on_hisum.sh, hisum.sh)",
+    ),
+    short="Mr.HiSum", items=items, evaluate=evaluate, frame_fps=1.0, splits=("train", "val", "test", "all"),
+)  # fmt: skip
 
 # ---------------------------------------------------------------- console
 

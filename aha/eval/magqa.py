@@ -22,10 +22,11 @@ import numpy as np
 
 from aha.core.files import write_text
 from aha.errors import UserError, run_command
-from aha.eval.benchmarks import Question, find_annotations, interval, number, read_magqa
+from aha.eval.benchmarks import Question, find_annotations, interval, number, question_items, read_magqa
 from aha.eval.charades import select
 from aha.eval.judge import PROMPT_VERSION, EndpointJudge, JudgmentCache, Pair, judge_pairs, read_batch, setting, write_batch
 from aha.eval.questions import Entry, read_answers
+from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
 from aha.results.outcome import Outcome, Protocol, add_common_arguments, finish
 
 NO_REPLY = 1.0  # grade of a span in which nothing was said
@@ -194,6 +195,22 @@ def evaluate(args: argparse.Namespace) -> Outcome:
     trained_on = [q for q in graded if answers[q].trained_on]
     protocols = magqa_protocols(graded, everyone)
     return Outcome("Shot2Story-MAGQA-39k", everyone, protocols, settings, skipped, [], trained_on, len(everyone) - len(graded))
+
+
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+    """The questions of the annotations in the data set's folder; there is one split."""
+    return question_items("magqa", root)
+
+
+TASK = Task(
+    DataSet(
+        "magqa", "Shot2Story-MAGQA-39k test (Wang et al. 2024)", "shot2story",
+        (File("annotations/magqa_test.json", MMDUETIT),),
+        "videos", "https://huggingface.co/mhan/shot2story-videos", "2,000 test questions", "CC BY-NC-SA 4.0 (annotations)",
+        "evaluation: answering at the right time (magqa.sh)",
+    ),
+    short="Shot2Story-MAGQA-39k", items=items, evaluate=evaluate, frame_fps=2.0, max_num_frames=400, unit="questions",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:

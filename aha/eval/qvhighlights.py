@@ -10,14 +10,16 @@ Source: Lei et al., NeurIPS 2021 (`jayleicn/moment_detr`). Highlight detection n
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
 from aha.core.predictions import Weights
 from aha.errors import UserError, run_command
-from aha.eval.benchmarks import find_annotations, read_qvhighlights
+from aha.eval.benchmarks import find_annotations, question_items, read_qvhighlights
 from aha.eval.charades import select
 from aha.eval.questions import Entry, read_answers
+from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
 from aha.metrics import grounding, moments
 from aha.results.outcome import Outcome, Protocol, add_common_arguments, add_fusion_arguments, finish, mean
 
@@ -134,6 +136,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--smooth_window", type=int, default=0, help="frames averaged on each side; above 0 looks ahead (default %(default)s)")
     p.add_argument("--windows_from_scores", type=float, metavar="X", help="moment retrieval from scores: threshold 0..1 on min-max scores")
     return p
+
+
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+    """The questions of the annotations in the data set's folder; there is one split."""
+    return question_items("qvh", root)
+
+
+TASK = Task(
+    DataSet(
+        "qvh", "QVHighlights (Lei et al., NeurIPS 2021)", "qvh",
+        (
+            File("annotations/highlight_val_release.jsonl", "https://github.com/jayleicn/moment_detr (data/)", "annotations"),
+            File("annotations/highlight_val-random_prompt.json", MMDUETIT, "annotations"),
+        ),
+        "videos", "https://github.com/jayleicn/moment_detr (data/README.md, qvhilights_videos.tar.gz)",
+        "10,148 clips of 150 s (1,550 val queries)", "CC BY-NC-SA 4.0", "evaluation: highlight detection (qvh.sh)",
+    ),
+    short="QVHighlights", items=items, evaluate=evaluate, frame_fps=1.0, max_num_frames=400, unit="questions",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:

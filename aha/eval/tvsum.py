@@ -26,6 +26,7 @@ from aha.eval.annotations import DEFAULT_FOLDER, TVSumVideo, find_tvsum, read_tv
 from aha.eval.baselines import HUMAN, HUMAN_MEAN, RANDOM, UPPER, baselines_of
 from aha.eval.grids import place
 from aha.eval.shots import read_shots
+from aha.eval.task import DataSet, File, Item, Task
 from aha.eval.tvsum_facts import VAL10
 from aha.eval.tvsum_protocols import PROTOCOLS, Truth, score_video
 from aha.results import console, table
@@ -261,6 +262,49 @@ def metrics_of(benchmark: Benchmark, scored: Scored | None, runs: int, weights: 
         },
     }
 
+
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+    """The videos and their titles. split "test": the held-out videos of `fold`; "train": the others; "val": the next fold's held-out ones;
+    "all", or no fold: every video."""
+    videos = read_tvsum(find_tvsum(root))
+    chosen = set(
+        split_ids(
+            {i: video.category for i, video in videos.items()},
+            split or ("all" if fold is None else "test"),
+            fold,
+            validation=split == "val",
+        )
+    )
+    return [Item(i, f"{i}.mp4", ((0.0, v.title),), v.length_s, v.category) for i, v in videos.items() if i in chosen]
+
+
+def split_ids(categories: Mapping[str, str], split: str, fold: int | None, n_folds: int = 5, validation: bool = False) -> list[str]:
+    """Video ids of a split, in the order of `categories` (video id -> category). "train" goes without the videos of "val", the next fold's,
+    only with `validation`."""
+    if fold is None or split == "all":
+        return list(categories)
+    held_out = folds(categories, n_folds)
+    if not 0 <= fold < n_folds:
+        raise UserError(f"--fold {fold}: folds are numbered 0 to {n_folds - 1}.")
+    test = set(held_out[fold])
+    val = set(held_out[(fold + 1) % n_folds]) if validation else set()
+    chosen = {"test": test, "val": val, "train": set(categories) - test - val}[split]
+    return [video_id for video_id in categories if video_id in chosen]
+
+
+GITHUB = "https://github.com/yalesong/tvsum"
+TASK = Task(
+    DataSet(
+        "tvsum", "TVSum (Song et al., CVPR 2015)", "tvsum",
+        (
+            File("ydata-tvsum50-v1_1/data/ydata-tvsum50-anno.tsv", GITHUB, "annotations"),
+            File("ydata-tvsum50-v1_1/data/ydata-tvsum50-info.tsv", GITHUB),
+        ),
+        "ydata-tvsum50-v1_1/video", "in the same archive (ydata-tvsum50-v1_1, put it into datasets/tvsum as it is)",
+        "644 MB, 50 videos, 3.5 h", "CC BY 3.0", "fine-tuning and evaluation: highlight scores (train_on_tvsum.sh, tvsum.sh)",
+    ),
+    short="TVSum", items=items, evaluate=evaluate, frame_fps=1.0, splits=("train", "val", "test", "all"), n_folds=5,
+)  # fmt: skip
 
 # ---------------------------------------------------------------- console
 

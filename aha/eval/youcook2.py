@@ -13,14 +13,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from aha.core.files import read_json
 from aha.errors import UserError, run_command
-from aha.eval.benchmarks import Question, find_annotations, interval, read_youcook2, writable
+from aha.eval.benchmarks import Question, find_annotations, interval, question_items, read_youcook2, writable
 from aha.eval.charades import select
 from aha.eval.questions import Entry, read_answers
+from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
 from aha.metrics import captions as caption_metrics
 from aha.metrics.captions import THRESHOLDS
 from aha.metrics.java_captions import Meteor, simple_words, treebank_words, why_no_java
@@ -136,6 +138,25 @@ def evaluate(args: argparse.Namespace) -> Outcome:
     protocol = evaluate_captions(found, questions, scored, "switched off" if args.no_java else why_no_java())
     settings = {key: value for key, value in vars(args).items() if key not in ("output", "report")} | {"annotations": str(annotations)}
     return Outcome("YouCook2", scored, {"dense_captioning": protocol}, settings, skipped, [], [q for q in trained_on if q in scored])
+
+
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+    """The questions of the annotations in the data set's folder; there is one split."""
+    return question_items("youcook2", root)
+
+
+TASK = Task(
+    DataSet(
+        "youcook2", "YouCook2 (Zhou et al., AAAI 2018)", "youcook2",
+        (
+            File("annotations/val-random_prompt.json", MMDUETIT, "annotations"),
+            File("annotations/youcookii_annotations_trainval.json", "http://youcook2.eecs.umich.edu", "annotations"),
+        ),
+        "videos", "https://opendatalab.com/OpenDataLab/YouCook2", "2,000 videos, 176 h (val: 457 videos)",
+        "annotations MIT; videos YouTube's terms", "evaluation: dense captioning (youcook2.sh)",
+    ),
+    short="YouCook2", items=items, evaluate=evaluate, frame_fps=0.5, max_num_frames=200, unit="questions",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
