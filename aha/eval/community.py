@@ -1,0 +1,163 @@
+"""Reads the video summarization community's files: the eccv16 h5 data sets and the published splits.
+
+    videos = read_h5("eccv16_dataset_summe_google_pool5.h5")      # "video_1" -> H5Video, in the order of the numbers
+    splits = read_splits("summe_splits.json")                     # [Split(test=("video_2", ..), train=(..)), ..]
+
+Splits are read in every published form: PGL-SUM's, CA-SUM's and PoR's JSON list of {"test_keys", "train_keys"}, DSNet's YAML (names
+`../datasets/FILE.h5/video_N`), and CSTA's text, one line a split: `SumMe/split0/TRAIN,../TEST,..`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aha.core.files import read_json
+from aha.errors import UserError
+from aha.metrics.keyshots_h5 import UserSummaries
+
+MAX_FRAMES = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class H5Video:
+    """One group of the file: its name (video_N), the video's own name where the file has it, and what the numbers need."""
+
+    key: str
+    title: str | None
+    truth: UserSummaries
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    test: tuple[str, ...]
+    train: tuple[str, ...]
+
+
+def by_number(names: Iterable[str]) -> list[str]:
+    """video_1, video_2, ..., video_10: the files list them as text, video_10 before video_2."""
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+
+
+# ---------------------------------------------------------------- h5
+
+
+def read_h5(path: str | Path) -> dict[str, H5Video]:
+    """Every video of an eccv16 h5 file by name. Raises UserError, naming file, group and key, for what is missing or malformed."""
+    import h5py  # here, because --help and users without h5 files need none
+
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"h5 file {path} does not exist; check the path.")
+    try:
+        with h5py.File(path, "r") as file:
+            videos = {name: _video(file[name], name, f"h5 file {path}, {name}") for name in by_number(file)}
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"h5 file {path} cannot be read ({error}); it is damaged or no HDF5 file, get it again.") from error
+    if not videos:
+        raise UserError(f"h5 file {path} holds no video; get eccv16_dataset_tvsum_google_pool5.h5 or its SumMe sister.")
+    return videos
+
+
+def _video(group, name: str, where: str) -> H5Video:
+    needed = ("user_summary", "change_points", "n_frames", "picks")
+    missing = [key for key in needed if key not in group]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}; get the eccv16 file again (other h5 files of the community lack them).")
+    n_frames = int(np.asarray(group["n_frames"]).reshape(-1)[0])
+    if not 0 < n_frames <= MAX_FRAMES:
+        raise UserError(f"{where}: n_frames is {n_frames}; expected a video's number of frames.")
+    users = np.asarray(group["user_summary"])
+    if users.ndim != 2 or not len(users) or users.shape[1] != n_frames:
+        raise UserError(f"{where}: user_summary is {users.shape}, not [users, {n_frames}].")
+    picks = np.asarray(group["picks"]).reshape(-1)
+    if not len(picks) or not np.isfinite(picks).all() or picks[0] < 0 or (np.diff(picks) <= 0).any():
+        raise UserError(f"{where}: picks are no ascending frame numbers.")
+    title = group["video_name"][()] if "video_name" in group else None
+    if isinstance(title, np.ndarray):
+        title = title.reshape(-1)[0]
+    title = title.decode("utf-8", "replace") if isinstance(title, bytes) else title
+    truth = UserSummaries(users > 0, _shots(np.asarray(group["change_points"]), n_frames, where), picks.astype(np.int64))
+    return H5Video(name, title, truth)
+
+
+def _shots(pairs: np.ndarray, n_frames: int, where: str) -> np.ndarray:
+    """Inclusive [first, last] pairs -> half-open [M, 2] int64, from frame 0 without gap; the last may end before or beyond the video."""
+    whole = pairs.ndim == 2 and pairs.shape[1:] == (2,) and len(pairs) and np.isfinite(pairs).all() and (pairs == np.floor(pairs)).all()
+    if not whole:
+        raise UserError(f"{where}: change_points are no [first frame, last frame] pairs.")
+    gaps = pairs[0, 0] != 0 or (pairs[1:, 0] != pairs[:-1, 1] + 1).any() or (pairs[:, 1] < pairs[:, 0]).any()
+    if gaps or pairs[-1, 0] >= n_frames or pairs[-1, 1] > 2 * n_frames:
+        raise UserError(f"{where}: change_points must follow each other from frame 0 to about {n_frames - 1} (inclusive pairs).")
+    shots = pairs.astype(np.int64)
+    shots[:, 1] += 1
+    return shots
+
+
+# ---------------------------------------------------------------- splits
+
+
+def read_splits(path: str | Path) -> list[Split]:
+    """The splits of a file in any published form, in its order. Raises UserError naming the split."""
+    path = Path(path)
+    if path.suffix == ".txt":
+        splits = list(_read_lines(path))
+    else:
+        document = _read_yaml(path) if path.suffix in (".yml", ".yaml") else read_json(path, "splits file")
+        if not isinstance(document, list):
+            raise UserError(f"splits file {path} is no list; expected one {{test_keys, train_keys}} for each split.")
+        splits = [_split(entry, f"splits file {path}, split {number}") for number, entry in enumerate(document)]
+    if not splits:
+        raise UserError(f"splits file {path} holds no split; check the path.")
+    return splits
+
+
+def _read_yaml(path: Path) -> object:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"splits file {path} does not exist; check the path.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"splits file {path} is no usable YAML ({str(error).splitlines()[0]}); get it again.") from error
+
+
+def _split(entry: object, where: str) -> Split:
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is no object with test_keys and train_keys.")
+    names = {}
+    for key in ("test_keys", "train_keys"):
+        listed = entry.get(key, [] if key == "train_keys" else None)
+        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+            raise UserError(f"{where}: {key} is no list of video names.")
+        names[key] = tuple(name.rsplit("/", 1)[-1] for name in listed)  # DSNet writes ../datasets/FILE.h5/video_N
+    return _checked(Split(names["test_keys"], names["train_keys"]), where)
+
+
+def _read_lines(path: Path) -> Iterable[Split]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise UserError(f"splits file {path} does not exist; check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"splits file {path} cannot be read ({error}); check the file.") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            parts = line.strip().split("/")
+            if len(parts) != 4:
+                raise UserError(f"splits file {path}:{number} is not of the form SumMe/split0/video_1,../video_2,.. (train, then test).")
+            train, test = (tuple(name.strip() for name in part.split(",") if name.strip()) for part in parts[2:])
+            yield _checked(Split(test, train), f"splits file {path}:{number}")
+
+
+def _checked(split: Split, where: str) -> Split:
+    both = set(split.test) & set(split.train)
+    if not split.test or len(set(split.test)) != len(split.test) or both:
+        why = "tests no video" if not split.test else f"tests and trains on {sorted(both)[0]}" if both else "tests a video twice"
+        raise UserError(f"{where} {why}; repair the file.")
+    return split
