@@ -229,14 +229,14 @@ def test_hisum_bad_samples_are_left_out_and_bad_files_are_errors(tmp_path, six_v
     mixture = build_mixture(config, tokenizer)
     assert mixture.trained_on_ids() == ["v0"]
     reasons = [problem.reason for problem in mixture.problems]
-    assert "score 6 is 1.2" in reasons[0] and "3 scores" in reasons[1] and "no video_3/gtscore" in reasons[2]
+    assert "score 6 is 1.2" in reasons[0] and "3 scores" in reasons[1] and "video_3 lacks the field gtscore" in reasons[2]
 
     path = Path(entry["scores"])
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match=r"mr_hisum\.h5 cannot be read"):
         build_mixture(config, tokenizer)
     path.unlink()
-    with pytest.raises(UserError, match=r"mr_hisum\.h5 do not exist"):
+    with pytest.raises(UserError, match=r"mr_hisum\.h5 does not exist"):
         build_mixture(config, tokenizer)
     write_hisum(tmp_path / "h", scores, title=False)
     with pytest.raises(UserError, match="no column title"):

@@ -1,16 +1,24 @@
-"""Files are written whole or not at all: into a temporary file beside the target, then renamed."""
+"""Files are written whole or not at all: into a temporary file beside the target, then renamed. Text is read in one way: UTF-8, with or
+without a byte order mark, also gzipped; what cannot be read is one sentence."""
 
 from __future__ import annotations
 
+import codecs
+import csv
+import gzip
+import io
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from aha.errors import UserError
+
+LARGEST = 4 << 30  # bytes; the largest annotation file of all data sets is below 100 MB
 
 
 @contextmanager
@@ -50,16 +58,56 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_bytes(path: str | os.PathLike, what: str) -> bytes:
+    """A file's bytes, unpacked where it is gzipped, without the byte order mark that spreadsheets put in front of UTF-8. `what` names it in
+    errors. Raises UserError if it is missing, damaged, or more than LARGEST unpacked."""
+    try:
+        data = Path(path).read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            with gzip.open(io.BytesIO(data)) as file:
+                data = file.read(LARGEST + 1)
+    except FileNotFoundError as error:
+        raise UserError(f"{what} {path} does not exist; check the path (datasets/README.md says where data sets come from).") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{what} {path} cannot be read ({error}); check the file, it may be damaged or cut off.") from error
+    if len(data) > LARGEST:
+        raise UserError(f"{what} {path} unpacks to more than {LARGEST >> 30} GiB; it is no such file.")
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def read_text(path: str | os.PathLike, what: str) -> str:
+    """A file's text (UTF-8, with or without a byte order mark, also gzipped). Raises UserError."""
+    try:
+        return read_bytes(path, what).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} {path} cannot be read as UTF-8 text ({error}); check that this is the right file.") from error
+
+
 def read_json(path: str | os.PathLike, what: str) -> Any:
     """Read a JSON file; `what` names it in the error (e.g. "dataset config"). Raises UserError if missing or malformed."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{what} {path} does not exist; check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} cannot be read ({error}); check the file.") from error
+        return json.loads(read_text(path, what))
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{what} {path} is not valid JSON ({place}: {error.msg}); repair or rewrite it.") from error
     except (RecursionError, ValueError) as error:  # nested a thousand deep, or a number of thousands of digits
         raise UserError(f"{what} {path} is no usable JSON ({error}); repair or rewrite it.") from error
+
+
+def read_csv(path: str | os.PathLike, columns: tuple[str, ...], what: str) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row) of a CSV file with a header that has at least `columns`. Raises UserError for a missing, empty or cut-off file."""
+    csv.field_size_limit(1 << 24)  # a row holds the scores of a whole video
+    reader = csv.DictReader(io.StringIO(read_text(path, what), newline=""), strict=True)
+    try:
+        if reader.fieldnames is None:
+            raise UserError(f"{what} {path} is empty; download it again.")
+        missing = [column for column in columns if column not in reader.fieldnames]
+        if missing:
+            raise UserError(f"{what} {path} has no column {', '.join(missing)}; its header must have {', '.join(columns)}.")
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{what} {path} cannot be read ({error}); it is damaged or no CSV, download it again.") from error
+    for line, row in rows:
+        if None in row.values() or None in row:
+            raise UserError(f"{path}:{line}: the row has not as many columns as the header; it is cut off, download the file again.")
+    return rows

@@ -7,41 +7,18 @@ HIHD (Aha): `HIHD_metadata.csv` (youtube_id, query, duration, scores, quality_dr
 
 from __future__ import annotations
 
-import csv
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aha.core.files import read_json
+from aha.core.files import read_csv
 from aha.data.samples import Problem, RelevanceSample, Sample, VideoFolder
 from aha.errors import UserError
+from aha.eval.data_hisum import HiSumFile, read_keys, read_metadata
 from aha.video.degrade import KINDS
 
 SLACK_S = 2.0  # how many seconds of a video's end may be without a score
-
-
-def read_csv(path: str | Path, columns: tuple[str, ...], what: str) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row) of a CSV file with a header that has at least `columns`. Raises UserError for a missing, empty or cut-off file."""
-    csv.field_size_limit(1 << 24)  # a row holds the scores of a whole video
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            if reader.fieldnames is None:
-                raise UserError(f"{what} {path} is empty; download it again.")
-            missing = [column for column in columns if column not in reader.fieldnames]
-            if missing:
-                raise UserError(f"{what} {path} has no column {', '.join(missing)}; its header must have {', '.join(columns)}.")
-            rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError as error:
-        raise UserError(f"{what} {path} does not exist; datasets/README.md says where to get it.") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{what} {path} cannot be read ({error}); it is damaged or no CSV, download it again.") from error
-    for line, row in rows:
-        if None in row.values() or None in row:
-            raise UserError(f"{path}:{line}: the row has not as many columns as the header; it is cut off, download the file again.")
-    return rows
 
 
 def _score_problem(scores: np.ndarray, duration: float) -> str:
@@ -58,46 +35,37 @@ def _score_problem(scores: np.ndarray, duration: float) -> str:
 
 def load_hisum(entry: dict, folder: VideoFolder, split: str) -> tuple[list[Sample], list[Problem]]:
     """Samples of {"scores": mr_hisum.h5, "split": mr_hisum_split.json, "metadata": metadata.csv}. Raises UserError for bad files."""
-    import h5py
-
-    split_path, metadata_path = entry["split"], entry["metadata"]
-    keys: list[str] = []
-    stored = read_json(split_path, "Mr.HiSum split file")
-    for part in ("train", "val", "test") if split == "all" else (split,):
-        if not isinstance(stored, dict) or not isinstance(stored.get(f"{part}_keys"), list):
-            raise UserError(f"Mr.HiSum split file {split_path} has no list {part}_keys; download mr_hisum_split.json again.")
-        keys += stored[f"{part}_keys"]
-    # The official metadata.csv has no titles; the copy among the Aha annotations (mr_hisum_metadata.csv) has.
-    rows = {row["video_id"]: row for _, row in read_csv(metadata_path, ("video_id", "youtube_id", "title"), "Mr.HiSum metadata")}
-
+    keys = read_keys(entry["split"], split)
+    metadata = read_metadata(entry["metadata"])
+    if metadata.youtube and not metadata.titles:
+        raise UserError(
+            f"{entry['metadata']} has no column title; take mr_hisum_metadata.csv of the Aha annotations (instructions/data.md)."
+        )
+    youtube = {video_id: youtube_id for youtube_id, video_id in metadata.youtube.items()}
     samples: list[Sample] = []
     problems: list[Problem] = []
-    path = entry["scores"]
-    try:
-        with h5py.File(path, "r") as file:
-            for key in keys:
-                if key not in rows:
-                    problems.append(Problem(entry["name"], key, f"not in {metadata_path}"))
-                    continue
-                youtube_id = rows[key]["youtube_id"]
-                facts, reason = folder.find(f"{youtube_id}.mp4")
-                if facts is not None and (key not in file or "gtscore" not in file[key]):
-                    facts, reason = None, f"no {key}/gtscore in {path}"
-                if facts is not None:
-                    scores = np.asarray(file[key]["gtscore"], dtype=np.float32)
+    with HiSumFile(entry["scores"]) as file:
+        for key in keys:
+            facts, reason = folder.find(f"{youtube[key]}.mp4") if key in youtube else (None, f"not in {entry['metadata']}")
+            if facts is not None:
+                try:
+                    scores = file.read(key, with_summary=False).gtscore.astype(np.float32)
                     reason = _score_problem(scores, facts["duration"])
-                if facts is None or reason:
-                    problems.append(Problem(entry["name"], f"{key} ({youtube_id})", reason))
-                    continue
-                samples.append(
-                    RelevanceSample(
-                        f"{entry['name']}/{key}", youtube_id, facts["path"], facts["duration"], request=rows[key]["title"], scores=scores
-                    )
+                except UserError as error:
+                    reason = str(error)
+            if facts is None or reason:
+                problems.append(Problem(entry["name"], f"{key} ({youtube.get(key, 'no YouTube id')})", reason))
+                continue
+            samples.append(
+                RelevanceSample(
+                    f"{entry['name']}/{key}",
+                    youtube[key],
+                    facts["path"],
+                    facts["duration"],
+                    request=metadata.titles.get(key, ""),
+                    scores=scores,
                 )
-    except FileNotFoundError as error:
-        raise UserError(f"Mr.HiSum scores {path} do not exist; datasets/README.md says where to get mr_hisum.h5.") from error
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"Mr.HiSum scores {path} cannot be read ({error}); the file is damaged or cut off, download it again.") from error
+            )
     return samples, problems
 
 

@@ -16,11 +16,12 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from aha.core.files import atomic_path, read_json, write_text
+from aha.core.files import atomic_path, read_csv, read_json, write_text
 from aha.data.catalog import CATALOG, DataSet
 from aha.errors import UserError, run_command
 from aha.eval.annotations import TVSumVideo, read_tvsum
 from aha.eval.benchmarks import BENCHMARKS, find_video
+from aha.eval.data_hisum import read_metadata
 
 ROOT = Path("datasets")
 
@@ -126,14 +127,8 @@ def wanted_videos(data: DataSet, folder: Path) -> list[str]:
         path = next(folder / file.path for file in data.files if (folder / file.path).is_file())
         return list(dict.fromkeys(question.video for question in BENCHMARKS[data.name].read(path)))
     if data.name == "hisum":
-        from aha.data.hisum import read_csv
-
-        return [
-            row["youtube_id"] for _, row in read_csv(folder / "annotations/metadata.csv", ("video_id", "youtube_id"), "Mr.HiSum metadata")
-        ]
+        return list(read_metadata(folder / "annotations/metadata.csv").youtube)
     if data.name == "hihd":
-        from aha.data.hisum import read_csv
-
         return [row["youtube_id"] for _, row in read_csv(folder / data.files[0].path, ("youtube_id",), "HIHD metadata")]
     names: list[str] = []
     for file in data.files:  # MMDuetIT: {video: ...} or [{"video_uid": ...}]

@@ -6,9 +6,7 @@ hold one score per frame. Shapes: A = 20 annotators, n = frames of the video.
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aha.core.files import read_bytes
 from aha.errors import UserError
 from aha.eval.tvsum_facts import CATEGORIES, LENGTHS
 
@@ -90,14 +89,8 @@ class _Info:
     length_s: float
 
 
-def _lines(path: Path) -> list[bytes]:
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}); it is damaged or cut off, download it again.") from error
-    return data.replace(b"\r\n", b"\n").split(b"\n")
+def _lines(path: Path, what: str) -> list[bytes]:
+    return read_bytes(path, what).replace(b"\r\n", b"\n").split(b"\n")
 
 
 def _text(raw: bytes, where: str) -> str:
@@ -120,13 +113,11 @@ def _seconds(text: str, where: str) -> float:
 
 
 def _read_info(path: Path) -> dict[str, _Info]:
-    if not path.exists():
-        raise UserError(f"info file {path} does not exist; check --info.")
-    rows = [(number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
+    rows = [(number, line) for number, line in enumerate(_lines(path, "info file"), 1) if line.strip()]
     if not rows:
         raise UserError(f"info file {path} is empty; download it again or check --info.")
     # Titles carry literal double quotes, so this is no CSV: columns are what lies between tabs.
-    header = _text(rows[0][1], f"{path}:1").strip("\ufeff").split("\t")
+    header = _text(rows[0][1], f"{path}:1").split("\t")
     missing = [name for name in ("category", "video_id", "title", "length") if name not in header]
     if missing:
         raise UserError(
@@ -170,7 +161,7 @@ def _read_tsv(path: Path, info_path: str | Path | None) -> Iterator[TVSumVideo]:
         info_path = beside if beside.exists() else None
     info = _read_info(Path(info_path)) if info_path is not None else None
     rows: list[tuple[int, str, str, np.ndarray]] = []  # of one video: line number, video id, category, scores
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(_lines(path, "annotation file"), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -235,39 +226,31 @@ def _finish(
 
 
 def _read_mat(path: Path) -> Iterator[TVSumVideo]:
-    import h5py  # here, because TSV users and --help need none
+    from aha.core.h5 import H5File  # here, because TSV users and --help need none
 
     cure = "it is damaged or not ydata-tvsum50.mat (MATLAB v7.3), download it again"
-    try:
-        with h5py.File(path, "r") as file:
-            fields = {name: file["tvsum50"][name][:, 0] for name in ("video", "title", "category", "length", "nframes", "user_anno")}
-            for index in range(len(fields["video"])):
-                where = f"{path}: entry {index + 1}"
-                text = {}
-                for name in ("video", "title", "category"):
-                    # MATLAB's characters are 16 bits wide; this file keeps one UTF-8 byte in each.
-                    codes = np.asarray(file[fields[name][index]]).ravel()
-                    text[name] = _text(codes.astype(np.uint8).tobytes(), where)
-                length_s = float(np.asarray(file[fields["length"][index]]).item())
-                n_frames = float(np.asarray(file[fields["nframes"][index]]).item())
-                scores = np.asarray(file[fields["user_anno"][index]])
-                where = f"{where} (video {text['video']})"
-                if scores.shape != (ANNOTATORS, n_frames):
-                    raise UserError(f"{where}: user_anno is {scores.shape}, not ({ANNOTATORS}, {n_frames:g}); {cure}.")
-                if not np.isin(scores, (1, 2, 3, 4, 5)).all():
-                    annotator, frame = np.argwhere(~np.isin(scores, (1, 2, 3, 4, 5)))[0]
-                    raise UserError(
-                        f"{where}: annotator {annotator + 1}, frame {frame} is {scores[annotator, frame]}, not a whole number from 1 to "
-                        f"5; {cure}."
-                    )
-                if not 0 < length_s < np.inf:
-                    raise UserError(f"{where}: length {length_s} is not above zero; {cure}.")
-                if text["category"] not in CATEGORIES:
-                    raise UserError(
-                        f"{where}: unknown category {text['category'][:40]!r}; the categories of TVSum are {', '.join(CATEGORIES)}."
-                    )
-                yield TVSumVideo(text["video"], text["category"], text["title"], length_s, int(n_frames), scores.astype(np.int16))
-    except KeyError as error:
-        raise UserError(f"{path} lacks a field of the struct tvsum50 ({error.args[0]}); {cure}.") from error
-    except (OSError, RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {cure}.") from error
+    with H5File(path, "annotation file", cure) as file:
+        fields = {name: file.references(f"tvsum50/{name}") for name in ("video", "title", "category", "length", "nframes", "user_anno")}
+        for name, references in fields.items():
+            if references is None or len(references) != len(fields["video"] or ()):
+                raise UserError(f"{path} lacks the field {name} of the struct tvsum50, or entries of it; {cure}.")
+        for index in range(len(fields["video"])):
+            where = f"{path}: entry {index + 1}"
+            values = {name: file.follow(references[index], f"{where}: {name}") for name, references in fields.items()}
+            # MATLAB's characters are 16 bits wide; this file keeps one UTF-8 byte in each.
+            text = {name: _text(values[name].ravel().astype(np.uint8).tobytes(), where) for name in ("video", "title", "category")}
+            length_s, n_frames = float(values["length"].flat[0]), float(values["nframes"].flat[0])
+            scores = values["user_anno"]
+            where = f"{where} (video {text['video']})"
+            if scores.shape != (ANNOTATORS, n_frames):
+                raise UserError(f"{where}: user_anno is {scores.shape}, not ({ANNOTATORS}, {n_frames:g}); {cure}.")
+            if not np.isin(scores, (1, 2, 3, 4, 5)).all():
+                annotator, frame = np.argwhere(~np.isin(scores, (1, 2, 3, 4, 5)))[0]
+                value = f"{scores[annotator, frame]:g}, not a whole number from 1 to 5"
+                raise UserError(f"{where}: annotator {annotator + 1}, frame {frame} is {value}; {cure}.")
+            if not 0 < length_s < np.inf:
+                raise UserError(f"{where}: length {length_s} is not above zero; {cure}.")
+            if text["category"] not in CATEGORIES:
+                category = text["category"][:40]
+                raise UserError(f"{where}: unknown category {category!r}; the categories of TVSum are {', '.join(CATEGORIES)}.")
+            yield TVSumVideo(text["video"], text["category"], text["title"], length_s, int(n_frames), scores.astype(np.int16))

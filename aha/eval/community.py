@@ -13,12 +13,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aha.core.files import read_json
+from aha.core.files import read_json, read_text
 from aha.errors import UserError
 from aha.metrics.keyshots_h5 import UserSummaries
+
+if TYPE_CHECKING:
+    from aha.core.h5 import H5File
 
 MAX_FRAMES = 10_000_000
 
@@ -48,41 +52,33 @@ def by_number(names: Iterable[str]) -> list[str]:
 
 def read_h5(path: str | Path) -> dict[str, H5Video]:
     """Every video of an eccv16 h5 file by name. Raises UserError, naming file, group and key, for what is missing or malformed."""
-    import h5py  # here, because --help and users without h5 files need none
+    from aha.core.h5 import H5File  # here, because --help and users without h5 files need none
 
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"h5 file {path} does not exist; check the path.")
-    try:
-        with h5py.File(path, "r") as file:
-            videos = {name: _video(file[name], name, f"h5 file {path}, {name}") for name in by_number(file)}
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"h5 file {path} cannot be read ({error}); it is damaged or no HDF5 file, get it again.") from error
+    with H5File(path, "h5 file", "it is damaged or no HDF5 file, get it again") as file:
+        videos = {name: _video(file, name) for name in by_number(file.names())}
     if not videos:
         raise UserError(f"h5 file {path} holds no video; get eccv16_dataset_tvsum_google_pool5.h5 or its SumMe sister.")
     return videos
 
 
-def _video(group, name: str, where: str) -> H5Video:
-    needed = ("user_summary", "change_points", "n_frames", "picks")
-    missing = [key for key in needed if key not in group]
+def _video(file: H5File, name: str) -> H5Video:
+    where = f"h5 file {file.path}, {name}"
+    fields = {key: file.numbers(f"{name}/{key}") for key in ("user_summary", "change_points", "n_frames", "picks")}
+    missing = [key for key, values in fields.items() if values is None]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; get the eccv16 file again (other h5 files of the community lack them).")
-    n_frames = int(np.asarray(group["n_frames"]).reshape(-1)[0])
+    n_frames = fields["n_frames"].flat[0]
     if not 0 < n_frames <= MAX_FRAMES:
         raise UserError(f"{where}: n_frames is {n_frames}; expected a video's number of frames.")
-    users = np.asarray(group["user_summary"])
+    n_frames = int(n_frames)
+    users = fields["user_summary"]
     if users.ndim != 2 or not len(users) or users.shape[1] != n_frames:
         raise UserError(f"{where}: user_summary is {users.shape}, not [users, {n_frames}].")
-    picks = np.asarray(group["picks"]).reshape(-1)
-    if not len(picks) or not np.isfinite(picks).all() or picks[0] < 0 or (np.diff(picks) <= 0).any():
+    picks = fields["picks"].reshape(-1)
+    if not np.isfinite(picks).all() or picks[0] < 0 or (np.diff(picks) <= 0).any():
         raise UserError(f"{where}: picks are no ascending frame numbers.")
-    title = group["video_name"][()] if "video_name" in group else None
-    if isinstance(title, np.ndarray):
-        title = title.reshape(-1)[0]
-    title = title.decode("utf-8", "replace") if isinstance(title, bytes) else title
-    truth = UserSummaries(users > 0, _shots(np.asarray(group["change_points"]), n_frames, where), picks.astype(np.int64))
-    return H5Video(name, title, truth)
+    truth = UserSummaries(users > 0, _shots(fields["change_points"], n_frames, where), picks.astype(np.int64))
+    return H5Video(name, file.text(f"{name}/video_name"), truth)
 
 
 def _shots(pairs: np.ndarray, n_frames: int, where: str) -> np.ndarray:
@@ -120,10 +116,8 @@ def _read_yaml(path: Path) -> object:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"splits file {path} does not exist; check the path.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        return yaml.safe_load(read_text(path, "splits file"))
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"splits file {path} is no usable YAML ({str(error).splitlines()[0]}); get it again.") from error
 
 
@@ -140,13 +134,7 @@ def _split(entry: object, where: str) -> Split:
 
 
 def _read_lines(path: Path) -> Iterable[Split]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"splits file {path} does not exist; check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"splits file {path} cannot be read ({error}); check the file.") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path, "splits file").split("\n"), 1):
         if line.strip():
             parts = line.strip().split("/")
             if len(parts) != 4:

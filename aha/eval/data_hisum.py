@@ -5,20 +5,17 @@ Source: Sul et al., "Mr. HiSum", NeurIPS 2023 Datasets and Benchmarks. 1 frame =
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from aha.core.files import read_json
+from aha.core.files import read_csv, read_json
+from aha.core.h5 import H5File
 from aha.errors import UserError
 
 SUBSETS = ("train", "val", "test")
-
-
 FOLDER = Path("datasets/hisum")
 
 
@@ -48,35 +45,17 @@ class HiSumFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if not self.path.is_file():
-            raise UserError(f"annotation file {path} does not exist; datasets/README.md says where to get mr_hisum.h5.")
-        self._open()
-        try:
-            self.ids: dict[str, None] = dict.fromkeys(self.file)  # an ordered set
-        except (OSError, RuntimeError, ValueError, UnicodeDecodeError) as error:
-            raise self._damaged(str(self.path), error) from error
-
-    def _open(self) -> None:
-        try:
-            self.file, self.reads = h5py.File(self.path, "r"), 0
-        except (OSError, RuntimeError, ValueError) as error:
-            raise self._damaged(str(self.path), error) from error
-
-    def _damaged(self, where: str, error: Exception) -> UserError:
-        return UserError(f"{where} cannot be read ({error}); the file is cut off, damaged or not mr_hisum.h5, download it again.")
+        self.file = H5File(path, "annotation file", "the file is cut off, damaged or not mr_hisum.h5, download it again")
+        self.ids: dict[str, None] = dict.fromkeys(self.file.names())  # an ordered set
 
     def __enter__(self) -> HiSumFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        self.file.__exit__()
 
     def read(self, video_id: str, with_summary: bool = True) -> HiSumVideo:
         """One video; gt_summary (also spelled gtsummary) and change_points only if wanted."""
-        if self.reads == 1000:  # the library keeps about 15 KB of every group it has seen until the file is closed
-            self.file.close()
-            self._open()
-        self.reads += 1
         where = f"{self.path}: {video_id}"
         gtscore = self._vector(video_id, ("gtscore",), where)
         if not with_summary:
@@ -94,28 +73,13 @@ class HiSumFile:
         return HiSumVideo(gtscore, summary.astype(bool), points.astype(np.int64))
 
     def _numbers(self, video_id: str, spellings: tuple[str, ...], where: str) -> np.ndarray:
-        """A field as float64, by the library's low-level calls (half the time of the high-level ones)."""
         for name in spellings:
-            try:
-                dataset = h5py.h5d.open(self.file.id, f"{video_id}/{name}".encode())
-            except KeyError:
-                continue
-            except (OSError, RuntimeError, ValueError, TypeError) as error:
-                raise self._damaged(f"{where}: {name}", error) from error
-            if not 0 < int(np.prod(dataset.shape, dtype=np.float64)) < 10_000_000:
-                raise UserError(
-                    f"{where}: {name} has the shape {dataset.shape}; the file is damaged or not mr_hisum.h5, download it again."
-                )
-            values = np.empty(dataset.shape, dtype=np.float64)
-            try:
-                dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-            except (OSError, RuntimeError, ValueError, TypeError) as error:
-                raise self._damaged(f"{where}: {name}", error) from error
-            if not np.isfinite(values).all():
-                raise UserError(
-                    f"{where}: {name} {int(np.argmin(np.isfinite(values.ravel())))} is not a finite number; the file is damaged."
-                )
-            return values
+            values = self.file.numbers(f"{video_id}/{name}")
+            if values is not None and not np.isfinite(values).all():
+                bad = int(np.argmin(np.isfinite(values.ravel())))
+                raise UserError(f"{where}: {name} {bad} is not a finite number; the file is damaged.")
+            if values is not None:
+                return values
         raise UserError(f"{where} lacks the field {spellings[0]}; use mr_hisum.h5 as published, or leave out the protocol that needs it.")
 
     def _vector(self, video_id: str, spellings: tuple[str, ...], where: str) -> np.ndarray:
@@ -160,31 +124,23 @@ class HiSumMetadata:
 
 def read_metadata(path: str | Path) -> HiSumMetadata:
     """`metadata.csv`: video_id, youtube_id, labels. The category of a video is its first YouTube-8M label, or the column `category`; a copy
-    with neither column gives no categories."""
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            fields = reader.fieldnames or []
-            if "video_id" not in fields or not {"labels", "category", "youtube_id"} & set(fields):
-                raise UserError(f"metadata {path} needs the columns video_id, youtube_id and labels; it has {', '.join(fields)[:200]}.")
-            categories: dict[str, str] = {}
-            youtube: dict[str, str] = {}
-            titles: dict[str, str] = {}
-            seen: set[str] = set()
-            for row in reader:
-                video_id = row["video_id"]
-                if not video_id or video_id in seen:
-                    raise UserError(f"metadata {path}:{reader.line_num}: video id {video_id!r} is empty or listed twice; repair the row.")
-                seen.add(video_id)
-                if "labels" in fields or "category" in fields:
-                    label = re.search(r"\d+", row.get("labels") or "")
-                    categories[video_id] = row.get("category") or (f"label {label[0]}" if label else "no label")
-                if row.get("youtube_id"):
-                    youtube[row["youtube_id"]] = video_id
-                if row.get("title"):
-                    titles[video_id] = row["title"]
-    except FileNotFoundError as error:
-        raise UserError(f"metadata {path} does not exist; check --metadata.") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"metadata {path} cannot be read ({error}); check the file.") from error
-    return HiSumMetadata(categories, youtube, titles)
+    with neither column gives no categories. The official file has no titles; mr_hisum_metadata.csv among the Aha annotations has.
+    """
+    rows = read_csv(path, ("video_id",), "metadata")
+    found = HiSumMetadata()
+    if rows and not {"labels", "category", "youtube_id"} & rows[0][1].keys():
+        raise UserError(f"metadata {path} needs the columns video_id, youtube_id and labels; it has {', '.join(rows[0][1])[:200]}.")
+    seen: set[str] = set()
+    for line, row in rows:
+        video_id = row["video_id"]
+        if not video_id or video_id in seen:
+            raise UserError(f"metadata {path}:{line}: video id {video_id!r} is empty or listed twice; repair the row.")
+        seen.add(video_id)
+        if "labels" in row or "category" in row:
+            label = re.search(r"\d+", row.get("labels") or "")
+            found.categories[video_id] = row.get("category") or (f"label {label[0]}" if label else "no label")
+        if row.get("youtube_id"):
+            found.youtube[row["youtube_id"]] = video_id
+        if row.get("title"):
+            found.titles[video_id] = row["title"]
+    return found

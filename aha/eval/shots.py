@@ -34,15 +34,13 @@ def read_shots(path: str | Path, videos: Mapping[str, TVSumVideo], wanted: list[
 
 
 def _read_h5(path: Path) -> dict[str, object]:
-    import h5py
+    from aha.core.h5 import H5File
 
-    try:
-        with h5py.File(path, "r") as file:
-            return {name: np.asarray(group["change_points"]) for name, group in file.items()}
-    except KeyError as error:
-        raise UserError(f"shot list {path} lacks change_points; use eccv16_dataset_tvsum_google_pool5.h5 or a JSON list.") from error
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"shot list {path} cannot be read ({error}); it is damaged, get it again.") from error
+    with H5File(path, "shot list") as file:
+        shots = {name: file.numbers(f"{name}/change_points") for name in file.names()}
+    if any(points is None for points in shots.values()):
+        raise UserError(f"shot list {path} lacks change_points; use eccv16_dataset_tvsum_google_pool5.h5 or a JSON list.")
+    return shots
 
 
 def _half_open(pairs: object, n_frames: int, where: str) -> np.ndarray:

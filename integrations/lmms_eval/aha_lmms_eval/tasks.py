@@ -15,6 +15,7 @@ from pathlib import Path
 from aha.core.files import write_text
 from aha.errors import UserError, run_command
 from aha.eval.annotations import find_tvsum, read_tvsum
+from aha.eval.data_hisum import read_metadata
 from aha.scoring.dataset import hisum_items, tvsum_items
 from aha_lmms_eval.highlights import HISUM_METRICS, TVSUM_METRICS
 
@@ -54,7 +55,7 @@ def documents(name: str, root: Path, fold: int | None) -> list[dict]:
         print(f"left out {video_id}: {reason}")
     if not items:
         raise UserError(f"no video of {name} under {root} can be read; `python -m aha.data.prepare {name}` says what is missing.")
-    keys = hisum_keys(root) if name == "hisum" else {}
+    keys = read_metadata(root / "annotations" / "metadata.csv").youtube if name == "hisum" else {}
     return [
         {
             "video_id": item.video_id, "key": keys.get(item.video_id, item.video_id), "video": str(Path(item.path).resolve()),
@@ -63,14 +64,6 @@ def documents(name: str, root: Path, fold: int | None) -> list[dict]:
         }
         for item in items
     ]  # fmt: skip
-
-
-def hisum_keys(root: Path) -> dict[str, str]:
-    """{YouTube id: key in the h5}."""
-    from aha.data.hisum import read_csv
-
-    rows = read_csv(root / "annotations" / "metadata.csv", ("video_id", "youtube_id"), "Mr.HiSum metadata")
-    return {row["youtube_id"]: row["video_id"] for _, row in rows}
 
 
 def write_task(name: str, root: Path, output: Path, fold: int | None = None) -> Path:
