@@ -72,7 +72,7 @@ def main() -> int:
             compiled=not args.no_compile,
         ),
     )
-    print(f"warm-up (compile, capture of {[step.size for step in engine.steps]}): {warm_up:.1f} s", flush=True)
+    print(f"warm-up (compile, capture of {[graph.size for graph in engine.graphs]}): {warm_up:.1f} s", flush=True)
     runs = []
     first: list[FrameScores] = []
     for count in args.streams:

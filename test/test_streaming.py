@@ -159,7 +159,7 @@ def test_training_forward_equals_streaming_on_random_conversations():
                 session.ask(turn.content)
             else:  # a reply with these words
                 ids = [*duet.encode(turn.content), duet.im_end_id]
-                session._feed_text([*session.state.begin_reply(), *ids[:-1]], "reply")
+                session.feed_text([*session.state.begin_reply(), *ids[:-1]], "reply")
                 session.state.end_reply(ids)
         largest = max(largest, difference(joined(scores), trained))
     assert largest < TOLERANCE

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import random
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from streaming_model import difference, golden_model, joined, open_session
 
 from aha.streaming import OnlineEngine
-from aha.streaming.live import LiveStreams
+from aha.streaming.live import LiveStreams, Waiting
 from aha.streaming.policies import Accumulated
 
 WINDOW = 256
@@ -38,7 +42,7 @@ def test_online_equals_offline(cache, frames):
 def test_streams_that_come_and_go_in_batches_of_any_size(frames):
     model, tokenizer = golden_model()
     engine = OnlineEngine(model, window=WINDOW, max_streams=5, max_batch=3, tokenizer=tokenizer)
-    assert [step.size for step in engine.steps] == [1, 2, 3]
+    assert [graph.size for graph in engine.graphs] == [1, 2, 3]
     kinds = ["sink", "dynamic_sink", "sliding", "static", "dynamic_sink"]
     online = [engine.open(f"q{n}", cache=kind) for n, kind in enumerate(kinds)]
     offline = [open_session(query=f"q{n}", cache=kind, window=WINDOW) for n, kind in enumerate(kinds)]
@@ -95,3 +99,21 @@ def test_streams_that_are_too_fast_lose_their_oldest_frames_and_say_so(frames):
     live.offer(slow, frames[1], 1.0)
     live.leave(slow)
     assert live.waiting == 0 and live.step() == []
+
+
+def test_the_oldest_frame_is_dropped_and_a_notice_never():
+    waiting = Waiting(2)
+    waiting.add_notice("lost")
+    assert [waiting.add_frame(k) for k in range(2)] == [True, True] and waiting.full
+    waiting.add_notice("back")
+    assert [waiting.add_frame(k) for k in (2, 3, 4)] == [False, False, False]
+    assert (waiting.frames, waiting.dropped, len(waiting), waiting.oldest) == (2, 3, 4, "lost")
+    assert [waiting.take() for _ in range(4)] == ["lost", "back", 3, 4] and not waiting and waiting.frames == 0
+    with pytest.raises(ValueError, match="at least one must"):
+        Waiting(0)
+
+
+@pytest.mark.parametrize("module", ["chunks", "live", "online", "session", "step"])
+def test_sessions_and_engines_call_public_methods_only(module):
+    source = Path(inspect.getfile(importlib.import_module(f"aha.streaming.{module}"))).read_text()
+    assert re.findall(r"\b(?:session|sessions\[\w+\]|engine|decoder|pool|cache)\._\w+", source) == []

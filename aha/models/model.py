@@ -42,6 +42,10 @@ class FrameScores(NamedTuple):
     relevance: Tensor
     uncertainty: Tensor | None
 
+    def rows(self, start: int, end: int) -> FrameScores:
+        """Frames start to end - 1."""
+        return FrameScores(*(None if values_N is None else values_N[start:end] for values_N in self))
+
 
 @dataclass
 class AhaOutput:

@@ -14,14 +14,67 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-import numpy as np
-from torch import Tensor
+if TYPE_CHECKING:  # the queue is to be had without torch
+    import numpy as np
+    from torch import Tensor
 
-from aha.models.model import FrameScores
-from aha.streaming.online import OnlineEngine
-from aha.streaming.session import Session
+    from aha.models.model import FrameScores
+    from aha.streaming.online import OnlineEngine
+    from aha.streaming.session import Session
+
+Item = TypeVar("Item")
+
+
+class Waiting(Generic[Item]):
+    """What of one stream waits to be scored, oldest first: at most `size` frames, and notices between them, which are never dropped.
+
+    Here the rule is kept; locks are the owner's.
+    """
+
+    def __init__(self, size: int):
+        if size < 1:
+            raise ValueError(f"the queue holds {size} frames; at least one must be able to wait")
+        self.size = size
+        self.frames = 0  # that wait
+        self.dropped = 0  # frames, ever
+        self._items: deque[tuple[Item, bool]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def full(self) -> bool:
+        return self.frames >= self.size
+
+    @property
+    def oldest(self) -> Item:
+        return self._items[0][0]
+
+    def add_frame(self, frame: Item) -> bool:
+        """False where the oldest waiting frame had to be dropped for it."""
+        fits = not self.full
+        if not fits:
+            del self._items[next(i for i, (_, is_frame) in enumerate(self._items) if is_frame)]
+            self.frames -= 1
+            self.dropped += 1
+        self._items.append((frame, True))
+        self.frames += 1
+        return fits
+
+    def add_notice(self, notice: Item) -> None:
+        self._items.append((notice, False))
+
+    def take(self) -> Item:
+        item, is_frame = self._items.popleft()
+        self.frames -= is_frame
+        return item
+
+    def clear(self) -> None:
+        self._items.clear()
+        self.frames = 0
 
 
 @dataclass(frozen=True)
@@ -35,33 +88,39 @@ class LiveScores:
     dropped: int
 
 
-@dataclass
+@dataclass(frozen=True)
+class Offered:
+    """A frame that waits. time: seconds of the stream; moment: time.perf_counter() of the offer."""
+
+    frame: np.ndarray | Tensor
+    time: float
+    moment: float
+
+
 class _Stream:
-    session: Session
-    waiting: deque[tuple[np.ndarray | Tensor, float, float]] = field(default_factory=deque)  # frame, its time, when it was offered
-    dropped: int = 0
+    def __init__(self, session: Session, size: int):
+        self.session = session
+        self.waiting: Waiting[Offered] = Waiting(size)
+        self.reported = 0  # dropped frames that a score has told of
+
+    def take(self) -> tuple[Session, Offered, int]:
+        dropped, self.reported = self.waiting.dropped - self.reported, self.waiting.dropped
+        return self.session, self.waiting.take(), dropped
 
 
 class LiveStreams:
     """Queues of waiting frames in front of an online engine."""
 
     def __init__(self, engine: OnlineEngine, max_waiting: int = 4):
-        if max_waiting < 1:
-            raise ValueError(f"max_waiting is {max_waiting}; at least one frame must be able to wait")
         self.engine, self.max_waiting = engine, max_waiting
         self.streams: dict[int, _Stream] = {}
         self.lock = threading.Lock()
 
     def offer(self, session: Session, frame: np.ndarray | Tensor, time_s: float) -> bool:
-        """A new frame of a stream (uint8 [3, 384, 384]; seconds of the stream). False where an older one had to be dropped for it."""
+        """A new frame of a stream (uint8 [3, S, S]; seconds of the stream). False where an older one had to be dropped for it."""
         with self.lock:
-            stream = self.streams.setdefault(id(session), _Stream(session))
-            full = len(stream.waiting) == self.max_waiting
-            if full:
-                stream.waiting.popleft()
-                stream.dropped += 1
-            stream.waiting.append((frame, time_s, time.perf_counter()))
-            return not full
+            stream = self.streams.setdefault(id(session), _Stream(session, self.max_waiting))
+            return stream.waiting.add_frame(Offered(frame, time_s, time.perf_counter()))
 
     def leave(self, session: Session) -> None:
         """Forget a stream and its waiting frames; closing the session is the caller's."""
@@ -77,15 +136,13 @@ class LiveStreams:
     def step(self) -> list[LiveScores]:
         """Score one batch of waiting frames; an empty list where none waits."""
         with self.lock:
-            ready = sorted((s for s in self.streams.values() if s.waiting), key=lambda s: s.waiting[0][2])[: self.engine.max_batch]
-            taken = [(stream.session, *stream.waiting.popleft(), stream.dropped) for stream in ready]
-            for stream in ready:
-                stream.dropped = 0
+            ready = sorted((s for s in self.streams.values() if s.waiting), key=lambda s: s.waiting.oldest.moment)
+            taken = [stream.take() for stream in ready[: self.engine.max_batch]]
         if not taken:
             return []
-        scores = self.engine.push([session for session, *_ in taken], [frame for _, frame, *_ in taken])
+        scores = self.engine.push([session for session, _, _ in taken], [offered.frame for _, offered, _ in taken])
         now = time.perf_counter()
         return [
-            LiveScores(session, time_s, FrameScores(*(None if v is None else v[n : n + 1] for v in scores)), now - offered, dropped)
-            for n, (session, _, time_s, offered, dropped) in enumerate(taken)
+            LiveScores(session, offered.time, scores.rows(n, n + 1), now - offered.moment, dropped)
+            for n, (session, offered, dropped) in enumerate(taken)
         ]

@@ -23,15 +23,17 @@ from torch import Tensor
 
 from aha.conversation import FRAME_TOKENS
 from aha.models.model import AhaModel, FrameScores
+from aha.streaming.caches import DEFAULT_WINDOW
 from aha.streaming.decoder import ALIGNMENT, Decoder, Plan
 from aha.streaming.pool import KVPool
-from aha.streaming.session import DEFAULT_WINDOW, SLACK, Session, tokenizer_of
+from aha.streaming.session import SLACK, Session, tokenizer_of
+from aha.streaming.step import Feed, step
 
 WARM_UP_RUNS = 3
 
 
-class _Step:
-    """The step for B streams: its buffers and, on a GPU, its graph."""
+class _Graph:
+    """The step of B streams in fixed shapes: its buffers and, on a GPU, its CUDA graph."""
 
     def __init__(self, engine: OnlineEngine, size: int):
         device, window = engine.decoder.device, engine.window
@@ -58,7 +60,7 @@ class _Step:
                     self.move_and_compute()
             torch.cuda.current_stream().wait_stream(stream)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, pool=engine.graph_memory):  # shared: steps never run at the same time
+            with torch.cuda.graph(self.graph, pool=engine.graph_memory):  # shared: graphs never run at the same time
                 self.move_and_compute()
 
     def _parts(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +117,7 @@ class OnlineEngine:
         self.cos, self.sin = cos[0], sin[0]  # [W, 1, D]
         self.graph_memory = torch.cuda.graph_pool_handle() if self.decoder.device.type == "cuda" else None
         sizes = {self.max_batch, *(2**k for k in range(self.max_batch.bit_length()) if 2**k <= self.max_batch)}
-        self.steps = [_Step(self, size) for size in sorted(sizes)]
+        self.graphs = [_Graph(self, size) for size in sorted(sizes)]
 
     def open(self, query: str | None = None, **settings: Any) -> Session:
         """A session (settings as in Session, its cache bounded by the engine's window) whose frames go through this engine."""
@@ -127,29 +129,22 @@ class OnlineEngine:
     @torch.inference_mode()
     def push(self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor]) -> FrameScores:
         """One uint8 frame [3, 384, 384] (on the host) for each of several sessions -> scores [B] on the host, in their order."""
-        if not sessions or len(sessions) != len(frames) or len({id(s) for s in sessions}) != len(sessions):
-            raise ValueError(f"{len(frames)} frames for {len(sessions)} sessions: one frame for each, and each session once")
-        parts = [
-            self._push(sessions[k : k + self.max_batch], frames[k : k + self.max_batch]) for k in range(0, len(sessions), self.max_batch)
-        ]
-        scores = torch.cat(parts, dim=1)
-        scores = FrameScores(scores[0], scores[1], scores[2] if self.model.config.uncertainty else None)
-        for n, session in enumerate(sessions):
-            session._consult(FrameScores(*(None if values is None else values[n : n + 1] for values in scores)))
-        return scores
+        return step(sessions, [1] * len(frames), lambda feeds: self._run(feeds, frames))
 
-    def _push(self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor]) -> Tensor:
-        step = next(step for step in self.steps if step.size >= len(sessions))
-        write, read, position = step.write, step.read, step.position
-        for n, (session, frame) in enumerate(zip(sessions, frames)):
-            session._feed_text(session.state.frame(), session._role())
-            block = session._block(FRAME_TOKENS, "frame")
-            step.frames[0][n] = torch.from_numpy(frame) if isinstance(frame, np.ndarray) else frame
-            write[n], position[n] = block.write, block.new_position
-            read[n, : len(block.read)] = block.read
-        write[len(sessions) :] = self.scratch.reshape(-1, FRAME_TOKENS)[len(sessions) : step.size]
-        position[len(sessions) :] = 0
-        scores = step.run()[:, : len(sessions)]
-        for session in sessions:
-            self.pool.give_back(session.cache.take_dropped())
-        return scores
+    def _run(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor]) -> FrameScores:
+        scores = torch.cat(
+            [self._run_batch(feeds[k : k + self.max_batch], frames[k : k + self.max_batch]) for k in range(0, len(feeds), self.max_batch)],
+            dim=1,
+        )
+        return FrameScores(scores[0], scores[1], scores[2] if self.model.config.uncertainty else None)
+
+    def _run_batch(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor]) -> Tensor:
+        """Scores [2 or 3, B]: the smallest step that is large enough, filled up with streams that write into scratch slots."""
+        graph = next(graph for graph in self.graphs if graph.size >= len(feeds))
+        for n, (feed, frame) in enumerate(zip(feeds, frames)):
+            graph.frames[0][n] = torch.from_numpy(frame) if isinstance(frame, np.ndarray) else frame
+            graph.write[n], graph.position[n] = feed.block.write, feed.block.new_position
+            graph.read[n, : len(feed.block.read)] = feed.block.read
+        graph.write[len(feeds) :] = self.scratch.reshape(-1, FRAME_TOKENS)[len(feeds) : graph.size]
+        graph.position[len(feeds) :] = 0
+        return graph.run()[:, : len(feeds)]

@@ -9,7 +9,7 @@
 All state is in the session: any number of them may run on one model. Pushing several frames at once gives the same scores as one by one;
 frames of several sessions go into one forward call with `push_many`.
 
-Shapes: N frames, K tokens of a frame (49), T tokens, H decoder width, V vocabulary.
+Shapes: N frames, K tokens of a frame (49 in the published base), T tokens, H decoder width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from llava_next import resolve_folder
 from torch import Tensor
 
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, FRAME_TOKENS, DuetFormat, DuetState, load_tokenizer
+from aha.core.prediction import score_rows
 from aha.errors import UserError
 from aha.models.model import AhaModel, FrameScores
 from aha.streaming.caches import CACHES, DEFAULT_SINK_TOKENS, DEFAULT_WINDOW, SEMANTICS, Block, Cache
@@ -30,6 +31,7 @@ from aha.streaming.decoder import Decoder
 from aha.streaming.policies import load_policy_state, policy_state
 from aha.streaming.pool import KVPool
 from aha.streaming.reference import ReferenceCache
+from aha.streaming.step import Feed, run_feeds, step
 
 if TYPE_CHECKING:
     from aha.streaming.online import OnlineEngine
@@ -111,7 +113,7 @@ class Session:
 
     def ask(self, text: str) -> None:
         """A question or task, from the next frame on."""
-        self._feed_text(self.state.query(text), "text" if self.asked else "prompt")
+        self.feed_text(self.state.query(text), "text" if self.asked else "prompt")
         self.asked = True
 
     def push(self, frames: Tensor | np.ndarray) -> FrameScores:
@@ -127,45 +129,33 @@ class Session:
         with torch.inference_mode():
             return self.push_embeds(self.model.visual_embed(frames_NCHW))
 
-    @torch.inference_mode()
     def push_embeds(self, visual_NKH: Tensor) -> FrameScores:
-        """Frame tokens [N, 49, H] (`model.visual_embed`, or `model.project` of stored tower features) -> scores [N]."""
+        """Frame tokens [N, K, H] (`model.visual_embed`, or `model.project` of stored tower features) -> scores [N]."""
         if not len(visual_NKH) or (self.policy is not None and len(visual_NKH) > 1):
             raise ValueError(f"push of {len(visual_NKH)} frames: at least one, and with a policy one at a time")
-        visual_NKH = visual_NKH.to(self.model.model.norm.weight)
-        text = self.state.frame()
-        hidden: list[Tensor] = []
+        return step([self], [len(visual_NKH)], lambda feeds: run_feeds(self.model, self.decoder, self.pool, feeds, visual_NKH))
+
+    # ---- the two halves of a step (aha.streaming.step) ----
+
+    def open_frames(self, count: int) -> list[Feed]:
+        """Feed the text that lies before the next `count` frames, and take slots for them."""
+        role = "prompt" if self.frames == 0 else "text"
+        text = [token for _ in range(count) for token in self.state.frame()]  # all of it before the first: an open turn adds none
+        tokens, feeds = len(self.format.frame_ids), []
         if text and self.cache.joins_text:
-            joint_1TH = torch.cat([self._embed(text), visual_NKH[:1]], 1)
-            hidden.append(self._feed(joint_1TH, [self._block(joint_1TH.shape[1], "frame")])[:, -1])
-            visual_NKH = visual_NKH[1:]
+            feeds.append(Feed(text, 1, self._block(len(text) + tokens, "frame")))
+            count -= 1
         else:
-            self._feed_text(text, self._role())
-        for _ in range(len(visual_NKH) + len(hidden) - 1):
-            self.state.frame()  # nothing comes between the frames of an open stream turn
-        if len(visual_NKH):
-            hidden.append(self._feed_frames(visual_NKH))
-        scores = self.model.score(torch.cat(hidden))
-        self._consult(scores)
-        return scores
+            self.feed_text(text, role)
+        if self.cache.kind == "full" and count:  # one long causal block: the same keys for all, no copies
+            return [*feeds, Feed([], count, self._block(count * tokens, "frame"))]
+        return feeds + [Feed([], 1, self._block(tokens, "frame")) for _ in range(count)]
 
-    def _role(self) -> str:
-        """What the text before a frame is: part of the prompt before the first one."""
-        return "prompt" if self.frames == 1 else "text"
-
-    def _feed_frames(self, visual_NKH: Tensor) -> Tensor:
-        """Frames with nothing between them -> hidden states of their last tokens [N, H]."""
-        count, tokens, width = visual_NKH.shape
-        if self.cache.kind == "full":  # one long causal block: the same keys for all, no copies
-            hidden_1TH = self._feed(visual_NKH.reshape(1, count * tokens, width), [self._block(count * tokens, "frame")])
-            return hidden_1TH.view(count, tokens, width)[:, -1]
-        return self._feed(visual_NKH, [self._block(tokens, "frame") for _ in range(count)])[:, -1]
-
-    def _consult(self, scores: FrameScores) -> None:
+    def close_frames(self, scores: FrameScores) -> None:
+        """The frames of `open_frames` have these scores [N]: memory goes back, and the policy hears of them."""
+        self.pool.give_back(self.cache.take_dropped())
         if self.policy is not None:
-            row = {"time": self.time, "informative_score": float(scores.informative), "relevance_score": float(scores.relevance)}
-            if scores.uncertainty is not None:
-                row["uncertainty_score"] = float(scores.uncertainty)
+            (row,) = score_rows([self.time], *scores)
             self.wants_to_speak = self.policy.update(row)
 
     # ---- what comes out ----
@@ -175,7 +165,7 @@ class Session:
         """Let the model speak now: greedy, until `<|im_end|>` or the limit. Returns the text; `reply_ids` holds the tokens."""
         before = self.cache.snapshot()
         penalised = torch.tensor(self.penalised, dtype=torch.long, device=self.model.model.norm.weight.device)
-        hidden_1H = self._feed_text(self.state.begin_reply(), "reply", hold=True)
+        hidden_1H = self.feed_text(self.state.begin_reply(), "reply", hold=True)
         ids: list[int] = []
         limit = max_new_tokens or self.max_new_tokens
         while True:
@@ -189,7 +179,7 @@ class Session:
                 break
             if self.repetition_penalty is not None:
                 penalised = torch.cat([penalised, token[None]])
-            hidden_1H = self._feed_text(ids[-1:], "reply", hold=True)
+            hidden_1H = self.feed_text(ids[-1:], "reply", hold=True)
         self.state.end_reply(ids, removed=self.remove_assistant_turns)
         if self.remove_assistant_turns and not self.keeps_removed_replies:
             self._restore(before)
@@ -252,27 +242,23 @@ class Session:
 
     # ---- feeding ----
 
-    def _embed(self, ids: Sequence[int]) -> Tensor:
-        return self.model.embed_tokens(torch.tensor([ids], device=self.model.model.norm.weight.device))
-
     @torch.inference_mode()
-    def _feed_text(self, ids: Sequence[int], role: str, hold: bool = False) -> Tensor | None:
-        """Feed token ids, in pieces where the window is small -> hidden state of the last one [1, H]."""
+    def feed_text(self, ids: Sequence[int], role: str, hold: bool = False) -> Tensor | None:
+        """Feed token ids, in pieces where the window is small -> hidden state of the last one [1, H]. role: see Cache.block. hold: what
+        the cache drops is not given back yet."""
         hidden = None
         while ids:
             size = self.cache.piece() or len(ids)
             piece, ids = ids[:size], ids[size:]
-            hidden = self._feed(self._embed(piece), [self._block(len(piece), role)], hold)[:, -1]
+            embeds_1TH = self.model.embed_tokens(torch.tensor([piece], device=self.model.model.norm.weight.device))
+            plan = self.decoder.plan([self._block(len(piece), role)])
+            hidden = self.decoder(embeds_1TH, self.pool, plan)[:, -1]
+            if not hold:
+                self.pool.give_back(self.cache.take_dropped())
         return hidden
 
     def _block(self, tokens: int, role: str) -> Block:
         return self.cache.block(self.pool.take(tokens), role)
-
-    def _feed(self, embeds_NTH: Tensor, blocks: list[Block], hold: bool = False) -> Tensor:
-        hidden_NTH = self.decoder(embeds_NTH, self.pool, self.decoder.plan(blocks))
-        if not hold:
-            self.pool.give_back(self.cache.take_dropped())
-        return hidden_NTH
 
 
 def conversation_state(state: DuetState) -> dict[str, Any]:
@@ -280,44 +266,22 @@ def conversation_state(state: DuetState) -> dict[str, Any]:
     return {"open_turn": state.open_turn, "frames": state.frames, "_pending": list(state._pending)}
 
 
-@torch.inference_mode()
 def push_many(sessions: Sequence[Session], frames: Tensor | Sequence[Tensor]) -> FrameScores:
     """One frame for each of several sessions of one model and one pool, in one forward call -> scores [N], in the order of the sessions.
 
     frames: uint8 [N, 3, H, W], or N of [3, H, W]. Sessions may come and go between calls. The scores are those of pushing alone.
     """
     frames_NCHW = frames if isinstance(frames, Tensor) else torch.stack(list(frames))
-    model = sessions[0].model
-    return push_many_embeds(sessions, model.visual_embed(frames_NCHW))
+    with torch.inference_mode():
+        return push_many_embeds(sessions, sessions[0].model.visual_embed(frames_NCHW))
 
 
-@torch.inference_mode()
 def push_many_embeds(sessions: Sequence[Session], visual_NKH: Tensor) -> FrameScores:
-    """`push_many` for frame tokens [N, 49, H]."""
-    pool, model = sessions[0].pool, sessions[0].model
-    if len(sessions) != len(visual_NKH) or len({id(s) for s in sessions}) != len(sessions):
-        raise ValueError(f"{len(visual_NKH)} frames for {len(sessions)} sessions: one frame for each, and each session once")
+    """`push_many` for frame tokens [N, K, H]."""
+    pool, model, decoder = sessions[0].pool, sessions[0].model, sessions[0].decoder
     if any(session.pool is not pool or session.model is not model for session in sessions):
         raise ValueError("push_many needs sessions of one model and one pool (Session(model, pool=pool))")
-    visual_NKH = visual_NKH.to(model.model.norm.weight)
-    blocks, together, alone = [], [], {}
-    for n, session in enumerate(sessions):
-        if session.cache.joins_text:
-            alone[n] = session.push_embeds(visual_NKH[n : n + 1])
-            continue
-        session._feed_text(session.state.frame(), session._role())
-        blocks.append(session._block(FRAME_TOKENS, "frame"))
-        together.append(n)
-    scores: list[FrameScores] = [alone.get(n) for n in range(len(sessions))]
-    if together:
-        decoder = sessions[0].decoder
-        hidden_NTH = decoder(visual_NKH[together], pool, decoder.plan(blocks))
-        batch = model.score(hidden_NTH[:, -1])
-        for row, n in enumerate(together):
-            scores[n] = FrameScores(*(None if values is None else values[row : row + 1] for values in batch))
-            pool.give_back(sessions[n].cache.take_dropped())
-            sessions[n]._consult(scores[n])
-    return FrameScores(*(None if values[0] is None else torch.cat(values) for values in zip(*scores)))
+    return step(sessions, [1] * len(visual_NKH), lambda feeds: run_feeds(model, decoder, pool, feeds, visual_NKH))
 
 
 def make_cache(

@@ -1,19 +1,19 @@
 """The reading thread and its queue, with the rule for falling behind.
 
 A file or a pipe waits for the model: nothing is dropped. A camera or a live stream does not wait: where frames arrive faster than they are
-scored, the queue fills, and then the OLDEST waiting frame is dropped, so that what is scored is never older than the queue is long.
+scored, the oldest waiting frame is dropped (aha.streaming.live.Waiting).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 
 import av
 
 from aha.errors import UserError
+from aha.streaming.live import Waiting
 from aha.watch.sources import Lost, Reconnected, SourceFrame
 
 Item = SourceFrame | Lost | Reconnected
@@ -23,17 +23,20 @@ class Feed:
     """Reads `items` in a thread; `get` takes the next one. After the last `ended` is set, and `error` says why if reading failed."""
 
     def __init__(self, items: Iterator[Item], size: int, live: bool, paced: bool = False):
-        self.live, self.size, self.paced = live, size, paced
-        self.dropped = 0
+        self.live, self.paced = live, paced
         self.ended = self.complete = False  # no more items; and that in good order
         self.error: Exception | None = None
         self._items = items
-        self._queue: deque[Item] = deque()
-        self._waiting = 0  # frames in the queue
+        self._queue: Waiting[Item] = Waiting(size)
         self._stop = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, name="aha-watch-reader", daemon=True)
         self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were dropped because the model was behind."""
+        return self._queue.dropped
 
     def get(self, timeout: float) -> Item | None:
         """The next item; None if none came in `timeout` seconds or the feed has ended."""
@@ -42,8 +45,7 @@ class Feed:
                 self._changed.wait(timeout)
             if not self._queue:
                 return None
-            item = self._queue.popleft()
-            self._waiting -= isinstance(item, SourceFrame)
+            item = self._queue.take()
             self._changed.notify_all()
             return item
 
@@ -57,7 +59,6 @@ class Feed:
         with self._changed:
             self._stop = True
             self._queue.clear()
-            self._waiting = 0
             self._changed.notify_all()
         self._thread.join(timeout=2.0)
 
@@ -81,17 +82,13 @@ class Feed:
 
     def _put(self, item: Item) -> bool:
         with self._changed:
-            while not self.live and self._waiting >= self.size and not self._stop:
+            while not self.live and self._queue.full and not self._stop:
                 self._changed.wait()
             if self._stop:
                 return False
             if isinstance(item, SourceFrame):
-                if self._waiting >= self.size:
-                    oldest = next(i for i, waiting in enumerate(self._queue) if isinstance(waiting, SourceFrame))
-                    del self._queue[oldest]
-                    self._waiting -= 1
-                    self.dropped += 1
-                self._waiting += 1
-            self._queue.append(item)
+                self._queue.add_frame(item)
+            else:
+                self._queue.add_notice(item)
             self._changed.notify_all()
             return True
