@@ -8,6 +8,7 @@ Dimensions: P predictions, G gold captions of one video. A caption here is a lis
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -115,3 +116,20 @@ def soda_c(iou_PG: np.ndarray, similarity_PG: np.ndarray) -> float:
     total = best_ordered_sum(iou_PG * similarity_PG)
     precision, recall = total / n_predicted, total / n_gold
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+def soda_c_released_code(iou_PG: np.ndarray, similarity_PG: np.ndarray) -> float:
+    """The number that MMDuet, Aha and Vid2Seq-style code print as SODA_c: equal to soda_c up to ten captions, another one beyond.
+
+    Their captions are keyed "0", "1", .., and METEOR returns them in the order of these texts ("0", "1", "10", "11", .., "2"), while the
+    IoU stays in the order of the numbers: the j-th caption's IoU meets the METEOR of the caption that is j-th as text.
+    """
+    return soda_c(iou_PG, similarity_PG[sorted(range(len(similarity_PG)), key=str)])
+
+
+def paragraph_words(captions: Sequence[str], separator: str) -> list[str]:
+    """All captions of a video as one text, for Para_CIDER (cider_d of all videos' pairs) and Para_METEOR (METEOR's aggregate of them).
+
+    Lower-case; everything but letters a-z parts words. Predictions are joined with ". ", gold captions with a blank.
+    """
+    return re.sub(r"[^a-zA-Z]", " ", separator.join(captions)).lower().split()

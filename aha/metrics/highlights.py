@@ -48,6 +48,24 @@ def trapezoid_ap(top_labels: np.ndarray) -> np.ndarray:
     return np.divide(area, total, out=np.zeros_like(area), where=total > 0)
 
 
+def all_clips_ap(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """AP of one YouTube Highlights video over ALL its clips, as `umt_tie_*` and `lighthouse_tie_*`.
+
+    Sources: UMT (CVPR 2022) and Lighthouse (EMNLP 2024). A domain's mAP is the mean over its videos, a table's mean that of the domains.
+    labels [C] 0/1, scores one a clip: a longer list is cut to the labels, beyond a shorter one positives do not count. Without a positive
+    clip UMT counts 0 and Lighthouse leaves the video out (NaN). Equal scores: both published sorts are unstable; first = in the order of
+    the clips, last = reverse, mean = of the two.
+    """
+    count = min(len(labels), len(scores))
+    labels, scores = np.asarray(labels, dtype=bool)[:count], np.asarray(scores)[:count]
+    first, last = (float(trapezoid_ap(labels[order(scores, last_first)])) if count else 0.0 for last_first in (False, True))
+    umt = {"mean": (first + last) / 2, "first": first, "last": last}
+    left_out = not labels.any()
+    return {f"umt_tie_{name}": value for name, value in umt.items()} | {
+        f"lighthouse_tie_{name}": float("nan") if left_out else value for name, value in umt.items()
+    }
+
+
 def above_lower_median(labels: np.ndarray) -> np.ndarray:
     """labels [A, C] -> [A, C] bool: above that annotator's lower median (the ((C-1)//2)-th smallest, as torch.median)."""
     middle = (labels.shape[-1] - 1) // 2
