@@ -1,7 +1,7 @@
 """The video-text duet format: the one place that knows which token ids a conversation is made of.
 
 Text of a conversation: `<|im_start|>system\\n{prompt}<|im_end|>`, then for each turn `\\n<|im_start|>{role}\\n{content}<|im_end|>`;
-the content of a stream turn is `<image>` x 49 per frame. The score of a frame is read at its last (49th) token.
+the content of a stream turn is `<image>` x 49 per frame (K of another base). The score of a frame is read at its last token.
 (MMDuet, Wang et al. 2024, section 3.)
 
 Training renders a whole conversation (`DuetFormat.render`); scoring and generation feed the same ids piece by piece (`DuetState`),
@@ -20,9 +20,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llava_next import PUBLISHED
+
 from aha.errors import UserError
 
-FRAME_TOKENS = 49  # 7x7 visual tokens a frame
 IGNORE_INDEX = -100  # "no label here", as in torch.nn.functional.cross_entropy
 IM_START, IM_END, IMAGE = "<|im_start|>", "<|im_end|>", "<image>"
 ROLES = ("system", "user", "assistant", "stream")
@@ -40,13 +41,10 @@ def load_tokenizer(path: str | os.PathLike) -> Any:
     `<image>` gets the next free id where the folder does not have it (base checkpoints); adapters carry it already.
     Raises UserError where there is no tokenizer or it lacks the chat tokens.
     """
-    from llava_next import CheckpointError, resolve_folder  # imports torch: the rest of this module needs neither
+    from llava_next import resolve_folder  # imports torch: the rest of this module needs neither
     from transformers import AddedToken, AutoTokenizer
 
-    try:
-        folder = resolve_folder(path)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
+    folder = resolve_folder(path)
     try:
         with warnings.catch_warnings():  # it reads the base's config.json too, whose settings of 2024 it calls deprecated
             warnings.simplefilter("ignore", FutureWarning)
@@ -105,7 +103,7 @@ class Rendered:
 
     text: as text, content verbatim. input_ids: [T]. token_starts: [T], character of `text` at which each token begins.
     learn_ranges: (begin, end) characters of the learned replies, each with its closing `<|im_end|>`; learn_mask: [T], the same for tokens.
-    frame_token_positions: [F], index of the last (49th) token of each frame, where its scores are read. image_token_positions: [49 F].
+    frame_token_positions: [F], index of the last token of each frame, where its scores are read. image_token_positions: [K F].
     """
 
     text: str
@@ -118,10 +116,10 @@ class Rendered:
 
 
 class DuetFormat:
-    """Token ids of the format's pieces for one tokenizer. All methods return lists of ids."""
+    """Token ids of the format's pieces for one tokenizer and one base (`config.tokens_per_frame`). All methods return lists of ids."""
 
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, tokens_per_frame: int = PUBLISHED.tokens):
+        self.tokenizer, self.tokens_per_frame = tokenizer, tokens_per_frame
         vocabulary = tokenizer.get_vocab()
         absent = [token for token in (IM_START, IM_END, IMAGE) if token not in vocabulary]
         if absent:
@@ -129,7 +127,7 @@ class DuetFormat:
         self.im_start_id, self.im_end_id, self.image_id = (vocabulary[token] for token in (IM_START, IM_END, IMAGE))
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.im_end_id
         self.newline_ids = self.encode("\n")
-        self.frame_ids = [self.image_id] * FRAME_TOKENS
+        self.frame_ids = [self.image_id] * tokens_per_frame
         self.stream_header = self._header("stream")
         self.assistant_header = self._header("assistant")
         self.generation_header = [self.im_end_id, *self.assistant_header]
@@ -197,7 +195,7 @@ class DuetFormat:
             learn = turn.learn and turn.role == "assistant"
             if turn.role == "stream":
                 plain("stream\n")
-                for _ in range(turn.num_frames * FRAME_TOKENS):
+                for _ in range(turn.num_frames * self.tokens_per_frame):
                     images.append(len(ids))
                     control(IMAGE, self.image_id)
             elif turn.role == "assistant":
@@ -212,7 +210,7 @@ class DuetFormat:
                 ranges.append((begin, length))
         return Rendered(
             text="".join(text), input_ids=ids, token_starts=starts, learn_ranges=ranges, learn_mask=mask,
-            frame_token_positions=images[FRAME_TOKENS - 1 :: FRAME_TOKENS], image_token_positions=images,
+            frame_token_positions=images[self.tokens_per_frame - 1 :: self.tokens_per_frame], image_token_positions=images,
         )  # fmt: skip
 
 
@@ -226,7 +224,7 @@ class DuetState:
     """Which ids to feed next while a video streams in. Pure bookkeeping: no model, no cache.
 
     Each event method returns the text ids that must be fed: `query` before anything else of that moment, `frame` just before the frame's
-    49 visual tokens (one forward call), `begin_reply` before the first generated token. Generated tokens are fed one by one by the caller,
+    visual tokens (one forward call), `begin_reply` before the first generated token. Generated tokens are fed one by one by the caller,
     all but the last one: `end_reply` takes the whole list and keeps the last for the next event.
 
     `prompt_order="aha"` is the training order: system, query, stream; every turn is closed. After a removed reply the state is that of

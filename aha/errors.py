@@ -6,9 +6,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from llava_next.errors import UserError  # the base's, of which CheckpointError is one: what it cannot load ends every command alike
 
-class UserError(Exception):
-    """Bad input or a missing thing. The message is one plain sentence: what is wrong, where (file, line or key), and the cure."""
+__all__ = ["UserError", "run_command"]
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:

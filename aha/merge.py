@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from llava_next import resolve_folder
 
 from aha.conversation import load_tokenizer
 from aha.core.environment import load_env
@@ -21,17 +22,17 @@ from aha.core.files import read_json
 from aha.errors import UserError, run_command
 from aha.models import AhaModel
 from aha.training.card import model_card, upload
-from aha.training.model import check_base, folder_of
+from aha.training.model import check_base
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def merge(base: str, adapter: str, output: Path, *, dtype: torch.dtype, device: str, metrics: dict | None) -> None:
     """Write the merged model to `output`. LoRA products are computed in float32 and rounded once. Raises UserError."""
-    adapter_folder = folder_of(adapter)
-    check_base(adapter_folder, folder_of(base), base)
+    adapter_folder = resolve_folder(adapter)
+    check_base(adapter_folder, resolve_folder(base), base)
     model = AhaModel.from_base(base, adapter_folder, dtype=dtype, device=device, merge=True)
-    tokenizer = load_tokenizer(adapter_folder if (adapter_folder / "tokenizer_config.json").is_file() else folder_of(base))
+    tokenizer = load_tokenizer(adapter_folder if (adapter_folder / "tokenizer_config.json").is_file() else resolve_folder(base))
     card = model_card(adapter_folder, base=base, merged=True, metrics=metrics)
     model.save_pretrained(output, tokenizer=tokenizer, card=card)
     for name in ("settings.json", "versions.json", "trained_on_videos.json"):

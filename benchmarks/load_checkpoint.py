@@ -25,7 +25,6 @@ from llava_next import LlavaNextConfig, LlavaNextForCausalLM, save_llava_next
 from safetensors.torch import save_file
 
 from aha.models import AhaModel
-from aha.models.adapters import LORA_TARGETS
 
 SIGLIP = {
     "hidden_size": 1152,
@@ -92,7 +91,13 @@ def write_checkpoint(folder: Path, size: str, device: str) -> None:
         tensors[f"base_model.model.{head}.weight"] = torch.randn(2, model.config.hidden_size) * 0.02
     adapter.mkdir(parents=True, exist_ok=True)
     save_file(tensors, adapter / "adapter_model.safetensors")
-    settings = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": LORA_TARGETS, "task_type": "CAUSAL_LM"}
+    settings = {
+        "peft_type": "LORA",
+        "r": 16,
+        "lora_alpha": 32,
+        "target_modules": LlavaNextForCausalLM.lora_targets,
+        "task_type": "CAUSAL_LM",
+    }
     settings["modules_to_save"] = ["mm_projector", "lm_head", "informative_head", "relevance_head"]
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
 

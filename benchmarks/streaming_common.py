@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from llava_next.checkpoint import build_empty
+from llava_next import build_empty
 from load_checkpoint import IMAGE_TOKEN, SIZES, vision_of
 from torch import nn
 

@@ -19,13 +19,13 @@ import platform
 import time
 
 import torch
-from llava_next.checkpoint import build_empty
+from llava_next import build_empty
 from load_checkpoint import IMAGE_TOKEN, SIZES, vision_of
 from torch import Tensor, nn
 
 from aha.errors import UserError, run_command
 from aha.models import AhaConfig, AhaModel, aha_losses
-from aha.models.adapters import MODULES_TO_SAVE, add_lora, new_lora, trainable
+from aha.models.adapters import add_lora, modules_to_save, new_lora, trainable
 from aha.training.compiled import compile_layers
 from aha.training.optimizer import LowMemoryAdamW
 from aha.training.quantized import quantize_decoder
@@ -57,7 +57,7 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype, seed: int,
             parameter.data = parameter.data.to(device=device, dtype=dtype)
         if ".lora_B." in name:
             parameter.data.normal_(0, 0.002)
-    trainable(model, MODULES_TO_SAVE)
+    trainable(model, modules_to_save(type(model)))
     return model.train()
 
 

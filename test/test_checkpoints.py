@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -251,6 +253,27 @@ def test_broken_base_is_named(broken_base, what):
         load_base(folder)
     with pytest.raises(UserError, match=message):  # what a command prints
         AhaModel.from_base(folder)
+
+
+COMMANDS = {
+    "aha.score": ["--video", "clip.mp4", "--query", "q", "--output", "scores.json"],
+    "aha.merge": ["--output", "merged"],
+    "aha.train": ["--dataset_config", "mixture.json", "--output_dir", "run"],
+    "aha.cli": ["highlights", "clip.mp4", "--query", "q", "--output", "found"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_says_what_is_wrong_with_a_checkpoint_in_one_sentence(command, broken_base, base, adapter, tmp_path):
+    folder, tensors = broken_base
+    BREAKS["truncated file"][0](folder, tensors)
+    folder = folder.rename(tmp_path / base.name)
+    shutil.copy(shared_fixture("reference/videos/landscape.mp4"), tmp_path / "clip.mp4")
+    arguments = [*COMMANDS[command], "--llm_pretrained", str(folder), "--lora_pretrained", str(adapter)]
+    run = subprocess.run([sys.executable, "-m", command, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 2, run.stderr
+    assert "Traceback" not in run.stderr and "truncated" in run.stderr and run.stderr.count("error:") == 1
+    assert not any((tmp_path / name).exists() for name in ("scores.json", "merged", "found/highlights.json"))
 
 
 def adapter_copy(adapter, tmp_path):

@@ -7,10 +7,10 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llava_next import PUBLISHED
 from paths import shared_fixture
 
 from aha.conversation import (
-    FRAME_TOKENS,
     DuetFormat,
     DuetState,
     Query,
@@ -79,7 +79,7 @@ def replay(duet: DuetFormat, family: str, session: dict) -> list[dict]:
     for k, time in enumerate(session["time"]):
         for query in schedule.due(time):
             calls.append({"ids": state.query(query.text), "frame_tokens": 0})
-        calls.append({"ids": state.frame(), "frame": k, "frame_tokens": FRAME_TOKENS})
+        calls.append({"ids": state.frame(), "frame": k, "frame_tokens": PUBLISHED.tokens})
         if k in replies:
             calls.append({"ids": state.begin_reply(), "frame_tokens": 0})
             if len(replies[k]) > 1:
@@ -138,12 +138,12 @@ def test_rendering_keeps_control_tokens_for_itself(duet, turns, system):
     frames = sum(t.num_frames for t in turns)
     rendered = duet.render(turns)
     ids = rendered.input_ids
-    assert ids.count(duet.image_id) == frames * FRAME_TOKENS == len(rendered.image_token_positions)
+    assert ids.count(duet.image_id) == frames * PUBLISHED.tokens == len(rendered.image_token_positions)
     assert ids.count(duet.im_start_id) == ids.count(duet.im_end_id) == len(shown)
     assert 1000 not in ids  # <|endoftext|> typed by a user
     assert len(rendered.frame_token_positions) == frames
     for position in rendered.frame_token_positions:
-        assert ids[position - FRAME_TOKENS + 1 : position + 1] == duet.frame_ids
+        assert ids[position - PUBLISHED.tokens + 1 : position + 1] == duet.frame_ids
     assert len(ids) == len(rendered.learn_mask) == len(rendered.token_starts)
     learned = [t for t in turns if t.role == "assistant" and t.learn]
     assert [rendered.text[a:b] for a, b in rendered.learn_ranges] == [t.content + "<|im_end|>" for t in learned]

@@ -10,9 +10,10 @@ import av
 import h5py
 import numpy as np
 import pytest
+from llava_next import PUBLISHED
 from paths import REPO, shared_fixture
 
-from aha.conversation import FRAME_TOKENS, load_tokenizer
+from aha.conversation import load_tokenizer
 from aha.core.folds import folds
 from aha.data import check
 from aha.data.collate import collate
@@ -361,7 +362,7 @@ def test_mmduetit(tmp_path, six_videos, tokenizer):
     assert requests == {request.replace("%s", "100% of the %s") for request in GROUNDING_REQUESTS}
 
     batch = collate([mixture[i] for i in range(3)], mixture.format.pad_id)
-    assert (batch["input_ids_BT"] == mixture.format.image_id).sum() == FRAME_TOKENS * len(batch["frames"])
+    assert (batch["input_ids_BT"] == mixture.format.image_id).sum() == PUBLISHED.tokens * len(batch["frames"])
     with pytest.raises(UserError, match="no usable sample for split val"):
         build_mixture(config, tokenizer, split="val")
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llava_next import PUBLISHED
 from paths import shared_fixture
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, FRAME_TOKENS, DuetFormat, Turn, load_tokenizer, split_stream_turns
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn, load_tokenizer, split_stream_turns
 from aha.data.collate import collate
 from aha.data.labels import (
     dense_caption_turns,
@@ -48,7 +49,7 @@ def golden_turns(name: str, case: dict) -> tuple[int, list[Turn]]:
     if name == "grounding":
         return 0, grounding_turns(annotations("grounding")[0]["timestamps"], landscape, fps, request)
     if name == "magqa":
-        waiting = case["text"].split("<|im_start|>user")[0].count("<image>") // FRAME_TOKENS
+        waiting = case["text"].split("<|im_start|>user")[0].count("<image>") // PUBLISHED.tokens
         annotation = annotations("magqa")[0]
         fewest, most = waiting_range(annotation, metadata["portrait.mp4"]["duration"], fps)
         assert fewest <= waiting <= most
@@ -95,12 +96,12 @@ def test_batch_of_two_is_padded_on_the_right(duet):
 
     batch = collate([sample("a", 2), sample("b", 3)], duet.pad_id)
     lengths = batch["attention_mask_BT"].sum(1).tolist()
-    assert lengths[1] - lengths[0] == FRAME_TOKENS
+    assert lengths[1] - lengths[0] == PUBLISHED.tokens
     assert batch["input_ids_BT"][0, lengths[0] :].unique().tolist() == [duet.pad_id]
     for key in ("labels_BT", "informative_labels_BT", "relevance_labels_BT"):
         assert batch[key][0, lengths[0] :].unique().tolist() == [-100]
     assert batch["frames"][:, 0, 0, 0].tolist() == [2, 2, 3, 3, 3]
-    assert (batch["input_ids_BT"] == duet.image_id).sum().item() == FRAME_TOKENS * len(batch["frames"])
+    assert (batch["input_ids_BT"] == duet.image_id).sum().item() == PUBLISHED.tokens * len(batch["frames"])
     assert batch["relevance_labels_BT"].dtype == torch.float32
     assert batch["num_frames"] == [2, 3]
 

@@ -27,15 +27,12 @@ from torch import Tensor
 from transformers import SiglipVisionConfig
 
 from llava_next.config import SIGLIP_HEADS, LlavaNextConfig, text_settings
+from llava_next.errors import CheckpointError
 from llava_next.model import LlavaNextForCausalLM, pick_attention
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 WEIGHT_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.md"]
 Model = TypeVar("Model", bound=LlavaNextForCausalLM)
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used; one sentence: which file or tensor, what is wrong, the cure."""
 
 
 def resolve_folder(path_or_hub_id: str | os.PathLike) -> Path:
@@ -228,6 +225,12 @@ def read_config(
     )  # fmt: skip
 
 
+def base_config(path_or_hub_id: str | os.PathLike) -> LlavaNextConfig:
+    """Settings of a base checkpoint from its config.json and the headers of its files; no weights are read. Raises CheckpointError."""
+    folder = resolve_folder(path_or_hub_id)
+    return read_config(folder, {published_name(name): shape for name, shape in tensor_shapes(list_shards(folder)).items()})
+
+
 # ---- putting it together ----
 
 
@@ -348,6 +351,27 @@ def load_base(
         parameter = model.get_parameter(name)
         if parameter.is_meta:
             place(model, name, torch.zeros(parameter.shape, dtype=dtype, device=device))
+    return finish(model, device)
+
+
+def load_saved(
+    folder: Path,
+    config: LlavaNextConfig,
+    *,
+    model_class: type[Model],
+    dtype: torch.dtype,
+    device: str | torch.device,
+    attn_implementation: str | None,
+    float32: tuple[str, ...] = (),
+) -> Model:
+    """A folder whose tensors have the model's own names, as `write_shards` stored its parameters. `float32`: modules that stay in float32
+    whatever `dtype` is. Raises CheckpointError."""
+    model = build_empty(model_class, config, pick_attention(device, attn_implementation))
+    fill(model, list_shards(folder), lambda name: name, dtype=dtype, device=device, where=str(folder))
+    if dtype != torch.float32:
+        for name, tensor in iter_tensors(list_shards(folder)):
+            if name.split(".")[0] in float32:
+                model.get_parameter(name).data = tensor.to(device=device, dtype=torch.float32)
     return finish(model, device)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import Qwen2Config, SiglipVisionConfig
 
+from llava_next.frame import FrameShape
+
 # Attention heads of the published SigLIP towers: the one size that cannot be read off the tensors. Key: (hidden size, MLP size).
 SIGLIP_HEADS = {(768, 3072): 12, (1024, 4096): 16, (1152, 4304): 16}
 
@@ -42,6 +44,15 @@ class LlavaNextConfig(Qwen2Config):
     @property
     def tokens_per_frame(self) -> int:
         return self.tokens_per_side**2
+
+    @property
+    def feature_shape(self) -> tuple[int, int]:
+        """(P, C) of `tower_features`."""
+        return self.patches_per_side**2, self.vision.hidden_size
+
+    @property
+    def frame(self) -> FrameShape:
+        return FrameShape(self.tokens_per_frame, self.vision.image_size)
 
 
 TEXT_KEYS = (

@@ -10,6 +10,7 @@ Shapes: N frames, P patches (729), K tokens of a frame (49), C tower width, H de
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from llava_next.config import LlavaNextConfig
+from llava_next.errors import UserError
 
 TOWER_BATCH = 64  # frames that go through the vision tower at a time
 
@@ -27,13 +29,13 @@ TOWER_BATCH = 64  # frames that go through the vision tower at a time
 def pick_attention(device: str | torch.device = "cpu", wanted: str | None = None) -> str:
     """`wanted` if given; else flash_attention_2 where it is installed and the device is a GPU, else sdpa.
 
-    Raises ValueError where flash_attention_2 is asked for but cannot run.
+    Raises UserError where flash_attention_2 is asked for but cannot run.
     """
     on_gpu = torch.device(device).type == "cuda"
     if wanted is None:
         return "flash_attention_2" if on_gpu and is_flash_attn_2_available() else "sdpa"
     if wanted == "flash_attention_2" and not (on_gpu and is_flash_attn_2_available()):
-        raise ValueError("attention flash_attention_2 needs a GPU and the package flash-attn; use sdpa instead.")
+        raise UserError("attention flash_attention_2 needs a GPU and the package flash-attn; use sdpa instead.")
     return wanted
 
 
@@ -100,6 +102,9 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
 
     config_class = LlavaNextConfig
     config: LlavaNextConfig
+    projector = "mm_projector"  # the module between tower and decoder
+    # MMDuet's LoRA (adapter_config.json of the published adapter): every linear layer of the decoder
+    lora_targets = r"model\.layers.*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
 
     def __init__(self, config: LlavaNextConfig) -> None:
         super().__init__(config)
@@ -156,6 +161,72 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
         chunks = [self.project(self.tower_features(chunk, batch_size)) for chunk in frames_NCHW.split(batch_size)]
         return torch.cat(chunks) if len(chunks) != 1 else chunks[0]
 
+    def vision_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of the frozen tower: what stored features depend on."""
+        return self.model.vision_tower.named_parameters()
+
+    def compile_vision(self) -> None:
+        self.model.vision_tower.compile_layers()
+
+    def vision_flops(self) -> tuple[int, int]:
+        """FLOPs of a frame's forward pass: (tower, projector on every patch)."""
+        vision, hidden = self.config.vision, self.config.hidden_size
+        patches = self.config.patches_per_side**2
+        tower = 2 * sum(p.numel() for _, p in self.vision_parameters()) + 4 * vision.num_hidden_layers * patches * vision.hidden_size
+        return patches * tower, patches * 2 * (vision.hidden_size * hidden + hidden**2)
+
+    # ---- the decoder a layer at a time: keys and values are kept by the caller ----
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        return self.model.layers
+
+    @property
+    def head_dim(self) -> int:
+        return self.model.layers[0].self_attn.head_dim
+
+    @property
+    def decoder_dtype(self) -> torch.dtype:
+        return self.model.norm.weight.dtype
+
+    @property
+    def decoder_device(self) -> torch.device:
+        return self.model.norm.weight.device
+
+    def rotary(self, positions_NX: Tensor) -> tuple[Tensor, Tensor]:
+        """cos, sin [N, X, D] float32 of tokens at these ranks; a head is turned by halves, as in Qwen2."""
+        return self.model.rotary_emb(torch.empty(0, device=self.decoder_device), positions_NX)
+
+    @staticmethod
+    def queries_keys_values(
+        layer: nn.Module, hidden_NTH: Tensor, merged: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What a layer attends with, before it is turned: [N, T, Q, D], [N, T, G, D], [N, T, G, D]. merged: `merged_projections`."""
+        attention = layer.self_attn
+        x_NTH = layer.input_layernorm(hidden_NTH)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        if merged is None:
+            parts = [projection(x_NTH) for projection in projections]
+        else:
+            parts = F.linear(x_NTH, *merged).split([projection.out_features for projection in projections], dim=-1)
+        return tuple(part.view(*part.shape[:2], -1, attention.head_dim) for part in parts)
+
+    @staticmethod
+    def merged_projections(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of a layer's query, key and value projections, one below the other: one matrix product in place of three."""
+        projections = (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+        biases = [p.bias.detach() for p in projections if p.bias is not None]
+        return torch.cat([p.weight.detach() for p in projections]), torch.cat(biases) if biases else None
+
+    @staticmethod
+    def after_attention(layer: nn.Module, hidden_NTH: Tensor, seen_NTC: Tensor) -> Tensor:
+        """The rest of a layer; seen_NTC: what attention gave, the heads side by side."""
+        hidden_NTH = hidden_NTH + layer.self_attn.o_proj(seen_NTC)
+        return hidden_NTH + layer.mlp(layer.post_attention_layernorm(hidden_NTH))
+
+    def final_norm(self, hidden_NTH: Tensor) -> Tensor:
+        return self.model.norm(hidden_NTH)
+
     # ---- text and both ----
 
     def embed_tokens(self, input_ids: Tensor) -> Tensor:
@@ -164,7 +235,7 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
     def joint_embed(self, input_ids_BT: Tensor, visual_embeds_NKH: Tensor | None) -> Tensor:
         """Embed a token sequence whose `<image>` placeholders are replaced, in order, by the frame tokens.
 
-        Raises ValueError when the number of placeholders is not 49 x the number of frames.
+        Raises ValueError when the number of placeholders is not the tokens of that many frames.
         """
         image_BT = input_ids_BT == self.config.image_token_index
         # The placeholder's id can lie outside the embedding table: look up id 0 there, it is overwritten below.

@@ -14,11 +14,12 @@ import random
 from collections import Counter
 
 import numpy as np
+from llava_next import PUBLISHED
 from tqdm import tqdm
 
-from aha.conversation import FRAME_TOKENS, IGNORE_INDEX
+from aha.conversation import IGNORE_INDEX
 from aha.data.labels import keep_frames
-from aha.data.mixture import DEFAULT_MAX_NUM_FRAMES, Source, load_source, missing_files, read_config
+from aha.data.mixture import DEFAULT_MAX_NUM_FRAMES, Source, estimated_tokens, load_source, missing_files, read_config
 from aha.errors import UserError, run_command
 from aha.video.reader import iter_frames
 
@@ -64,9 +65,8 @@ def describe(source: Source) -> str:
     for sample in tqdm(source.samples, desc=source.entry["name"], unit="sample", disable=None):
         _, turns = sample.conversation(source.fps, random.Random(sample.sample_id))
         turns = keep_frames(turns, source.max_num_frames)
-        own_frames = sum(turn.num_frames for turn in turns)
-        frames += own_frames
-        tokens += own_frames * FRAME_TOKENS + sum(5 + len(turn.content) // 4 for turn in turns)
+        frames += sum(turn.num_frames for turn in turns)
+        tokens += estimated_tokens(turns, PUBLISHED.tokens)
         for turn in turns:
             replies += turn.role == "assistant" and turn.learn
             informative.update(turn.informative or ())

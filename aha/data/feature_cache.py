@@ -28,7 +28,7 @@ from aha.core.files import atomic_path
 def tower_key(model: nn.Module) -> str:
     """Hash of the vision tower's weights (bytes, so their type counts too) of a `LlavaNextForCausalLM`."""
     digest = hashlib.sha256()
-    for name, parameter in model.model.vision_tower.named_parameters():
+    for name, parameter in model.vision_parameters():
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         digest.update(parameter.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

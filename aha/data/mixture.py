@@ -22,15 +22,16 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from llava_next import PUBLISHED, FrameShape
 from torch.utils.data import Dataset
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, FRAME_TOKENS, DuetFormat, Turn
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn
 from aha.core.files import read_json
 from aha.data import hisum, mmduetit, tvsum
 from aha.data.labels import keep_frames, label_arrays
@@ -95,6 +96,11 @@ def missing_files(path: str | os.PathLike) -> list[str]:
     return lines
 
 
+def estimated_tokens(turns: Sequence[Turn], tokens_per_frame: int) -> int:
+    """Tokens of a conversation: exact for the frames, about four characters each for the text."""
+    return sum(turn.num_frames * tokens_per_frame + 5 + len(turn.content) // 4 for turn in turns)
+
+
 @dataclass
 class Source:
     """One data set of a mixture, loaded: its entry of the config, usable samples and what was left out."""
@@ -113,9 +119,9 @@ class Mixture(Dataset):
     (seed, epoch, sample) alone, so that every rank, worker and resumed run gets the same. Call `set_epoch` at the start of an epoch.
     """
 
-    def __init__(self, sources: list[Source], tokenizer: Any, seed: int = 0):
-        self.sources = sources
-        self.format = DuetFormat(tokenizer)
+    def __init__(self, sources: list[Source], tokenizer: Any, seed: int = 0, frame: FrameShape = PUBLISHED):
+        self.sources, self.frame = sources, frame
+        self.format = DuetFormat(tokenizer, frame.tokens)
         self.seed = seed
         self.set_epoch(0)
 
@@ -154,7 +160,7 @@ class Mixture(Dataset):
         """(frames, tokens) of item i, without reading its video."""
         _, turns = self._plan(i)
         frames = sum(turn.num_frames for turn in turns)
-        return frames, frames * FRAME_TOKENS + sum(5 + len(turn.content) // 4 for turn in turns)
+        return frames, estimated_tokens(turns, self.frame.tokens)
 
     def _rng(self, i: int) -> random.Random:
         s, n = self.items[i]
@@ -182,7 +188,7 @@ class Mixture(Dataset):
         sample = source.samples[n]
         first, turns = self._plan(i)
         planned = sum(turn.num_frames for turn in turns)
-        video = reader(sample.video_path, fps=source.fps, start=first / source.fps, max_frames=planned)
+        video = reader(sample.video_path, fps=source.fps, start=first / source.fps, max_frames=planned, size=self.frame.side)
         read = len(video.frame_indices)
         if read < planned - 1:
             raise UserError(
@@ -256,12 +262,13 @@ def build_mixture(
     fold: int | None = None,
     validation: bool = False,
     limit: int | None = None,
+    frame: FrameShape = PUBLISHED,
 ) -> Mixture:
     """Read a mixture config and every data set it names.
 
     frame_fps (frames a second): for entries that do not say theirs. max_num_frames: per sample, at most (an entry may say less). split:
     train, val, test or all. fold: which fifth of TVSum is held out (None: nothing is); validation: keep the next fifth out of "train"
-    too, for split "val". limit: at most this many samples of each data set, for smoke runs.
+    too, for split "val". limit: at most this many samples of each data set, for smoke runs. frame: `config.frame` of the base.
 
     What is left out is printed once (by rank 0). Raises UserError for a bad config or annotation file, a missing folder, or where no sample
     is usable.
@@ -277,7 +284,7 @@ def build_mixture(
         sources.append(load_source(entry, entry["fps"] or frame_fps, frames, split, fold, validation))
         if limit is not None:
             del sources[-1].samples[limit:]
-    mixture = Mixture(sources, tokenizer, seed)
+    mixture = Mixture(sources, tokenizer, seed, frame)
     if mixture.problems and int(os.environ.get("RANK", "0")) == 0:
         print(mixture.report(), file=sys.stderr)
     if len(mixture) == 0:

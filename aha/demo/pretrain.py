@@ -23,8 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from llava_next import LlavaNextForCausalLM
-from llava_next.checkpoint import load_base, save_llava_next
+from llava_next import LlavaNextForCausalLM, load_base, save_llava_next
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 

@@ -14,25 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llava_next.checkpoint import (
+from llava_next import (
     CheckpointError,
-    build_empty,
+    LlavaNextForCausalLM,
+    base_config,
     check_fit,
-    fill,
-    finish,
-    iter_tensors,
-    list_shards,
     load_base,
     open_shard,
     place,
-    published_name,
-    read_config,
     read_json,
     resolve_folder,
-    tensor_shapes,
     write_shards,
 )
-from llava_next.model import pick_attention
+from llava_next import load_saved as load_base_saved
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
@@ -40,20 +34,22 @@ from torch import Tensor, nn
 
 from aha.core.files import atomic_path, write_json, write_text
 from aha.errors import UserError
-from aha.models.config import AhaConfig
 from aha.models.model import HEADS, AhaModel
 
 PREFIX = "base_model.model."
-# MMDuet's LoRA (adapter_config.json of the published adapter): every linear layer of the decoder, rank 16, alpha 32.
-LORA_TARGETS = r"model\.layers.*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)$"
-MODULES_TO_SAVE = ["mm_projector", "lm_head", *HEADS]
 
 
-def new_lora(r: int = 16, alpha: int = 32, dropout: float = 0.05) -> LoraConfig:
-    """LoRA settings with the published defaults, for a model that starts without an adapter."""
+def modules_to_save(base: type[LlavaNextForCausalLM]) -> list[str]:
+    """The modules that an adapter holds whole."""
+    return [base.projector, "lm_head", *HEADS]
+
+
+def new_lora(r: int = 16, alpha: int = 32, dropout: float = 0.05, base: type[LlavaNextForCausalLM] = AhaModel) -> LoraConfig:
+    """LoRA settings with the published defaults (MMDuet: rank 16, alpha 32), for a model that starts without an adapter."""
     return LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, modules_to_save=MODULES_TO_SAVE, task_type="CAUSAL_LM"
-    )
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=base.lora_targets, modules_to_save=modules_to_save(base),
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
 
 
 # ---- reading an adapter ----
@@ -130,7 +126,7 @@ def load_with_adapter(
 ) -> AhaModel:
     """`AhaModel.from_base`."""
     base_folder = resolve_folder(base)
-    if read_json(base_folder / "config.json").get("model_type") == AhaConfig.model_type:
+    if read_json(base_folder / "config.json").get("model_type") == model_class.config_class.model_type:
         model = load_saved(model_class, base_folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
         if adapter is None:
             return model
@@ -146,11 +142,11 @@ def load_with_adapter(
         extra = {"relevance_outputs": tensors["relevance_head.weight"].shape[0], "uncertainty": "uncertainty_head.weight" in tensors}
         heads = {f"{head}.weight": tensors.pop(f"{head}.weight") for head in HEADS if f"{head}.weight" in tensors}
     else:
-        shapes = {published_name(name): shape for name, shape in tensor_shapes(list_shards(base_folder)).items()}
-        heads = initial_heads(extra, read_config(base_folder, shapes).hidden_size, seed)
+        heads = initial_heads(extra, base_config(base_folder).hidden_size, seed)
     whole = {name: tensors.pop(name) for name in [*tensors] if ".lora_" not in name}
     model = load_base(
-        base_folder, model_class=model_class, config_class=AhaConfig, dtype=dtype, device=device, attn_implementation=attn_implementation,
+        base_folder, model_class=model_class, config_class=model_class.config_class, dtype=dtype, device=device,
+        attn_implementation=attn_implementation,
         new_parameters=heads, replacements=whole, **extra,
     )  # fmt: skip
     check_fit(
@@ -265,7 +261,7 @@ def adapter_state(model: nn.Module, state: dict[str, Tensor] | None = None) -> d
 
     `state`: the full parameters where the model's own are sharded (ZeRO-3); default: the model's.
     """
-    modules = set(model.peft_config["default"].modules_to_save or MODULES_TO_SAVE) | set(HEADS)
+    modules = set(model.peft_config["default"].modules_to_save or modules_to_save(type(model))) | set(HEADS)
     state = dict(model.named_parameters()) if state is None else state
     return {
         adapter_key(name): tensor.detach().cpu().contiguous()
@@ -279,9 +275,8 @@ def save_adapter(model: AhaModel, folder: str | os.PathLike, *, base: str, state
     folder = Path(folder)
     lora: LoraConfig = model.peft_config["default"]
     settings = lora.to_dict()
-    settings.update(
-        base_model_name_or_path=base, inference_mode=True, modules_to_save=sorted(set(lora.modules_to_save or MODULES_TO_SAVE) | set(HEADS))
-    )
+    saved = sorted(set(lora.modules_to_save or modules_to_save(type(model))) | set(HEADS))
+    settings.update(base_model_name_or_path=base, inference_mode=True, modules_to_save=saved)
     tensors = adapter_state(model, state)
     with atomic_path(folder / "adapter_model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
@@ -343,15 +338,12 @@ def load_saved(
             model_class, base, folder, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=True, seed=0
         )
     raw = read_json(folder / "config.json")
-    if raw.get("model_type") != AhaConfig.model_type:
+    if raw.get("model_type") != model_class.config_class.model_type:
         raise CheckpointError(
             f"{folder} is a {raw.get('model_type')} checkpoint, not one that save_pretrained wrote; use AhaModel.from_base(base, adapter)."
         )
-    config = AhaConfig.from_dict(raw)
-    model = build_empty(model_class, config, pick_attention(device, attn_implementation))
-    fill(model, list_shards(folder), lambda name: name, dtype=dtype, device=device, where=str(folder))
-    if dtype != torch.float32:
-        stored = {name: tensor for name, tensor in iter_tensors(list_shards(folder)) if name.split(".")[0] in HEADS}
-        for name, tensor in stored.items():
-            model.get_parameter(name).data = tensor.to(device=device, dtype=torch.float32)
-    return finish(model, device)
+    return load_base_saved(
+        folder, model_class.config_class.from_dict(raw), model_class=model_class, dtype=dtype, device=device,
+        attn_implementation=attn_implementation,
+        float32=HEADS,
+    )  # fmt: skip

@@ -3,7 +3,7 @@
     model = AhaModel.from_base("lmms-lab/llava-onevision-qwen2-7b-ov", "wangyueqian/MMDuet", dtype=torch.bfloat16, device="cuda")
     model = AhaModel.from_pretrained("path/or/hub-id")
 
-The score of a frame is read at the last (49th) of its tokens. `forward` computes and returns; it logs nothing, reads no environment
+The score of a frame is read at the last of its tokens. `forward` computes and returns; it logs nothing, reads no environment
 and touches no file.
 
 Shapes: B batch, T tokens, H decoder width, V vocabulary, K tokens of a frame (49), F frames in the batch, N scored frames (normally F),
@@ -15,10 +15,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
-from llava_next import TOWER_BATCH, CheckpointError, LlavaNextForCausalLM
+from llava_next import TOWER_BATCH, LlavaNextForCausalLM
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
@@ -70,10 +70,10 @@ def scores_of(informative_logits_N2: Tensor, relevance_logits_NR: Tensor, log_va
     return FrameScores(informative, relevance, None if log_variance_N is None else log_variance_N.float().exp())
 
 
-class AhaModel(LlavaNextForCausalLM):
-    """The base model plus `informative_head` [H -> 2], `relevance_head` [H -> 1 or 2] and `uncertainty_head` [H -> 1]; none has a bias."""
+class WithHeads:
+    """What is added to a base model: `informative_head` [H -> 2], `relevance_head` [H -> 1 or 2] and `uncertainty_head` [H -> 1], none with
+    a bias. Mixed into a class that offers what `llava_next` says a base offers."""
 
-    config_class = AhaConfig
     config: AhaConfig
 
     def __init__(self, config: AhaConfig) -> None:
@@ -115,13 +115,13 @@ class AhaModel(LlavaNextForCausalLM):
     ) -> AhaOutput:
         """A batch of whole conversations, or the next piece of one with `past_key_values`.
 
-        input_ids: [B, T] with 49 `<image>` placeholders a frame. frames: uint8 [F, 3, 384, 384] over the batch, in the order of the
-        placeholders; or vision_features [F, 729, C], the frozen tower's output. attention_mask: [B, T], 1 = token, 0 = padding.
+        input_ids: [B, T] with K `<image>` placeholders a frame. frames: uint8 [F, 3, S, S] over the batch, in the order of the
+        placeholders; or vision_features [F, P, C], the frozen tower's output. attention_mask: [B, T], 1 = token, 0 = padding.
         logits_mask: boolean [B, T], where language logits are wanted (none by default: the vocabulary is the largest matrix).
         tower_batch: frames that go through the vision tower at a time.
         """
         if vision_features is not None:
-            visual_FKH = self.project(vision_features.to(self.model.mm_projector[0].weight.device))
+            visual_FKH = self.project(vision_features.to(self.decoder_device))
         elif frames is not None:
             visual_FKH = self.visual_embed(frames, tower_batch)
         else:
@@ -144,7 +144,7 @@ class AhaModel(LlavaNextForCausalLM):
     # ---- heads of the two families ----
 
     @torch.no_grad()
-    def to_aha(self) -> AhaModel:
+    def to_aha(self) -> Self:
         """Turn MMDuet's heads into Aha's, in place: softmax class 1 of (w0, w1) equals sigmoid of (w1 - w0); the uncertainty head
         starts at zero, that is at log-variance 0 (variance 1) for every frame. No change where they are Aha's already."""
         if self.config.relevance_outputs == 2:
@@ -169,7 +169,7 @@ class AhaModel(LlavaNextForCausalLM):
         attn_implementation: str | None = None,
         merge: bool = True,
         seed: int = 0,
-    ) -> AhaModel:
+    ) -> Self:
         """Base checkpoint (either published layout) plus a LoRA adapter (MMDuet's, Aha's or our own); folders or hub ids.
 
         merge: fold LoRA into the weights (for inference); False keeps it as trainable layers. Without an adapter the informative and
@@ -181,7 +181,7 @@ class AhaModel(LlavaNextForCausalLM):
             model = load_with_adapter(
                 cls, base, adapter, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=merge, seed=seed
             )
-        except (CheckpointError, ValueError) as error:
+        except ValueError as error:  # transformers and PEFT refuse settings so
             raise UserError(str(error)) from error
         model.tokenizer_sources = tuple(os.fspath(source) for source in (adapter, base) if source is not None)
         return model
@@ -194,13 +194,13 @@ class AhaModel(LlavaNextForCausalLM):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         attn_implementation: str | None = None,
-    ) -> AhaModel:
+    ) -> Self:
         """A folder or hub id that `save_pretrained` wrote; or an adapter folder, whose base is the one it names. Raises UserError."""
         from aha.models.adapters import load_saved
 
         try:
             model = load_saved(cls, path_or_hub_id, dtype=dtype, device=device, attn_implementation=attn_implementation)
-        except (CheckpointError, ValueError) as error:
+        except ValueError as error:  # transformers and PEFT refuse settings so
             raise UserError(str(error)) from error
         model.tokenizer_sources = (os.fspath(path_or_hub_id),)
         return model
@@ -212,6 +212,12 @@ class AhaModel(LlavaNextForCausalLM):
         from aha.models.adapters import save_whole
 
         save_whole(self, Path(folder), tokenizer=tokenizer, card=card, max_shard_bytes=max_shard_bytes)
+
+
+class AhaModel(WithHeads, LlavaNextForCausalLM):
+    """The heads on the LLaVA-OneVision base."""
+
+    config_class = AhaConfig
 
 
 def _linear(weight_OH: Tensor) -> nn.Linear:

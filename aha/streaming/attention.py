@@ -18,7 +18,7 @@ FEW_SCORES = 2**20  # queries times keys of one key head up to which attention i
 # cuDNN's kernel is 1.8 times as fast as PyTorch's flash kernel on a Hopper GPU, but needs 60 ms to get ready for each new size: so it gets
 # pieces of these sizes only, and flash the rest.
 KEYS = 4096  # of the past
-QUERIES = 1568  # new tokens are padded to a multiple: 32 frames of 49
+QUERIES = 1568  # new tokens are padded to a multiple: 32 frames of 49 in the published base
 
 Kernel = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 

@@ -1,6 +1,6 @@
 """Which tokens of a stream are kept, and what each new token may see. Pure bookkeeping in numpy: no model, no tensors.
 
-A stream is fed in blocks: the 49 tokens of a frame, or a piece of text. Before a block attends, as many old tokens are dropped as it
+A stream is fed in blocks: the tokens of a frame, or a piece of text. Before a block attends, as many old tokens are dropped as it
 needs, so that what it sees, itself included, is at most `window` tokens; positions are their ranks, 0 to window - 1, so that they stay
 contiguous and inside the range of training (StreamingLLM, Xiao et al. 2023, section 3.2). Inside a block attention is causal.
 

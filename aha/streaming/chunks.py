@@ -3,7 +3,7 @@
 The scores are those of pushing frame by frame: a frame's score does not depend on later frames. Needs no video decoder: frames may come
 from anywhere.
 
-Shapes: N frames of a chunk, K tokens of a frame (49), P patches kept of a frame (169), C tower width, H decoder width.
+Shapes: N frames of a chunk, K tokens of a frame, P patches kept of a frame, C tower width, H decoder width.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class ScoredFrame:
 def score_frames(session: Session, chunks: Iterable[tuple[list[Frame], Tensor]], schedule: QuerySchedule) -> Iterator[ScoredFrame]:
     """Ask the queries when they are due, score every frame, and reply where the session's policy wants it.
 
-    chunks: frames and their tokens [N, 49, H]. Without a policy the decoder takes a chunk at once; with one it goes frame by frame, for
+    chunks: frames and their tokens [N, K, H]. Without a policy the decoder takes a chunk at once; with one it goes frame by frame, for
     a reply changes what follows. Scores are read one chunk late, so that a GPU need not wait for the next chunk to be launched.
     """
     waiting: list[tuple[list[Frame], FrameScores, list[list[Query]], str | None]] = []

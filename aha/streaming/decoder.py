@@ -1,7 +1,8 @@
 """The decoder over blocks of new tokens whose past lies in a KVPool: many frames of one stream, or frames of many streams, in one call.
 
-transformers' layers give the weights, norms and MLPs; only attention is done here, because keys are rotated when they are read (see
-pool.py) and because each block reads its own slots.
+The base's layers say what attends and what becomes of it (`queries_keys_values`, `after_attention`; with their norms, also those of
+queries and keys where a base has them); only attention is done here, because keys are rotated when they are read (see pool.py) and
+because each block reads its own slots.
 
 Shapes: N blocks, T new tokens of a block, L tokens that a block reads (itself included), H decoder width, Q query heads, G key-value heads,
 D head width.
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aha.models.model import AhaModel
@@ -49,23 +49,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def before_attention(
-    layer: nn.Module, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor, cos_q: Tensor, sin_q: Tensor,
-    folded: bool, merged: tuple[Tensor, Tensor] | None,
+    base: type[AhaModel], layer: nn.Module, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor, cos_q: Tensor,
+    sin_q: Tensor, folded: bool, merged: tuple[Tensor, Tensor | None] | None,
 ) -> Tensor:  # fmt: skip
-    """Norm and projections (`merged`: weight and bias of all three); writes keys and values into their slots. Returns the rotated queries
-    [N, T, Q, D], or `folded`: the query heads that share a key head side by side as more queries, [N, G, Q / G * T, D]."""
-    attention = layer.self_attn
-    x_NTH = layer.input_layernorm(hidden_NTH)
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    if merged is None:
-        query, key, value = (projection(x_NTH) for projection in projections)
-    else:
-        query, key, value = F.linear(x_NTH, *merged).split([projection.out_features for projection in projections], dim=-1)
+    """Writes a layer's keys and values into their slots. Returns the rotated queries [N, T, Q, D], or `folded`: the query heads that share
+    a key head side by side as more queries, [N, G, Q / G * T, D]."""
+    query, key, value = base.queries_keys_values(layer, hidden_NTH, merged)
     groups, width = keys_CGD.shape[1:]
     keys_CGD[write] = key.reshape(-1, groups, width)
     values_CGD[write] = value.reshape(-1, groups, width)
     blocks, new = hidden_NTH.shape[:2]
-    query_NTQD = rotate(query.view(blocks, new, -1, width), cos_q, sin_q)
+    query_NTQD = rotate(query, cos_q, sin_q)
     if not folded:
         return query_NTQD
     return query_NTQD.view(blocks, new, groups, -1, width).permute(0, 2, 3, 1, 4).reshape(blocks, groups, -1, width)
@@ -76,12 +70,11 @@ def read_slots(keys_CGD: Tensor, values_CGD: Tensor, read_NL: Tensor, cos_k: Ten
     return rotate(keys_CGD[read_NL], cos_k, sin_k), values_CGD[read_NL]
 
 
-def after_attention(layer: nn.Module, hidden_NTH: Tensor, seen: Tensor, folded: bool) -> Tensor:
+def after_attention(base: type[AhaModel], layer: nn.Module, hidden_NTH: Tensor, seen: Tensor, folded: bool) -> Tensor:
     """seen: [N, Q, T, D], or folded [N, G, Q / G * T, D]."""
     blocks, new = hidden_NTH.shape[:2]
     seen_NQTD = seen.reshape(blocks, -1, new, seen.shape[-1]) if folded else seen
-    hidden_NTH = hidden_NTH + layer.self_attn.o_proj(seen_NQTD.transpose(1, 2).reshape(blocks, new, -1))
-    return hidden_NTH + layer.mlp(layer.post_attention_layernorm(hidden_NTH))
+    return base.after_attention(layer, hidden_NTH, seen_NQTD.transpose(1, 2).reshape(blocks, new, -1))
 
 
 class Decoder:
@@ -90,18 +83,18 @@ class Decoder:
     Stateless: any number of sessions may use one."""
 
     def __init__(self, model: AhaModel, compiled: bool = False):
-        self.model = model
+        self.model, self.base = model, type(model)
         functions = (before_attention, read_slots, after_attention, rotate, softmax, merge)
-        self.merged: list[tuple[Tensor, Tensor] | None] = [None] * len(model.model.layers)
+        self.merged: list[tuple[Tensor, Tensor | None] | None] = [None] * len(model.decoder_layers)
         if compiled:
-            self.merged = [merged_projections(layer) for layer in model.model.layers]
+            self.merged = [self.base.merged_projections(layer) for layer in model.decoder_layers]
             # one compilation for all layers (they are arguments) and all sizes
             functions = tuple(torch.compile(function, dynamic=True) for function in functions)
         self.before, self.read, self.after, self.rotate, self.softmax, self.merge = functions
 
     @property
     def device(self) -> torch.device:
-        return self.model.model.norm.weight.device
+        return self.model.decoder_device
 
     @property
     def group(self) -> int:
@@ -110,7 +103,7 @@ class Decoder:
 
     def rotary_table(self, positions_NX: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin [N, X, 1, D] float32."""
-        cos, sin = self.model.model.rotary_emb(torch.empty(0, device=self.device), positions_NX)
+        cos, sin = self.model.rotary(positions_NX)
         return cos.unsqueeze(2), sin.unsqueeze(2)
 
     def plan(self, blocks: Sequence[Block]) -> Plan:
@@ -147,7 +140,7 @@ class Decoder:
 
     def additive(self, visible_NTL: Tensor) -> Tensor:
         """Booleans -> 0 or -inf, laid out for `attend`."""
-        mask_NTL = torch.zeros(visible_NTL.shape, dtype=self.model.model.norm.weight.dtype, device=self.device)
+        mask_NTL = torch.zeros(visible_NTL.shape, dtype=self.model.decoder_dtype, device=self.device)
         mask_NTL = mask_NTL.masked_fill(~visible_NTL, float("-inf"))
         blocks, new, longest = visible_NTL.shape
         return mask_NTL[:, None].expand(-1, self.group, -1, -1).reshape(blocks, 1, self.group * new, longest)
@@ -163,8 +156,8 @@ class Decoder:
             new, length = hidden_NTH.shape[1], plan.cos_k.shape[1]
             mask = self.causal_mask(torch.tensor([length], device=self.device), new, length)
         folded = mask is not None
-        for keys_CGD, values_CGD, layer, merged in zip(pool.keys, pool.values, self.model.model.layers, self.merged):
-            query = self.before(layer, hidden_NTH, keys_CGD, values_CGD, plan.write, plan.cos_q, plan.sin_q, folded, merged)
+        for keys_CGD, values_CGD, layer, merged in zip(pool.keys, pool.values, self.model.decoder_layers, self.merged):
+            query = self.before(self.base, layer, hidden_NTH, keys_CGD, values_CGD, plan.write, plan.cos_q, plan.sin_q, folded, merged)
             if isinstance(plan.read, tuple):
                 first, end = plan.read
                 key, value = self.rotate(keys_CGD[None, first:end], plan.cos_k, plan.sin_k), values_CGD[None, first:end]
@@ -174,14 +167,8 @@ class Decoder:
                 seen = attend_folded(query, key, value, mask, eager, self.softmax)
             else:
                 seen = attend_causal(query, key, value, self.merge)
-            hidden_NTH = self.after(layer, hidden_NTH, seen, folded)
-        return self.model.model.norm(hidden_NTH)
-
-
-def merged_projections(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer's query, key and value projections, one below the other: one matrix product in place of three."""
-    projections = (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
-    return torch.cat([p.weight.detach() for p in projections]), torch.cat([p.bias.detach() for p in projections])
+            hidden_NTH = self.after(self.base, layer, hidden_NTH, seen, folded)
+        return self.model.final_norm(hidden_NTH)
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:

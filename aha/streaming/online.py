@@ -9,7 +9,7 @@ All shapes are fixed: a pool of key-value slots, `window` slots read by each str
 size of batch (1, 2, 4, ... streams) is captured once as a CUDA graph, before the first frame, and replayed; the only wait is for the
 scores. Elsewhere the same step runs without a graph. The scores are those of the other engines.
 
-Shapes: B streams of a batch (padded to a captured size), T tokens of a frame (49), W window, D head width.
+Shapes: B streams of a batch (padded to a captured size), T tokens of a frame, W window, D head width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aha.conversation import FRAME_TOKENS
 from aha.models.model import AhaModel, FrameScores
 from aha.streaming.caches import DEFAULT_WINDOW
 from aha.streaming.decoder import ALIGNMENT, Decoder, Plan
@@ -37,7 +36,7 @@ class _Graph:
 
     def __init__(self, engine: OnlineEngine, size: int):
         device, window = engine.decoder.device, engine.window
-        vision = engine.model.config.vision
+        side, tokens = engine.model.config.frame.side, engine.tokens
         self.engine, self.size = engine, size
         pinned = device.type == "cuda"
 
@@ -45,11 +44,11 @@ class _Graph:
             """(on the host, on the device)"""
             return torch.zeros(shape, dtype=dtype, pin_memory=pinned), torch.zeros(shape, dtype=dtype, device=device)
 
-        self.frames = buffer(size, vision.num_channels, vision.image_size, vision.image_size, dtype=torch.uint8)
+        self.frames = buffer(size, 3, side, side, dtype=torch.uint8)
         # for each stream: slots to write, slots to read, position of the first token
-        self.slots = buffer(size, FRAME_TOKENS + window + 1)
+        self.slots = buffer(size, tokens + window + 1)
         self.write, self.read, self.position = (part.numpy() for part in self._parts(self.slots[0]))
-        self.write[:] = engine.scratch.reshape(-1, FRAME_TOKENS)[:size]
+        self.write[:] = engine.scratch.reshape(-1, tokens)[:size]
         self.scores_host = torch.zeros(3 if engine.model.config.uncertainty else 2, size, pin_memory=pinned)
         self.graph = None
         if pinned:
@@ -64,7 +63,7 @@ class _Graph:
                 self.move_and_compute()
 
     def _parts(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        write, read, position = slots.split([FRAME_TOKENS, self.engine.window, 1], dim=1)
+        write, read, position = slots.split([self.engine.tokens, self.engine.window, 1], dim=1)
         return write, read, position[:, 0]
 
     def move_and_compute(self) -> None:
@@ -80,7 +79,7 @@ class _Graph:
         position_BT = position[:, None] + engine.offsets
         plan = Plan(
             write.reshape(-1), read, engine.cos[position_BT], engine.sin[position_BT], engine.cos[None, : engine.window],
-            engine.sin[None, : engine.window], engine.decoder.causal_mask(position + FRAME_TOKENS, FRAME_TOKENS, engine.window),
+            engine.sin[None, : engine.window], engine.decoder.causal_mask(position + engine.tokens, engine.tokens, engine.window),
         )  # fmt: skip
         hidden_BTH = engine.decoder(engine.model.visual_embed(self.frames[1]), engine.pool, plan)
         return torch.stack([values for values in engine.model.score(hidden_BTH[:, -1]) if values is not None])
@@ -106,13 +105,13 @@ class OnlineEngine:
     ):  # fmt: skip
         self.model, self.window = model, window + -window % ALIGNMENT
         self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
-        self.decoder = Decoder(model, compiled)
+        self.decoder, self.tokens = Decoder(model, compiled), model.config.tokens_per_frame
         if compiled:  # in large batches the tower is as fast as it is, and needs no seconds to compile
-            model.model.vision_tower.compile_layers()
+            model.compile_vision()
         self.max_batch = min(max_batch or max_streams, max_streams)
-        self.pool = KVPool.of_model(model, max_streams * (self.window + SLACK) + self.max_batch * FRAME_TOKENS, fixed=True)
-        self.scratch = self.pool.take(self.max_batch * FRAME_TOKENS)  # where padding writes
-        self.offsets = torch.arange(FRAME_TOKENS, device=self.decoder.device)
+        self.pool = KVPool.of_model(model, max_streams * (self.window + SLACK) + self.max_batch * self.tokens, fixed=True)
+        self.scratch = self.pool.take(self.max_batch * self.tokens)  # where padding writes
+        self.offsets = torch.arange(self.tokens, device=self.decoder.device)
         cos, sin = self.decoder.rotary_table(torch.arange(self.window, device=self.decoder.device)[None])
         self.cos, self.sin = cos[0], sin[0]  # [W, 1, D]
         self.graph_memory = torch.cuda.graph_pool_handle() if self.decoder.device.type == "cuda" else None
@@ -128,7 +127,7 @@ class OnlineEngine:
 
     @torch.inference_mode()
     def push(self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor]) -> FrameScores:
-        """One uint8 frame [3, 384, 384] (on the host) for each of several sessions -> scores [B] on the host, in their order."""
+        """One uint8 frame [3, S, S] (on the host) for each of several sessions -> scores [B] on the host, in their order."""
         return step(sessions, [1] * len(frames), lambda feeds: self._run(feeds, frames))
 
     def _run(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor]) -> FrameScores:
@@ -145,6 +144,6 @@ class OnlineEngine:
             graph.frames[0][n] = torch.from_numpy(frame) if isinstance(frame, np.ndarray) else frame
             graph.write[n], graph.position[n] = feed.block.write, feed.block.new_position
             graph.read[n, : len(feed.block.read)] = feed.block.read
-        graph.write[len(feeds) :] = self.scratch.reshape(-1, FRAME_TOKENS)[len(feeds) : graph.size]
+        graph.write[len(feeds) :] = self.scratch.reshape(-1, self.tokens)[len(feeds) : graph.size]
         graph.position[len(feeds) :] = 0
         return graph.run()[:, : len(feeds)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from llava_next import LlavaNextForCausalLM
 from torch import Tensor
 
 
@@ -28,13 +29,11 @@ class KVPool:
         self.freed = np.empty(0, np.int64)
 
     @classmethod
-    def of_model(cls, model, capacity: int, fixed: bool = False) -> KVPool:
-        attention = model.model.layers[0].self_attn
-        weight = model.model.norm.weight
-        heads = model.config.num_key_value_heads
+    def of_model(cls, model: LlavaNextForCausalLM, capacity: int, fixed: bool = False) -> KVPool:
         return cls(
-            len(model.model.layers), heads, attention.head_dim, capacity=capacity, dtype=weight.dtype, device=weight.device, fixed=fixed
-        )
+            len(model.decoder_layers), model.config.num_key_value_heads, model.head_dim, capacity=capacity, dtype=model.decoder_dtype,
+            device=model.decoder_device, fixed=fixed,
+        )  # fmt: skip
 
     @property
     def capacity(self) -> int:

@@ -1,7 +1,7 @@
 """A streaming session: frames and questions go in, scores and replies come out.
 
     session = model.stream(query="how to repair a tyre", cache="dynamic_sink", policy=Threshold(0.6))
-    scores = session.push(frame)         # uint8 [3, 384, 384] or several [N, 3, 384, 384] -> FrameScores of [1] or [N]
+    scores = session.push(frame)         # uint8 [3, S, S] or several [N, 3, S, S], S = model.config.frame.side -> FrameScores of [1] or [N]
     if session.wants_to_speak:
         print(session.respond())
     session.ask("which tool was that?")
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from llava_next import resolve_folder
+from llava_next import PUBLISHED, resolve_folder
 from torch import Tensor
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, FRAME_TOKENS, DuetFormat, DuetState, load_tokenizer
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, DuetState, load_tokenizer
 from aha.core.prediction import score_rows
 from aha.errors import UserError
 from aha.models.model import AhaModel, FrameScores
@@ -76,12 +76,13 @@ class Session:
         if max_new_tokens < 1 or frame_fps <= 0 or (repetition_penalty is not None and repetition_penalty <= 0):
             raise UserError("max_new_tokens must be at least 1, frame_fps and repetition_penalty above 0.")
         self.model = model
-        self.format = DuetFormat(tokenizer if tokenizer is not None else tokenizer_of(model))
+        self.format = DuetFormat(tokenizer if tokenizer is not None else tokenizer_of(model), model.config.tokens_per_frame)
         family = "mmduet" if model.config.relevance_outputs == 2 else "aha"
         self.state = DuetState(self.format, prompt_order, family, system_prompt)
         self.cache = make_cache(
-            cache, window, sink_tokens, cache_semantics, len(self.format.system(system_prompt)), model.config._attn_implementation
-        )
+            cache, window, sink_tokens, cache_semantics, len(self.format.system(system_prompt)), model.config._attn_implementation,
+            model.config.tokens_per_frame,
+        )  # fmt: skip
         self.keeps_removed_replies = cache_semantics == "reference" and family == "aha"
         self.policy, self.frame_fps = policy, frame_fps
         self.remove_assistant_turns, self.max_new_tokens, self.repetition_penalty = (
@@ -164,7 +165,7 @@ class Session:
     def respond(self, max_new_tokens: int | None = None) -> str:
         """Let the model speak now: greedy, until `<|im_end|>` or the limit. Returns the text; `reply_ids` holds the tokens."""
         before = self.cache.snapshot()
-        penalised = torch.tensor(self.penalised, dtype=torch.long, device=self.model.model.norm.weight.device)
+        penalised = torch.tensor(self.penalised, dtype=torch.long, device=self.model.decoder_device)
         hidden_1H = self.feed_text(self.state.begin_reply(), "reply", hold=True)
         ids: list[int] = []
         limit = max_new_tokens or self.max_new_tokens
@@ -250,7 +251,7 @@ class Session:
         while ids:
             size = self.cache.piece() or len(ids)
             piece, ids = ids[:size], ids[size:]
-            embeds_1TH = self.model.embed_tokens(torch.tensor([piece], device=self.model.model.norm.weight.device))
+            embeds_1TH = self.model.embed_tokens(torch.tensor([piece], device=self.model.decoder_device))
             plan = self.decoder.plan([self._block(len(piece), role)])
             hidden = self.decoder(embeds_1TH, self.pool, plan)[:, -1]
             if not hold:
@@ -285,8 +286,9 @@ def push_many_embeds(sessions: Sequence[Session], visual_NKH: Tensor) -> FrameSc
 
 
 def make_cache(
-    kind: str, window: int | None, sink_tokens: int | None, semantics: str = "aha", prompt_tokens: int = 0, attention: str = "sdpa"
-) -> Cache:
+    kind: str, window: int | None, sink_tokens: int | None, semantics: str = "aha", prompt_tokens: int = 0, attention: str = "sdpa",
+    tokens_per_frame: int = PUBLISHED.tokens,
+) -> Cache:  # fmt: skip
     """The cache of that name. Raises UserError for sizes that cannot work."""
     if kind not in CACHES:
         raise UserError(f"cache {kind!r} is none of {', '.join(CACHES)}.")
@@ -296,7 +298,7 @@ def make_cache(
     sinks = DEFAULT_SINK_TOKENS if sink_tokens is None else sink_tokens
     if sinks < 0:
         raise UserError(f"sink_tokens is {sinks}, below 0.")
-    smallest = 2 * FRAME_TOKENS + (sinks if kind == "sink" else 0)
+    smallest = 2 * tokens_per_frame + (sinks if kind == "sink" else 0)
     if kind in ("sink", "sliding", "dynamic_sink") and window < smallest:
         raise UserError(
             f"a window of {window} tokens is too small: with two frames and the sink it must be at least {smallest} (--window)."

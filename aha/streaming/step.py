@@ -52,7 +52,7 @@ def step(sessions: Sequence[Session], counts: Sequence[int], run: Callable[[list
 def run_feeds(model: AhaModel, decoder: Decoder, pool: KVPool, feeds: list[Feed], visual_NKH: Tensor) -> FrameScores:
     """Feeds of one pool and their frames' tokens; feeds of one shape that follow each other go into one call of the decoder
     (keys at positions of their own are not mixed with keys at their ranks)."""
-    visual_NKH = visual_NKH.to(model.model.norm.weight)
+    visual_NKH = visual_NKH.to(model.decoder_device, model.decoder_dtype)
     tokens = visual_NKH.shape[1]
     ends, start = [], 0
     for (text, frames, _), group in itertools.groupby(feeds, lambda f: (len(f.text), f.frames, f.block.positions is None)):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 
 import torch
-from llava_next.model import run_layer
+from llava_next import run_layer
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -70,7 +70,7 @@ def compile_layers(model: AhaModel, recompute: bool = True) -> None:
     """
     seed_dropout(model)
     layer_function = torch.compile(run_and_recompute if recompute else run_layer, dynamic=True)
-    for layer in model.model.layers:
+    for layer in model.decoder_layers:
         layer.gradient_checkpointing = False
         layer.forward = functools.partial(layer_function, layer)
-    model.model.vision_tower.compile_layers()
+    model.compile_vision()

@@ -99,7 +99,7 @@ def placeholder(mixture: Mixture, features: VisionCache | None = None) -> dict[s
     features too: with ZeRO-3 all ranks must run the vision tower together, or none."""
     ids = [*mixture.format.stream_header, *mixture.format.frame_ids]
     nothing = np.full(len(ids), -100)
-    frames = np.zeros((1, 3, 384, 384), np.uint8) if features is None else features.nothing_1PC
+    frames = np.zeros((1, 3, mixture.frame.side, mixture.frame.side), np.uint8) if features is None else features.nothing_1PC
     return {
         "input_ids": np.array(ids), "labels": nothing, "informative_labels": nothing, "relevance_labels": nothing,
         "frames": frames, "sample_id": "placeholder", "video_path": "", "frame_fps": 1.0,
@@ -108,7 +108,7 @@ def placeholder(mixture: Mixture, features: VisionCache | None = None) -> dict[s
 
 
 class Collator:
-    """Samples -> batch. `frames` becomes a list with one tensor per sample: uint8 [F,3,384,384], or cached features [F,P,C].
+    """Samples -> batch. `frames` becomes a list with one tensor per sample: uint8 [F,3,S,S], or cached features [F,P,C].
 
     `broken`: (sample id, reason) of the samples left out; `weight`: 0 where nothing is left, else 1; `num_tokens`: without padding.
     """

@@ -32,20 +32,19 @@ class VisionCache:
 
     def __init__(self, folder: str | os.PathLike, model: AhaModel):
         self.cache = FeatureCache(folder, tower_key(model))
-        patches, width = model.config.patches_per_side**2, model.config.vision.hidden_size
-        self.nothing_1PC = model.used_patches(torch.zeros(1, patches, width)).cpu()
+        self.nothing_1PC = model.used_patches(torch.zeros(1, *model.config.feature_shape)).cpu()
 
     def item(self, mixture: Mixture, i: int) -> dict[str, Any]:
         """Item i; `frames` are features, or pixels where those are not in the cache."""
         source, sample = mixture.items[i]
         return mixture[i] if has_own_pixels(mixture.sources[source].samples[sample]) else mixture.item(i, self.read)
 
-    def read(self, path: str, *, fps: float, start: float, max_frames: int) -> VideoFrames:
+    def read(self, path: str, *, fps: float, start: float, max_frames: int, size: int) -> VideoFrames:
         """`read_video` with features as `frames_TCHW`, or `read_video` itself."""
         key = key_of(path, fps, start, max_frames)
         features_FPC, facts_3F = (None, None) if key is None else (self.cache.get(key), self.cache.get(key + "-facts"))
         if features_FPC is None or facts_3F is None:
-            return read_video(path, fps=fps, start=start, max_frames=max_frames)
+            return read_video(path, fps=fps, start=start, max_frames=max_frames, size=size)
         indices, times, frame_times = facts_3F.tolist()
         return VideoFrames(
             frames_TCHW=features_FPC, frame_indices=[int(i) for i in indices], times=times, frame_times=frame_times,
@@ -56,8 +55,8 @@ class VisionCache:
     def fill(self, mixture: Mixture, model: AhaModel, rank: int, world_size: int) -> None:
         """Compute what is missing; rank r takes every world_size-th item. A video that cannot be read is left to training to report."""
 
-        def compute(path: str, *, fps: float, start: float, max_frames: int) -> VideoFrames:
-            video = self.read(path, fps=fps, start=start, max_frames=max_frames)
+        def compute(path: str, *, fps: float, start: float, max_frames: int, size: int) -> VideoFrames:
+            video = self.read(path, fps=fps, start=start, max_frames=max_frames, size=size)
             if not isinstance(video.frames_TCHW, np.ndarray):
                 return video
             features_FPC = model.used_patches(model.tower_features(torch.from_numpy(video.frames_TCHW)))

@@ -7,25 +7,16 @@ import re
 from pathlib import Path
 
 import torch
-from llava_next import pick_attention, resolve_folder
-from llava_next.checkpoint import CheckpointError, list_shards, read_json
+from llava_next import list_shards, pick_attention, read_json, resolve_folder
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from aha.errors import UserError
 from aha.models import AhaModel
-from aha.models.adapters import MODULES_TO_SAVE, add_lora, new_lora, trainable
+from aha.models.adapters import add_lora, modules_to_save, new_lora, trainable
 from aha.models.model import HEADS
 from aha.training.arguments import ModelArguments
 from aha.training.quantized import quantize_decoder
-
-
-def folder_of(path_or_hub_id: str) -> Path:
-    """`llava_next.resolve_folder` with a UserError."""
-    try:
-        return resolve_folder(path_or_hub_id)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
 
 
 def fingerprint(base: Path) -> str:
@@ -64,9 +55,9 @@ def check_base(adapter: Path, base: Path, given: str) -> None:
 
 def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.device, seed: int) -> AhaModel:
     """The model with LoRA layers, heads for the objective, and requires_grad set. Raises UserError."""
-    base = folder_of(args.llm_pretrained)
+    base = resolve_folder(args.llm_pretrained)
     if args.lora_pretrained is not None:
-        check_base(folder_of(args.lora_pretrained), base, args.llm_pretrained)
+        check_base(resolve_folder(args.lora_pretrained), base, args.llm_pretrained)
     # with 4-bit weights the 16-bit ones pass through the host: they may not fit beside them on the device
     load_to = torch.device("cpu") if args.load_in_4bit else device
     attention = args.attn_implementation or pick_attention(device)
@@ -80,12 +71,12 @@ def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.devic
     elif model.config.relevance_outputs != 2:
         raise UserError(f"--objective mmduet needs a relevance head of 2 outputs, but {args.lora_pretrained} has 1; use --objective aha.")
     if args.lora_pretrained is None:
-        add_lora(model, new_lora(args.lora_r, args.lora_alpha, args.lora_dropout))
+        add_lora(model, new_lora(args.lora_r, args.lora_alpha, args.lora_dropout, type(model)))
     set_dropout(model, args.lora_dropout)
     if args.load_in_4bit:
         quantize_decoder(model, device)
         model.to(device)
-    present = [m for m in MODULES_TO_SAVE if m not in HEADS or getattr(model, m) is not None]
+    present = [m for m in modules_to_save(type(model)) if m not in HEADS or getattr(model, m) is not None]
     names = trainable(model, args.modules_to_save or present)
     check_trained(model, names)
     return model

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from llava_next import base_config, resolve_folder
 from transformers import ProgressCallback
 
 from aha.conversation import load_tokenizer
@@ -26,7 +27,7 @@ from aha.training.console import Progress
 from aha.training.data import TrainingSet
 from aha.training.features import VisionCache
 from aha.training.logs import LogFile
-from aha.training.model import build_model, fingerprint, folder_of
+from aha.training.model import build_model, fingerprint
 from aha.training.trainer import AhaTrainer
 from aha.training.validation import Validation, WandbExtras
 
@@ -37,12 +38,13 @@ def train(argv: list[str]) -> None:
     model_args, data_args, run = parse(argv)
     main = run.process_index == 0
     lock = lock_folder(run.output_dir) if main else None
-    base = folder_of(model_args.llm_pretrained)
-    tokenizer = load_tokenizer(folder_of(model_args.lora_pretrained) if model_args.lora_pretrained else base)
+    base = resolve_folder(model_args.llm_pretrained)
+    tokenizer = load_tokenizer(resolve_folder(model_args.lora_pretrained) if model_args.lora_pretrained else base)
     validate = run.eval_strategy != "no"
     build = functools.partial(
         build_mixture, data_args.dataset_config, tokenizer, data_args.frame_fps, data_args.max_num_frames, seed=run.seed,
         fold=None if data_args.fold < 0 else data_args.fold, limit=data_args.limit, validation=validate,
+        frame=base_config(base).frame,
     )  # fmt: skip
     mixture = build()
     held_out = build(split="val") if validate else None

@@ -25,17 +25,14 @@ class ModelFlops:
     recomputation by gradient checkpointing does not count, so that MFU compares between settings."""
 
     def __init__(self, model: AhaModel):
-        config, vision = model.config, model.config.vision
-        decoder = sum(p.numel() for n, p in model.model.named_parameters() if n.startswith("layers.") and p.ndim == 2 and ".lora_" not in n)
-        lora = sum(p.numel() for n, p in model.model.named_parameters() if ".lora_" in n)
-        tower = sum(p.numel() for p in model.model.vision_tower.parameters())
-        self.patches = config.patches_per_side**2
+        config, named = model.config, list(model.decoder_layers.named_parameters())
+        decoder = sum(p.numel() for n, p in named if p.ndim == 2 and ".lora_" not in n)
+        lora = sum(p.numel() for n, p in named if ".lora_" in n)
         self.per_token = 4 * decoder + 6 * lora
         # scores and weighted sum, causal half; twice that again backwards
         self.per_token2 = 3 * 2 * config.num_hidden_layers * config.hidden_size
-        projector = vision.hidden_size * config.hidden_size + config.hidden_size**2
-        attention = 4 * vision.num_hidden_layers * self.patches * vision.hidden_size
-        self.per_frame = self.patches * (2 * tower + attention + 6 * projector)
+        tower, projector = model.vision_flops()
+        self.per_frame = tower + 3 * projector
 
     def __call__(self, batch: int, tokens: float, frames: int) -> float:
         return batch * (tokens * self.per_token + tokens**2 * self.per_token2) + frames * self.per_frame

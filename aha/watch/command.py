@@ -110,25 +110,25 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"raw_size is WIDTHxHEIGHT in pixels, such as 640x480, not {args.raw_size}.")
 
 
-def open_feed(args: argparse.Namespace) -> Feed:
-    """The feed of the source that the flags name. Raises UserError."""
+def open_feed(args: argparse.Namespace, side: int) -> Feed:
+    """The feed of the source that the flags name, in pictures of `side` x `side` pixels. Raises UserError."""
     fps, source = args.frame_fps, args.source
     paced = False
     if source == "-":
-        items, live = read_pipe(fps, args.raw_size, args.raw_fps), args.live
+        items, live = read_pipe(fps, args.raw_size, args.raw_fps, side), args.live
     elif (camera := camera_of(source)) is not None:
-        items, live = read_camera(camera, fps), True
+        items, live = read_camera(camera, fps, side), True
     elif is_network(source):
-        items, live = open_network(source, fps, args.reconnect_attempts)
+        items, live = open_network(source, fps, args.reconnect_attempts, side)
     else:
         check_file(source)
-        items, live, paced = read_file(source, fps), args.live, args.live
+        items, live, paced = read_file(source, fps, side), args.live, args.live
     return Feed(items, max(1, round(args.buffer_seconds * fps)), live, paced)
 
 
 def policy_of(args: argparse.Namespace) -> MinimumGap | None:
     """When the model speaks unasked; None = never."""
-    from aha.streaming.policies import Accumulated, AnyOf, MinimumGap, Threshold, UncertaintyHold  # brings torch: not for --help
+    from aha.streaming.policies import Accumulated, AnyOf, MinimumGap, Threshold, UncertaintyHold
 
     policies = []
     if args.stream_end_prob_threshold is not None:
@@ -182,7 +182,7 @@ def run_watch(args: argparse.Namespace, model: Highlighter, fusion: Fusion, onli
     stopped = threading.Event()
     previous = signal.signal(signal.SIGINT, lambda *_: _stop(stopped))
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    feed = open_feed(args)
+    feed = open_feed(args, model.model.config.frame.side)
     try:
         _loop(args, watcher, feed, Questions(args.source), stopped)
     finally:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
+from llava_next import PUBLISHED
 
 from aha.errors import UserError
 from aha.video.frames import letterbox, turn_upright
@@ -31,7 +32,7 @@ PLAYING = 30.0  # a clock that jumps further than this between two frames was se
 
 @dataclass(frozen=True)
 class SourceFrame:
-    """One sampled frame: uint8 [3, 384, 384], seconds of the stream, moment it arrived (time.monotonic)."""
+    """One sampled frame: uint8 [3, S, S], seconds of the stream, moment it arrived (time.monotonic)."""
 
     image_CHW: np.ndarray
     time: float
@@ -54,10 +55,10 @@ class Reconnected:
 
 
 class Sampler:
-    """Says which frames are taken: the first at or after each k/fps."""
+    """Says which frames are taken: the first at or after each k/fps, as pictures of `side` x `side` pixels."""
 
-    def __init__(self, fps: float):
-        self.fps, self.next = fps, 0
+    def __init__(self, fps: float, side: int = PUBLISHED.side):
+        self.fps, self.side, self.next = fps, side, 0
 
     def takes(self, seconds: float) -> bool:
         if seconds * self.fps < self.next - 1e-6:
@@ -78,13 +79,13 @@ def camera_of(source: str) -> str | None:
     return source if source.startswith("/dev/video") else None
 
 
-def read_file(path: str, fps: float) -> Iterator[SourceFrame]:
+def read_file(path: str, fps: float, side: int = PUBLISHED.side) -> Iterator[SourceFrame]:
     """A local file, as fast as it is asked for. Raises UserError."""
-    for frame in iter_frames(path, fps=fps):
+    for frame in iter_frames(path, fps=fps, size=side):
         yield SourceFrame(frame.frame_CHW, frame.time, time.monotonic())
 
 
-def read_pipe(fps: float, raw_size: str | None, raw_fps: float) -> Iterator[SourceFrame]:
+def read_pipe(fps: float, raw_size: str | None, raw_fps: float, side: int = PUBLISHED.side) -> Iterator[SourceFrame]:
     """Standard input: a container that can be read from front to back (MPEG-TS, Matroska, fragmented MP4), or bare rgb24 pictures of
     `raw_size` (WIDTHxHEIGHT), `raw_fps` a second. Raises UserError."""
     options = {"video_size": raw_size, "pixel_format": "rgb24", "framerate": str(raw_fps)} if raw_size else {}
@@ -95,7 +96,7 @@ def read_pipe(fps: float, raw_size: str | None, raw_fps: float) -> Iterator[Sour
         cure = "pipe MPEG-TS or Matroska (ffmpeg -i IN -f mpegts -), or give --raw_size for bare rgb24 pictures"
         raise UserError(f"standard input holds no video that can be read ({reason(error)}); {cure}.") from error
     with container:
-        yield from _sampled(container, Sampler(fps), "standard input")
+        yield from _sampled(container, Sampler(fps, side), "standard input")
 
 
 class _Pipe:
@@ -105,7 +106,7 @@ class _Pipe:
         return sys.stdin.buffer.read(count)
 
 
-def read_camera(device: str, fps: float) -> Iterator[SourceFrame]:
+def read_camera(device: str, fps: float, side: int = PUBLISHED.side) -> Iterator[SourceFrame]:
     """A camera of this machine. Raises UserError."""
     kind = {"linux": "video4linux2", "darwin": "avfoundation"}.get(sys.platform, "dshow")
     try:
@@ -113,10 +114,12 @@ def read_camera(device: str, fps: float) -> Iterator[SourceFrame]:
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise UserError(f"camera {device} cannot be opened ({reason(error)}); check that it is plugged in and not in use.") from error
     with container:
-        yield from _sampled(container, Sampler(fps), f"camera {device}")
+        yield from _sampled(container, Sampler(fps, side), f"camera {device}")
 
 
-def open_network(address: str, fps: float, attempts: int) -> tuple[Iterator[SourceFrame | Lost | Reconnected], bool]:
+def open_network(
+    address: str, fps: float, attempts: int, side: int = PUBLISHED.side
+) -> tuple[Iterator[SourceFrame | Lost | Reconnected], bool]:
     """(items of an RTSP or HTTP stream, whether it is live). After a lost connection it goes on; `attempts` failures in a row end it.
 
     A recording (its length is known) is read on from where it was lost; a live stream goes on with what is sent now, and its clock with the
@@ -124,13 +127,13 @@ def open_network(address: str, fps: float, attempts: int) -> tuple[Iterator[Sour
     """
     container = _connect(address)
     known_length = container.duration / 1e6 if container.duration else None
-    return _read_network(container, address, known_length, fps, attempts), known_length is None
+    return _read_network(container, address, known_length, fps, attempts, side), known_length is None
 
 
 def _read_network(
-    container: av.container.InputContainer, address: str, known_length: float | None, fps: float, attempts: int
+    container: av.container.InputContainer, address: str, known_length: float | None, fps: float, attempts: int, side: int
 ) -> Iterator[SourceFrame | Lost | Reconnected]:
-    sampler, place = Sampler(fps), _Place()
+    sampler, place = Sampler(fps, side), _Place()
     last, last_arrival, offset = -1.0, time.monotonic(), 0.0
     while True:
         cause = "the stream ended"
@@ -245,16 +248,16 @@ def _sampled(
             if start_after is not None and seconds <= start_after + 1e-6:
                 continue
             if sampler.takes(seconds):
-                yield SourceFrame(_picture(frame, stream), seconds, time.monotonic())
+                yield SourceFrame(_picture(frame, stream, sampler.side), seconds, time.monotonic())
 
 
-def _picture(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> np.ndarray:
-    """Upright, scaled and padded: uint8 [3, 384, 384]."""
+def _picture(frame: av.VideoFrame, stream: av.video.stream.VideoStream, side: int) -> np.ndarray:
+    """Upright, scaled and padded: uint8 [3, side, side]."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     image_HWC = turn_upright(frame.to_ndarray(format="rgb24"), struct.unpack("<9i", bytes(matrix)) if matrix is not None else None)
     aspect = float(stream.sample_aspect_ratio or 1)
     turned = image_HWC.shape[:2] != (frame.height, frame.width)
-    return np.ascontiguousarray(letterbox(image_HWC, 384, 1 / aspect if turned else aspect).transpose(2, 0, 1))
+    return np.ascontiguousarray(letterbox(image_HWC, side, 1 / aspect if turned else aspect).transpose(2, 0, 1))
 
 
 def check_file(source: str) -> None:
