@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aha.api import DEMO_NOTE, Highlighter, load, queries_of
+from aha.core.extras import need
 from aha.errors import UserError, run_command
 from aha.highlights.online import OnlineSettings
 from aha.highlights.ranking import Fusion
@@ -224,6 +225,7 @@ def _watch_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_demo(args: argparse.Namespace) -> None:
+    need("gradio", "web", "aha demo")
     from aha.web.page import run_demo
 
     run_demo(args, load_model(args))

@@ -1,7 +1,8 @@
 """Is this interpreter an environment that can run the project? `python scripts/check_environment.py`
 
-Exit code 0 if it is a virtual or conda environment with every package of pyproject.toml (and pytest, hypothesis, ruff) at or above its
-lower bound; else 1 and a line for each thing that is missing. Standard library only: it runs before anything is installed.
+Exit code 0 if it is a virtual or conda environment with every package of pyproject.toml, with what the scripts and the tests need beside
+them (the extras train, web and dev), at or above its lower bound; else 1 and a line for each thing that is missing. Standard library only:
+it runs before anything is installed.
 """
 
 import importlib.metadata
@@ -11,19 +12,25 @@ import sys
 import tomllib
 from pathlib import Path
 
+EXTRAS = ("train", "web", "dev")
+
 
 def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
-def main() -> int:
+def wanted() -> list[tuple[str, str]]:
+    """(package, lowest version) of pyproject.toml."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    requirements = project["dependencies"] + [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
+    return [re.fullmatch(r"([\w.-]+)>=([\w.]+)", line).groups() for line in requirements]
+
+
+def main() -> int:
     problems = []
     if sys.prefix == sys.base_prefix and "CONDA_PREFIX" not in os.environ:
         problems.append("no virtual or conda environment is active")
-    for requirement in wanted:
-        name, _, lowest = requirement.partition(">=")
+    for name, lowest in wanted():
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -3,7 +3,7 @@
 #     source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 #     aha_setup
 #
-# An active environment (venv or conda) that has every package of pyproject.toml is used as it is. Otherwise .venv/ is made beside the
+# An active environment (venv or conda) that has every package of pyproject.toml (with the extras train, web and dev) is used as it is. Otherwise .venv/ is made beside the
 # README and the pins of requirements.txt are installed into it (about 3 minutes, once). Nothing is installed anywhere else.
 # AHA_PYTHON=/path/to/python chooses the interpreter.
 
@@ -42,10 +42,11 @@ aha_install() { # make or complete .venv with the interpreter $1
         "$1" -m venv "$AHA_ROOT/.venv" >"$log" 2>&1 || aha_fail "$1 cannot make a virtual environment ($(tail -n 1 "$log")); install its venv module (python3-venv) or set AHA_PYTHON."
     fi
     if ! "$AHA_ROOT/.venv/bin/python" -m pip install --disable-pip-version-check -r "$AHA_ROOT/requirements.txt" >>"$log" 2>&1 ||
-        ! "$AHA_ROOT/.venv/bin/python" -m pip install --disable-pip-version-check --no-deps -e "$AHA_ROOT/LLaVA_NeXT" -e "$AHA_ROOT" >>"$log" 2>&1; then
+        ! "$AHA_ROOT/.venv/bin/python" -m pip install --disable-pip-version-check --no-deps -e "$AHA_ROOT" >>"$log" 2>&1; then
         grep -v '^WARNING' "$log" | tail -n 5 >&2
         aha_fail "installing requirements.txt failed (see above and .venv.log); check the network and the disk and run the command again, it continues."
     fi
+    aha_complete "$AHA_ROOT/.venv/bin/python" >&2 || aha_fail "requirements.txt does not bring what pyproject.toml asks for (see above); add the pins."
     aha_pins >"$AHA_ROOT/.venv/aha-pins" # written last: an interrupted installation is continued
 }
 
@@ -53,15 +54,19 @@ aha_pins() { # one line that changes when the pins do
     cksum <"$AHA_ROOT/requirements.txt"
 }
 
+aha_complete() { # does the environment of interpreter $1 have every package of pyproject.toml? Prints what is missing
+    "$1" "$AHA_ROOT/scripts/check_environment.py"
+}
+
 aha_setup() {
     local base
     export PYTHONPATH="$AHA_ROOT:$AHA_ROOT/LLaVA_NeXT${PYTHONPATH:+:$PYTHONPATH}"
     base="$(aha_find_python)" || exit 2
-    if "$base" "$AHA_ROOT/scripts/check_environment.py" >/dev/null 2>&1; then
+    if aha_complete "$base" >/dev/null 2>&1; then
         PYTHON="$(command -v "$base")"
     else
         PYTHON="$AHA_ROOT/.venv/bin/python"
-        if [ "$(cat "$AHA_ROOT/.venv/aha-pins" 2>/dev/null)" != "$(aha_pins)" ] || [ ! -x "$PYTHON" ]; then
+        if [ "$(cat "$AHA_ROOT/.venv/aha-pins" 2>/dev/null)" != "$(aha_pins)" ] || ! aha_complete "$PYTHON" >/dev/null 2>&1; then
             aha_install "$base"
         fi
     fi

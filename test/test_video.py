@@ -432,7 +432,7 @@ def test_backend_that_is_not_installed(tmp_path, monkeypatch, backend):
     path = write_video(tmp_path / "video.mp4", "mpeg4")
     monkeypatch.setitem(__import__("sys").modules, backend, None)  # makes the import fail
     monkeypatch.setitem(__import__("sys").modules, f"{backend}.decoders", None)
-    with pytest.raises(UserError, match=f"pip install {backend}"):
+    with pytest.raises(UserError, match=rf"pip install 'aha-video\[{backend}\]'"):
         read_video(path, fps=4, backend=backend)
 
 

@@ -22,7 +22,8 @@ from typing import IO, Any
 from aha.core.files import read_json
 from aha.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]  # the checkout; of an installed package the folder that it was installed into, with no configs/
+WANDB_CONFIG = "configs/wandb/wandb.config"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "safetensors", "numpy", "aha-video")
 
@@ -38,13 +39,14 @@ def load_env() -> None:
 
 
 def prepare_wandb(output_dir: str, main: bool) -> dict[str, Any]:
-    """Environment variables for transformers' wandb callback: project, entity, tags (configs/wandb/wandb.config), mode, folder, run id.
+    """Environment variables for transformers' wandb callback: project, entity, tags (configs/wandb/wandb.config of the working
+    folder or of the project), mode, folder, run id.
 
     Without a key and without WANDB_MODE the run is kept offline in the run folder. A resumed run continues its wandb run.
     Returns the file's `config`: entries for the run's configuration.
     """
-    path = ROOT / "configs/wandb/wandb.config"
-    config = read_json(path, "wandb settings") if path.is_file() else {}
+    path = next((p for p in (Path(WANDB_CONFIG), ROOT / WANDB_CONFIG) if p.is_file()), None)
+    config = read_json(path, "wandb settings") if path else {}
     for key in ("project", "entity", "run_group", "tags", "notes"):
         value = config.get(key)
         if value:
@@ -67,8 +69,18 @@ def prepare_wandb(output_dir: str, main: bool) -> dict[str, Any]:
     return config.get("config") or {}
 
 
+def checkout_file(relative: str) -> Path:
+    """A file of the repository that `pip install` does not bring (configs/, scripts/). Raises UserError where this is no checkout."""
+    path = ROOT / relative
+    if not path.is_file():
+        raise UserError(f"{relative} is part of the repository and not of the installed package; run this command in a clone of it.")
+    return path
+
+
 def git_commit() -> str | None:
     """Commit of the project's working tree, with "+changes" where it differs from it; None outside a git checkout."""
+    if not (ROOT / "pyproject.toml").is_file():  # installed: a repository around the environment is somebody else's
+        return None
     try:
         commit, changes = (
             subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True).stdout.strip()

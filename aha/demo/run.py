@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from aha.core.environment import checkout_file
 from aha.core.files import atomic_path, read_json, write_json, write_text
 from aha.core.folds import folds
 from aha.demo.dataset import make_dataset, mixture
@@ -28,7 +29,6 @@ from aha.errors import UserError, run_command
 from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
 
 PACKAGE = Path(__file__).resolve().parent
-ROOT = PACKAGE.parents[1]
 BASE = PACKAGE / "checkpoints" / "llava-onevision-qwen2-demo-ov"
 ADAPTER = PACKAGE / "checkpoints" / "mmduet-demo"
 FOLD = 0
@@ -42,7 +42,8 @@ def training_command(data: Path, output: Path, seed: int, epochs: float, extra: 
     return [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "aha.train",
         "--llm_pretrained", str(BASE), "--lora_pretrained", str(ADAPTER), "--dataset_config", str(data / "demo.json"),
-        "--vision_cache", str(data / "vision_cache"), "--fold", str(FOLD), "--deepspeed", str(ROOT / "configs/deepspeed/zero2.json"),
+        "--vision_cache", str(data / "vision_cache"), "--fold", str(FOLD),
+        "--deepspeed", str(checkout_file("configs/deepspeed/zero2.json")),
         "--output_dir", str(output), "--num_train_epochs", str(epochs), "--learning_rate", str(LEARNING_RATE),
         "--gradient_accumulation_steps", "1", "--gradient_checkpointing", "False", "--save_steps", "16", "--report_to", "wandb",
         "--seed", str(seed), *extra,

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from aha.core.extras import install_line, installed
 from aha.errors import UserError
 
 METEOR_SECONDS = 120  # the longest wait for one answer of the METEOR program (loading its tables takes most of it)
@@ -24,8 +25,8 @@ def why_no_java() -> str | None:
     """None where METEOR and the tokenizer can run, else what is missing."""
     if shutil.which("java") is None:
         return "needs Java"
-    if importlib.util.find_spec("pycocoevalcap") is None:
-        return "needs pycocoevalcap"
+    if not installed("pycocoevalcap"):
+        return f"needs pycocoevalcap ({install_line('captions')})"
     return None
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from aha.conversation import Query
+from aha.core.extras import need
 from aha.errors import UserError
 from aha.scoring.dataset import Item, Scorer, expected_frames
 
@@ -42,10 +43,9 @@ def score_items_on_ray(
     args: argparse.Namespace, items: Sequence[Item], trained_on: set[str], write: Callable[[dict[str, Any]], None]
 ) -> None:
     """Score `items` on the cluster named by RAY_ADDRESS, or on one made on this machine; `write` each record as it comes."""
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("--engine ray needs the package ray; pip install 'ray[data]', or leave --engine out.") from error
+    need("ray", "ray", "--engine ray")
+    import ray
+
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers is {args.workers}; give at least 1.")
     started_here = not ray.is_initialized()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
+from aha.core.extras import need
 from aha.errors import UserError
 
 
@@ -110,6 +111,8 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]
     Raises UserError for values that cannot work together.
     """
     with_deepspeed = any(a.split("=")[0] == "--deepspeed" for a in argv)
+    if with_deepspeed:
+        need("deepspeed", "train", "--deepspeed")
     if with_deepspeed and "WORLD_SIZE" not in os.environ:
         run_alone()
     if not torch.cuda.is_available():
@@ -129,6 +132,8 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]
         raise UserError(f"flags cannot be used as given: {str(error).splitlines()[0]}") from error
     if rest:
         raise UserError(f"unknown flag {rest[0]}; see python -m aha.train --help.")
+    for logger in {"wandb", "tensorboard"} & set(run.report_to):
+        need(logger, "train", f"--report_to {logger}")
     check(model, data, run)
     return model, data, run
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
+from aha.core.extras import install_line
 from aha.errors import UserError
 from aha.video.frames import swaps_axes, turn_upright
 from aha.video.packet_index import MAX_PIXELS, VideoIndex, decode_packet, open_decoder, packets_of, reason
@@ -158,7 +159,7 @@ def decode_decord(index: VideoIndex, wanted: list[int], threads: int) -> Iterato
     try:
         import decord
     except ImportError as error:
-        raise UserError('backend="decord" needs decord: pip install decord==0.6.0, or use the default backend="pyav".') from error
+        raise UserError(f'backend="decord" needs decord: {install_line("decord")}, or use the default backend="pyav".') from error
     try:
         reader = decord.VideoReader(index.path, ctx=decord.cpu(0), num_threads=threads)
     except (decord.DECORDError, RuntimeError) as error:
@@ -185,7 +186,7 @@ def decode_torchcodec(index: VideoIndex, wanted: list[int], threads: int) -> Ite
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: installed, but the FFmpeg libraries do not load
         raise UserError(
-            'backend="torchcodec" needs torchcodec and the FFmpeg libraries: pip install torchcodec==0.13.0 and apt-get install ffmpeg, '
+            f'backend="torchcodec" needs torchcodec and the FFmpeg libraries: {install_line("torchcodec")} and apt-get install ffmpeg, '
             'or use the default backend="pyav".'
         ) from error
     try:
