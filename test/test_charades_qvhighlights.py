@@ -13,7 +13,7 @@ from paths import shared_fixture
 
 from aha.errors import UserError
 from aha.eval import charades, qvhighlights
-from aha.eval.benchmarks import find_video, list_questions, read_charades, read_qvhighlights
+from aha.eval.benchmarks import read_charades, read_qvhighlights
 from aha.metrics import grounding, moments
 
 
@@ -165,20 +165,6 @@ def test_qvhighlights_from_frame_scores(tmp_path):
     assert means(document, "highlight_detection")["HL-min-VeryGood-Hit1"] == 100
     assert means(document, "moment_retrieval_from_scores")["MR-full-R1@0.7"] == 100
     assert read_qvhighlights(annotations)[0].queries == ((0.0, "a dog"),)
-
-
-def test_question_videos_are_found_and_missing_ones_named(tmp_path):
-    annotations, videos = tmp_path / "q.jsonl", tmp_path / "videos"
-    row = {"duration": 8, "relevant_clip_ids": [], "saliency_scores": []}
-    annotations.write_text(
-        "\n".join(json.dumps({"qid": i, "vid": vid, "query": "x", **row}) for i, vid in enumerate(["a_60.0_210.0", "b"]))
-    )
-    videos.mkdir()
-    (videos / "a_60.0_210.0.mp4").touch()
-    found, missing = list_questions("qvh", annotations, videos)
-    assert [(question.question_id, path.name) for question, path in found] == [("0", "a_60.0_210.0.mp4")]
-    assert list(missing) == ["1"]
-    assert find_video(videos, "somewhere/a_60.0_210.0.webm") == videos / "a_60.0_210.0.mp4"
 
 
 # ---------------------------------------------------------------- bad input

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from aha.core.files import read_csv
-from aha.data.samples import Problem, RelevanceSample, Sample, VideoFolder
+from aha.data.samples import Problem, RelevanceSample, Sample
 from aha.errors import UserError
 from aha.eval.data_hisum import HiSumFile, read_keys, read_metadata
 from aha.video.degrade import KINDS
+from aha.video.library import VideoFolder
 
 SLACK_S = 2.0  # how many seconds of a video's end may be without a score
 

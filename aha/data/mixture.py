@@ -35,9 +35,9 @@ from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn
 from aha.core.files import read_json
 from aha.data import hisum, mmduetit, tvsum
 from aha.data.labels import keep_frames, label_arrays
-from aha.data.samples import Problem, Sample, VideoFolder
+from aha.data.samples import Problem, Sample
 from aha.errors import UserError
-from aha.video.library import index_videos
+from aha.video.library import VideoFolder, index_videos
 from aha.video.reader import VideoFrames, read_video
 
 KEYS = {  # annotation files of each type of data set

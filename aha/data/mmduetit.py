@@ -15,8 +15,9 @@ from typing import Any
 
 from aha.core.files import read_json
 from aha.data.labels import question_answer_turns, waiting_range
-from aha.data.samples import CaptionSample, GroundingSample, Problem, QuestionSample, Sample, VideoFolder
+from aha.data.samples import CaptionSample, GroundingSample, Problem, QuestionSample, Sample
 from aha.errors import UserError
+from aha.video.library import VideoFolder
 
 TYPES = ("captions", "questions", "grounding")
 

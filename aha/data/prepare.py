@@ -20,8 +20,9 @@ from aha.core.files import atomic_path, read_csv, read_json, write_text
 from aha.data.catalog import CATALOG, DataSet
 from aha.errors import UserError, run_command
 from aha.eval.annotations import TVSumVideo, read_tvsum
-from aha.eval.benchmarks import BENCHMARKS, find_video
+from aha.eval.benchmarks import BENCHMARKS
 from aha.eval.data_hisum import read_metadata
+from aha.video.library import VideoFolder, index_videos, list_videos, video_folder
 
 ROOT = Path("datasets")
 
@@ -141,11 +142,6 @@ def wanted_videos(data: DataSet, folder: Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def video_folder(data: DataSet, folder: Path) -> Path:
-    """Where the videos lie: as the catalog says, or `videos` / `video`."""
-    return next((folder / name for name in (data.videos, "videos", "video") if (folder / name).is_dir()), folder / data.videos)
-
-
 def prepare(data: DataSet, root: Path, index: bool) -> list[str]:
     """Build, check and explain one data set; returns what is missing (nothing: it can be used)."""
     folder = root / data.folder
@@ -159,12 +155,11 @@ def prepare(data: DataSet, root: Path, index: bool) -> list[str]:
         print(f"  videos belong in {folder / data.videos} ({data.video_source})")
         return problems
     wanted = wanted_videos(data, folder)
-    videos = video_folder(data, folder)
-    absent = [name for name in wanted if find_video(videos, name) is None] if videos.is_dir() else wanted
+    videos = video_folder(folder, data.videos)
+    there = VideoFolder(dict.fromkeys(list_videos(videos), {}))
+    absent = [name for name in wanted if there.locate(name)[0] is None]
     print(f"  annotations read: {len(wanted)} videos wanted, {len(wanted) - len(absent)} of them in {videos}")
     if index and videos.is_dir() and len(absent) < len(wanted):
-        from aha.video.library import index_videos
-
         facts = index_videos(videos, folder / "videos_metadata.json")
         broken = [name for name, entry in facts.items() if not entry["valid"]]
         print(f"  index: {len(facts)} files, {sum(e['duration'] for e in facts.values()) / 3600:.1f} h, {len(broken)} unreadable")
@@ -184,8 +179,8 @@ def overview(root: Path) -> str:
     for data in CATALOG.values():
         folder = root / data.folder
         missing = missing_files(data, folder)
-        videos = video_folder(data, folder)
-        count = sum(1 for path in videos.rglob("*") if path.is_file() and path.suffix != ".json") if videos.is_dir() else 0
+        videos = video_folder(folder, data.videos)
+        count = len(list_videos(videos))
         state = f"{len(missing)} annotation files missing" if missing else "annotations there"
         lines.append(f"{data.name:<11} {state:<30} {count:>6} video files   {data.purpose}")
     return "\n".join(lines)

@@ -10,7 +10,6 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -124,31 +123,3 @@ class Problem:
     dataset: str
     item: str
     reason: str
-
-
-class VideoFolder:
-    """The indexed videos of a folder (`aha.video.library`), found by path below the folder, file name or stem."""
-
-    def __init__(self, index: Mapping[str, Mapping[str, Any]]):
-        self.index = index
-        self._by_name: dict[str, list[str]] = {}
-        self._by_stem: dict[str, list[str]] = {}
-        for path in sorted(index):
-            self._by_name.setdefault(PurePosixPath(path).name, []).append(path)
-            self._by_stem.setdefault(PurePosixPath(path).stem, []).append(path)
-
-    def find(self, name: str) -> tuple[Mapping[str, Any] | None, str]:
-        """(facts of the video, "") or (None, why there is none). Facts: path, duration (s), fps, frame_count."""
-        key = name if name in self.index else None
-        if key is None:
-            file_name = PurePosixPath(name)
-            found = self._by_name.get(file_name.name) or self._by_stem.get(name) or self._by_stem.get(file_name.stem) or []
-            if len(found) > 1:
-                return None, f"several files have this name ({', '.join(found[:3])})"
-            key = found[0] if found else None
-        if key is None:
-            return None, "no such video file"
-        facts = self.index[key]
-        if not facts["valid"]:
-            return None, facts.get("error") or "the video file cannot be read"
-        return facts, ""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from aha.core.folds import folds
-from aha.data.samples import Problem, RelevanceSample, Sample, VideoFolder
+from aha.data.samples import Problem, RelevanceSample, Sample
 from aha.eval.annotations import TVSumVideo, read_tvsum
+from aha.video.library import VideoFolder
 
 SPLITS = ("train", "val", "test", "all")
 

@@ -291,7 +291,6 @@ BENCHMARKS = {
     ),
     "magqa": Benchmark(read_magqa, Path("datasets/shot2story"), ("magqa_test.json",), 2.0, 400),
 }
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 def find_annotations(name: str, given: str | Path | None = None) -> Path:
@@ -316,38 +315,3 @@ def question_items(name: str, root: str | Path) -> list[Item]:
     """The questions of the data set's folder as items, their ids under "question_id"."""
     questions = BENCHMARKS[name].read(find_annotations(name, root))
     return [Item(q.question_id, q.video, q.queries, q.duration, extra={"question_id": q.question_id}) for q in questions]
-
-
-def find_video(folder: Path, name: str) -> Path | None:
-    """The file of a video: `name` as written, with another suffix, or with its folders left out."""
-    # A suffix only counts if it is one: ids may hold dots ("j7rJstUseKg_60.0_210.0").
-    stem = name[: -len(Path(name).suffix)] if Path(name).suffix in VIDEO_SUFFIXES else name
-    for base in (folder / stem, folder / Path(stem).name):
-        for suffix in VIDEO_SUFFIXES:
-            if (path := base.with_name(base.name + suffix)).is_file():
-                return path
-    return None
-
-
-def list_questions(
-    name: str, annotations: str | Path | None = None, videos: str | Path | None = None
-) -> tuple[list[tuple[Question, Path]], dict[str, str]]:
-    """The questions of a benchmark whose video is there, with its file, and {question id: why not} for the others.
-
-    videos: folder of the video files, by default `datasets/<benchmark>/videos`. Raises UserError where no video is there at all.
-    """
-    path = find_annotations(name, annotations)
-    folder = Path(videos) if videos is not None else BENCHMARKS[name].folder / "videos"
-    found, missing = [], {}
-    for question in BENCHMARKS[name].read(path):
-        file = find_video(folder, question.video) if question.video else None
-        if file is None:
-            missing[question.question_id] = f"no video {question.video or '(unnamed)'} in {folder}"
-        else:
-            found.append((question, file))
-    if not found:
-        raise UserError(
-            f"none of the {len(missing)} questions of {path} has its video in {folder}; "
-            f"`python -m aha.data.prepare {name}` says where to get them."
-        )
-    return found, missing

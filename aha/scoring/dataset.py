@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llava_next import resolve_folder
@@ -31,16 +31,13 @@ from tqdm import tqdm
 from aha.conversation import Query
 from aha.core.files import read_json, write_json, write_text
 from aha.core.prompts import restyle
-from aha.data.hisum import load_hisum
-from aha.data.samples import VideoFolder
-from aha.data.tvsum import split_ids
 from aha.errors import UserError
-from aha.eval.annotations import find_tvsum, read_tvsum
-from aha.eval.benchmarks import BENCHMARKS, list_questions
-from aha.video.library import index_videos
+from aha.eval import MODULES, load_task
+from aha.eval.task import Task
+from aha.video.library import VideoFolder, index_videos, list_videos, video_folder
 
 POLL_S = 0.5
-DATASETS = ("tvsum", "hisum", *BENCHMARKS)
+DATASETS = tuple(MODULES)
 
 
 @dataclass(frozen=True)
@@ -63,15 +60,11 @@ def list_items(args: argparse.Namespace) -> tuple[list[Item], dict[str, str]]:
     """(videos to score in the benchmark's order, {video: why it is left out}). Raises UserError."""
     if args.dataset not in DATASETS:
         raise UserError(f"--dataset {args.dataset} is none of {', '.join(DATASETS)}.")
-    root = Path(args.data_root or Path("datasets") / args.dataset)
+    task = load_task(args.dataset)
+    root = Path(args.data_root or task.folder)
     if args.fold is not None and (args.dataset != "tvsum" or not 0 <= args.fold <= 4):
         raise UserError(f"--fold {args.fold}: only tvsum has folds, 0 to 4.")
-    if args.dataset == "tvsum":
-        items, missing = tvsum_items(root, args.fold, args.split)
-    elif args.dataset == "hisum":
-        items, missing = hisum_items(root, args.split or "test")
-    else:
-        items, missing = question_items(args.dataset, root if args.data_root else None)
+    items, missing = task_items(task, root, args.split, args.fold)
     if args.query_map is not None:
         items = with_queries(items, args.query_map)
     items = with_style(items, args.prompt_style, args.seed)
@@ -84,65 +77,24 @@ def list_items(args: argparse.Namespace) -> tuple[list[Item], dict[str, str]]:
     return items, missing
 
 
-def first_folder(*candidates: Path) -> Path:
-    for folder in candidates:
-        if folder.is_dir():
-            return folder
-    raise UserError(
-        f"no video folder: neither {' nor '.join(map(str, candidates))} exists; see datasets/README.md for where to put the videos."
-    )
-
-
-def tvsum_items(root: Path, fold: int | None, split: str | None) -> tuple[list[Item], dict[str, str]]:
-    annotations = find_tvsum(root)
-    videos = read_tvsum(annotations)
-    ids = split_ids(videos, split or ("all" if fold is None else "test"), fold)
-    folder = first_folder(annotations.parent.parent / "video", root / "videos", root / "video")
-    found = VideoFolder(index_videos(folder, root / "videos_metadata.json"))
+def task_items(task: Task, root: Path, split: str | None = None, fold: int | None = None) -> tuple[list[Item], dict[str, str]]:
+    """(items of the benchmark whose video is there and can be read, {key of the others: why not}). The videos asked about are indexed."""
+    asked = task.items(root, split, fold)
+    videos = video_folder(root, task.data.videos)
+    listed = VideoFolder(dict.fromkeys(list_videos(videos), {}))
+    wanted = sorted({path for item in asked if (path := listed.locate(item.video)[0]) is not None})
+    facts = index_videos(videos, root / "videos_metadata.json", paths=wanted)
     items, missing = [], {}
-    for video_id in ids:
-        facts, reason = found.find(f"{video_id}.mp4")
-        if facts is None:
-            missing[video_id] = reason
-        else:
-            items.append(Item(video_id, video_id, facts["path"], facts["duration"], (Query(videos[video_id].title),),
-                              category=videos[video_id].category))  # fmt: skip
-    return items, missing
-
-
-def hisum_items(root: Path, split: str) -> tuple[list[Item], dict[str, str]]:
-    folder = first_folder(root / "videos")
-    annotations = root / "annotations"
-    entry = {
-        "name": "hisum",
-        "scores": annotations / "mr_hisum.h5",
-        "split": annotations / "mr_hisum_split.json",
-        "metadata": annotations / "metadata.csv",
-    }
-    samples, problems = load_hisum(entry, VideoFolder(index_videos(folder, root / "videos_metadata.json")), split)
-    items = [Item(s.video_id, s.video_id, s.video_path, s.duration, (Query(s.request),)) for s in samples]
-    return items, {problem.item: problem.reason for problem in problems}
-
-
-def question_items(name: str, root: Path | None) -> tuple[list[Item], dict[str, str]]:
-    annotations = None
-    if root is not None:
-        names = BENCHMARKS[name].annotations
-        annotations = next((root / "annotations" / n for n in names if (root / "annotations" / n).is_file()), None)
-        if annotations is None:
-            raise UserError(f"no {name} annotations ({' or '.join(names)}) in {root / 'annotations'}; check --data_root.")
-    found, missing = list_questions(name, annotations, root / "videos" if root is not None else None)
-    items = [
-        Item(
-            q.question_id,
-            path.stem,
-            str(path),
-            q.duration or 0.0,
-            tuple(Query(text, t) for t, text in q.queries),
-            {"question_id": q.question_id},
-        )
-        for q, path in found
-    ]
+    for item in asked:
+        path, reason = listed.locate(item.video)
+        entry = facts.get(path)
+        if entry is None or not entry["valid"]:
+            missing[item.key] = entry["error"] if entry else f"{reason} ({item.video or 'unnamed'}) in {videos}"
+            continue
+        video_id = PurePosixPath(path).stem if "question_id" in item.extra else item.key
+        queries = tuple(Query(text, time) for time, text in item.queries)
+        duration = item.duration or entry["duration"]
+        items.append(Item(item.key, video_id, entry["path"], duration, queries, dict(item.extra), item.category))
     return items, missing
 
 

@@ -12,9 +12,9 @@ import argparse
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tqdm import tqdm
@@ -23,7 +23,8 @@ from aha.core.files import read_json, write_json
 from aha.errors import UserError, run_command
 from aha.video.reader import probe
 
-VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".m2ts", ".3gp", ".ogv"}
+# In capitals or not; where a folder holds one video in two of them and the annotations name none, the first one here is taken.
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".m2ts", ".3gp", ".ogv")
 
 
 def index_videos(
@@ -52,7 +53,7 @@ def index_videos(
     known = read_json(cache_path, "video index") if cache_path.exists() else {}
     if not isinstance(known, dict):
         raise UserError(f"video index {cache_path} must hold one JSON object, not a {type(known).__name__}; delete it to make it anew.")
-    names = sorted(paths) if paths is not None else sorted(_videos_below(folder))
+    names = sorted(paths) if paths is not None else list_videos(folder)
 
     index: dict[str, dict[str, Any]] = {}
     new: list[str] = []
@@ -73,12 +74,59 @@ def index_videos(
     return {name: index[name] for name in names}
 
 
-def _videos_below(folder: Path) -> list[str]:
-    return [
+def list_videos(folder: str | os.PathLike) -> list[str]:
+    """Paths (with /, sorted) of the video files below a folder."""
+    return sorted(
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
+        for path in Path(folder).rglob("*")
         if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    )
+
+
+def video_folder(root: Path, name: str) -> Path:
+    """The folder of a data set's videos below its root: `name`, or where it is not there `videos` or `video`."""
+    return next((root / inside for inside in (name, "videos", "video") if (root / inside).is_dir()), root / name)
+
+
+class VideoFolder:
+    """Finds videos by the names that annotations give them: with another suffix or none, in folders or without them.
+
+    index: what `index_videos` says of each path below the folder; `locate` needs its keys only.
+    """
+
+    def __init__(self, index: Mapping[str, Mapping[str, Any]]):
+        self.index = index
+        self._by_place: dict[str, list[str]] = {}  # path without suffix -> paths
+        self._by_name: dict[str, list[str]] = {}  # the same without its folders
+        for path in sorted(index):
+            self._by_place.setdefault(_without_suffix(path), []).append(path)
+            self._by_name.setdefault(PurePosixPath(_without_suffix(path)).name, []).append(path)
+
+    def locate(self, name: str) -> tuple[str | None, str]:
+        """(path below the folder, "") or (None, why there is none)."""
+        place = _without_suffix(name)
+        suffix = name[len(place) :].lower()
+        found = self._by_place.get(place) or self._by_name.get(PurePosixPath(place).name) or []
+        found = [path for path in found if path.lower().endswith(suffix)] or found
+        if len({_without_suffix(path) for path in found}) > 1:
+            return None, f"several files have this name ({', '.join(found[:3])})"
+        if not found:
+            return None, "no such video file"
+        return min(found, key=lambda path: VIDEO_SUFFIXES.index(PurePosixPath(path).suffix.lower())), ""
+
+    def find(self, name: str) -> tuple[Mapping[str, Any] | None, str]:
+        """(facts of the video, "") or (None, why there is none). Facts: path, duration (s), fps, frame_count."""
+        path, reason = self.locate(name)
+        if path is None:
+            return None, reason
+        facts = self.index[path]
+        return (facts, "") if facts["valid"] else (None, facts.get("error") or "the video file cannot be read")
+
+
+def _without_suffix(name: str) -> str:
+    """A suffix counts only if it is one: ids may hold dots ("j7rJstUseKg_60.0_210.0")."""
+    suffix = PurePosixPath(name).suffix
+    return name[: -len(suffix)] if suffix.lower() in VIDEO_SUFFIXES else name
 
 
 def _is_current(entry: Any, path: Path) -> bool:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from aha.core.files import write_text
 from aha.errors import UserError, run_command
+from aha.eval import load_task
 from aha.eval.annotations import find_tvsum, read_tvsum
 from aha.eval.data_hisum import read_metadata
-from aha.scoring.dataset import hisum_items, tvsum_items
+from aha.scoring.dataset import task_items
 from aha_lmms_eval.highlights import HISUM_METRICS, TVSUM_METRICS
 
 METRICS = {"tvsum": TVSUM_METRICS, "hisum": HISUM_METRICS}
@@ -43,12 +44,11 @@ metric_list:
 
 def documents(name: str, root: Path, fold: int | None) -> list[dict]:
     """One dictionary for each video that is there. Raises UserError where none is."""
+    items, missing = task_items(load_task(name), root, fold=fold)
     if name == "tvsum":
-        items, missing = tvsum_items(root, fold, None)
         annotations = find_tvsum(root).resolve()
         lengths = {video_id: video.length_s for video_id, video in read_tvsum(annotations).items()}
     else:
-        items, missing = hisum_items(root, "test")
         annotations = (root / "annotations" / "mr_hisum.h5").resolve()
         lengths = {item.key: item.duration for item in items}
     for video_id, reason in missing.items():
