@@ -1,0 +1,114 @@
+"""Published rows beside ours: only where protocol, split and videos are the same; the others are listed with the reason.
+
+    rows = read_rows("tvsum")
+    print(render(rows, metrics["protocols"], {"all50": Scored(50, 50), "val10": Scored(10, 10)}, "our model"))
+
+The rows are data, one file a benchmark (published_rows/NAME.json), each with the place where its numbers were read, in the units of our
+metric of the same name. A row whose method was measured otherwise has `unlike`: why it is never compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from aha.core.files import read_json
+from aha.errors import UserError
+from aha.results.table import block, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One published result. split: which videos (val10, test, ...); videos: how many, None where the source does not say."""
+
+    method: str
+    paper: str
+    year: int
+    protocol: str
+    split: str
+    videos: int | None
+    numbers: Mapping[str, float]
+    read_in: str
+    unlike: str = ""
+    per_category: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} ({self.year})"
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How many videos of a split have a number here, and how many it has."""
+
+    videos: int
+    of: int
+
+
+def read_rows(benchmark: str) -> list[Row]:
+    """The rows that ship for a benchmark; none for one without a file. Raises UserError for a file of another form."""
+    source = resources.files("aha.eval").joinpath("published_rows", f"{benchmark}.json")
+    if not source.is_file():
+        return []
+    with resources.as_file(source) as path:
+        try:
+            return [Row(**entry) for entry in read_json(path, "published rows")]
+        except TypeError as error:
+            raise UserError(f"published rows {path} hold an entry of another form ({error}); install the project again.") from error
+
+
+def why_not(row: Row, protocols: Mapping[str, Any], splits: Mapping[str, Scored]) -> str:
+    """Why a row may not stand beside these numbers; "" where it may."""
+    if row.unlike:
+        return row.unlike
+    if row.protocol not in protocols:
+        return f"its protocol {row.protocol} was not evaluated here"
+    if row.split not in splits:
+        return f"it is on the split {row.split}, which was not evaluated here"
+    scored = splits[row.split]
+    if scored.videos < scored.of:
+        return f"it is on all {scored.of} of {row.split}, and {scored.videos} of them were scored here"
+    if row.videos is not None and row.videos != scored.of:
+        return f"it is on {row.videos} of {row.split}, and {scored.of} were scored here"
+    return ""
+
+
+def ours(protocols: Mapping[str, Any], row: Row, metric: str) -> float | None:
+    """Our number for a metric of a row, from the "protocols" part of a metrics file (with subsets: the row's split)."""
+    value = protocols.get(row.protocol, {}).get(metric, {})
+    value = value.get(row.split, value)
+    return value.get("mean")
+
+
+def render(rows: Sequence[Row], protocols: Mapping[str, Any], splits: Mapping[str, Scored], name: str) -> str:
+    """One table for each protocol with the rows that are comparable, ours first, and a line for each that is not."""
+    reasons = {id(row): why_not(row, protocols, splits) for row in rows}
+    lines: list[str] = []
+    kept = [row for row in rows if not reasons[id(row)]]
+    for protocol, split in dict.fromkeys((row.protocol, row.split) for row in kept):
+        group = [row for row in kept if (row.protocol, row.split) == (protocol, split)]
+        metrics = list(dict.fromkeys(metric for row in group for metric in row.numbers))
+        cells = [(name, [shown(ours(protocols, group[0], metric)) for metric in metrics])]
+        cells += [(row.name, [shown(row.numbers.get(metric)) for metric in metrics]) for row in group]
+        lines += ["", block(f"{protocol}, {split}: published rows of the same protocol and videos", metrics, cells)]
+    left_out = [row for row in rows if reasons[id(row)]]
+    if left_out:
+        lines += ["", "not comparable, because"]
+        lines += [f"  {row.name}, {json.dumps(dict(row.numbers))[1:-1]} ({row.read_in}): {reasons[id(row)]}" for row in left_out]
+    return "\n".join(lines[1:]) if lines else "no published row ships for this benchmark: none could be traced to a source"
+
+
+def document(rows: Sequence[Row], protocols: Mapping[str, Any], splits: Mapping[str, Scored]) -> list[dict[str, Any]]:
+    """The "published" part of a metrics file: every row with `comparable` and, where it is not, `because`."""
+    result = []
+    for row in rows:
+        reason = why_not(row, protocols, splits)
+        entry = {
+            "method": row.method, "paper": row.paper, "year": row.year, "protocol": row.protocol, "split": row.split,
+            "numbers": dict(row.numbers), "read_in": row.read_in, "comparable": not reason,
+        }  # fmt: skip
+        result.append(entry | ({"because": reason} if reason else {}))
+    return result

@@ -1,0 +1,62 @@
+"""Published rows: each has a source and a protocol of ours; only the same protocol, split and videos stand beside our numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from aha.eval import MODULES, published
+from aha.eval.published import Row, Scored
+from aha.eval.tvsum_protocols import PROTOCOLS as TVSUM
+from aha.metrics.hisum import PROTOCOLS as HISUM
+
+ROW = Row("M", "P", 2020, "hd_top5", "val10", 10, {"top5_map": 0.8}, "somewhere")
+NUMBERS = {"hd_top5": {"top5_map": {"all50": {"mean": 0.7}, "val10": {"mean": 0.75}}}}
+
+
+def protocols_of(benchmark: str) -> dict[str, set[str]]:
+    """protocol -> metrics that our evaluation prints."""
+    tables = {"tvsum": TVSUM, "hisum": HISUM}
+    return {name: set(metrics) for name, (_, metrics) in tables[benchmark].items()}
+
+
+@pytest.mark.parametrize("benchmark", ["tvsum", "hisum"])
+def test_every_row_has_a_protocol_and_metrics_of_ours(benchmark):
+    known = protocols_of(benchmark)
+    rows = published.read_rows(benchmark)
+    assert rows
+    for row in rows:
+        assert row.protocol in known and set(row.numbers) <= known[row.protocol], row
+
+
+@pytest.mark.parametrize("benchmark", [*MODULES, "summe", "youtube_highlights"])
+def test_every_row_says_where_it_was_read(benchmark):
+    for row in published.read_rows(benchmark):
+        assert row.read_in and row.split and 2010 < row.year < 2030 and row.numbers
+        for metric, categories in row.per_category.items():
+            assert sum(categories.values()) / len(categories) == pytest.approx(row.numbers[metric], abs=1e-5)
+
+
+def test_the_same_protocol_split_and_videos_stand_beside_ours():
+    text = published.render([ROW], NUMBERS, {"val10": Scored(10, 10)}, "our model")
+    assert "our model" in text and "0.7500" in text and "0.8000" in text and "not comparable" not in text
+
+
+@pytest.mark.parametrize(
+    ("row", "splits", "reason"),
+    [
+        (ROW, {}, "split val10, which was not evaluated"),
+        (ROW, {"val10": Scored(9, 10)}, "9 of them were scored here"),
+        (ROW, {"val10": Scored(5, 5)}, "on 10 of val10, and 5 were"),
+        (Row("M", "P", 2020, "other", "val10", 10, {"x": 1.0}, "somewhere"), {"val10": Scored(10, 10)}, "protocol other"),
+        (Row("M", "P", 2020, "hd_top5", "val10", 10, {"x": 1.0}, "somewhere", "tuned on test"), {"val10": Scored(10, 10)}, "tuned on test"),
+    ],
+)
+def test_anything_else_is_listed_with_the_reason(row, splits, reason):
+    text = published.render([row], NUMBERS, splits, "our model")
+    assert text.startswith("not comparable, because") and reason in text and "our model" not in text
+    (entry,) = published.document([row], NUMBERS, splits)
+    assert not entry["comparable"] and reason in entry["because"]
+
+
+def test_a_benchmark_without_rows_says_so():
+    assert "none could be traced" in published.render(published.read_rows("summe"), {}, {}, "our model")
