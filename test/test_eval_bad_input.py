@@ -114,10 +114,7 @@ def test_missing_files(demo):
         (lambda: read_predictions(folder / "nothing.json"), "does not exist"),
         (lambda: hisum.evaluate(None, folder / "nothing.h5"), "does not exist"),
         (lambda: hisum.evaluate(None, folder), "no mr_hisum.h5 in"),
-        (lambda: tvsum.load_benchmark(None), "no TVSum annotations"),
     ):
-        if "no TVSum" in message and (REPO / "datasets/tvsum").exists():
-            continue
         with pytest.raises(UserError, match=message) as error:
             action()
         plain(error)

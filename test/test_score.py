@@ -199,7 +199,7 @@ def test_killed_in_the_middle_then_resumed_by_other_ranks(model_flags, tvsum, wh
     ("flags", "message"),
     [
         (["--dataset", "nonsense"], "none of tvsum, hisum"),
-        (["--dataset", "tvsum", "--data_root", "nowhere"], "no TVSum annotations"),
+        (["--dataset", "tvsum", "--data_root", "nowhere"], "folder nowhere does not exist"),
         (["--dataset", "hisum", "--fold", "1"], "only tvsum has folds"),
         (["--video", "nowhere.mp4"], "cannot be opened"),
         (["--video", "x.mp4", "--frame_fps", "0"], "--frame_fps is 0"),

@@ -1,95 +1,21 @@
 """Every data set of the project: what belongs where, where it comes from, how big it is and what it is for.
 
-`aha.data.prepare` checks and explains from this table, and `instructions/data.md` is written from it.
+Benchmarks say it in their Task (aha/eval); the data sets that are only trained on stand here. `aha.data.prepare` checks and explains from
+this table, and the tables of `instructions/data.md` and `datasets/README.md` are written from it:
+
+    python -m aha.data.catalog                  prints both
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from aha.eval import MODULES, load_task
+from aha.eval.task import MMDUETIT, DataSet, File
 
-MMDUETIT = "https://huggingface.co/datasets/wangyueqian/MMDuetIT"
 AHA_ANNOTATIONS = "https://huggingface.co/datasets/aiden200/aha-annotationsv1"
-
-
-@dataclass(frozen=True)
-class File:
-    """One annotation file below the data set's folder; alternatives of a file follow each other with the same `group`."""
-
-    path: str
-    source: str
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """folder: below datasets/. videos: folder of the video files below it, and where they come from. size: "-" = not stated."""
-
-    name: str
-    title: str
-    folder: str
-    files: tuple[File, ...]
-    videos: str
-    video_source: str
-    size: str
-    licence: str
-    purpose: str
-
-
 CATALOG = {
     data.name: data
     for data in (
-        DataSet(
-            "tvsum", "TVSum (Song et al., CVPR 2015)", "tvsum",
-            (
-                File("ydata-tvsum50-v1_1/data/ydata-tvsum50-anno.tsv", "https://github.com/yalesong/tvsum", "annotations"),
-                File("ydata-tvsum50-v1_1/data/ydata-tvsum50-info.tsv", "https://github.com/yalesong/tvsum"),
-            ),
-            "ydata-tvsum50-v1_1/video", "in the same archive (ydata-tvsum50-v1_1, put it into datasets/tvsum as it is)",
-            "644 MB, 50 videos, 3.5 h", "CC BY 3.0", "fine-tuning and evaluation: highlight scores (train_on_tvsum.sh, tvsum.sh)",
-        ),
-        DataSet(
-            "hisum", "Mr.HiSum (Sul et al., NeurIPS 2023)", "hisum",
-            (
-                File("annotations/mr_hisum.h5", "https://github.com/MRHiSum/MR.HiSum"),
-                File("annotations/mr_hisum_split.json", "https://github.com/MRHiSum/MR.HiSum"),
-                File("annotations/metadata.csv", f"with titles {AHA_ANNOTATIONS}"),
-            ),
-            "videos", "YouTube, <youtube_id>.mp4 as in metadata.csv; many are gone by now", "31,892 videos, about 1,800 h",
-            "CC BY 4.0, YouTube's terms", "training and evaluation: highlight scores (train_on_hisum.sh, hisum.sh)",
-        ),
-        DataSet(
-            "charades", "Charades-STA (Gao et al., ICCV 2017)", "charades",
-            (
-                File("annotations/test-random_prompt.json", MMDUETIT, "annotations"),
-                File("annotations/charades_sta_test.txt", "https://github.com/jiyanggao/TALL", "annotations"),
-            ),
-            "videos", "https://prior.allenai.org/projects/charades (Charades_v1_480)", "13 GB at 480p, 9,848 videos",
-            "non-commercial, see the licence of Charades", "evaluation: temporal grounding (charades.sh)",
-        ),
-        DataSet(
-            "qvh", "QVHighlights (Lei et al., NeurIPS 2021)", "qvh",
-            (
-                File("annotations/highlight_val_release.jsonl", "https://github.com/jayleicn/moment_detr (data/)", "annotations"),
-                File("annotations/highlight_val-random_prompt.json", MMDUETIT, "annotations"),
-            ),
-            "videos", "https://github.com/jayleicn/moment_detr (data/README.md, qvhilights_videos.tar.gz)",
-            "10,148 clips of 150 s (1,550 val queries)", "CC BY-NC-SA 4.0", "evaluation: highlight detection (qvh.sh)",
-        ),
-        DataSet(
-            "youcook2", "YouCook2 (Zhou et al., AAAI 2018)", "youcook2",
-            (
-                File("annotations/val-random_prompt.json", MMDUETIT, "annotations"),
-                File("annotations/youcookii_annotations_trainval.json", "http://youcook2.eecs.umich.edu", "annotations"),
-            ),
-            "videos", "https://opendatalab.com/OpenDataLab/YouCook2", "2,000 videos, 176 h (val: 457 videos)",
-            "annotations MIT; videos YouTube's terms", "evaluation: dense captioning (youcook2.sh)",
-        ),
-        DataSet(
-            "magqa", "Shot2Story-MAGQA-39k test (Wang et al. 2024)", "shot2story",
-            (File("annotations/magqa_test.json", MMDUETIT),),
-            "videos", "https://huggingface.co/mhan/shot2story-videos", "2,000 test questions", "CC BY-NC-SA 4.0 (annotations)",
-            "evaluation: answering at the right time (magqa.sh)",
-        ),
+        *(load_task(name).data for name in MODULES),
         DataSet(
             "shot2story", "Shot2Story captions and MAGQA, training part", "shot2story",
             (
@@ -141,3 +67,19 @@ def markdown() -> str:
         where_to = f"`datasets/{data.folder}/`: {files}; videos in `{data.videos}/`"
         lines.append(f"| `{data.name}`: {data.title} | {data.size} | {data.licence} | {where_from} | {where_to} | {data.purpose} |")
     return "\n".join(lines) + "\n"
+
+
+def folders() -> str:
+    """The table of datasets/README.md."""
+    by_folder: dict[str, list[DataSet]] = {}
+    for data in CATALOG.values():
+        by_folder.setdefault(data.folder, []).append(data)
+    lines = ["| folder | data set | the commands look for |", "| --- | --- | --- |"]
+    for folder, sets in by_folder.items():
+        files = ", ".join(dict.fromkeys(f"`{file.path}`" for data in sets for file in data.files))
+        lines.append(f"| `{folder}/` | {'; '.join(data.title for data in sets)} | {files}; videos in `{sets[0].videos}/` |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), folders(), sep="\n")

@@ -37,18 +37,19 @@ from aha.data import hisum, mmduetit, tvsum
 from aha.data.labels import keep_frames, label_arrays
 from aha.data.samples import Problem, Sample
 from aha.errors import UserError
-from aha.video.library import VideoFolder, index_videos
+from aha.video.library import VideoFolder, index_videos, list_videos
 from aha.video.reader import VideoFrames, read_video
 
 KEYS = {  # annotation files of each type of data set
-    "tvsum": ("annotations",),
+    "tvsum": (),
     "hisum": ("scores", "split", "metadata"),
     "hihd": ("annotations",),
     "captions": ("annotations",),
     "questions": ("annotations",),
     "grounding": ("annotations",),
 }
-OPTIONAL = ("index", "weight", "fps", "max_num_frames", "info", "source")
+OPTIONAL = ("index", "weight", "fps", "max_num_frames", "source")
+TVSUM_OPTIONAL = ("annotations", "info")  # without them: datasets/tvsum, else the copy that ships
 DEFAULT_MAX_NUM_FRAMES = 128
 SHOWN_PROBLEMS = 10  # per data set; `python -m aha.data.check` shows all
 
@@ -63,33 +64,56 @@ def read_config(path: str | os.PathLike) -> list[dict[str, Any]]:
         if not isinstance(entry, dict):
             raise UserError(f"{where} is not an object; see configs/datasets/tvsum.json for the form.")
         kind = entry.get("type")
-        if kind not in KEYS:
-            raise UserError(f"{where}: type {kind!r} is none of {', '.join(KEYS)}.")
+        if not isinstance(kind, str) or kind not in KEYS:
+            raise UserError(f"{where}: type {str(kind)[:40]!r} is none of {', '.join(KEYS)}.")
         required = ("name", "type", "videos", *KEYS[kind])
+        optional = OPTIONAL + (TVSUM_OPTIONAL if kind == "tvsum" else ())
         missing = [key for key in required if key not in entry]
-        unknown = [key for key in entry if key not in (*required, *OPTIONAL)]
+        unknown = [key[:40] for key in entry if key not in (*required, *optional)]
         if missing or unknown:
             problem = f"has no {', '.join(missing)}" if missing else f"has the unknown key {', '.join(unknown)}"
-            raise UserError(f"{where} {problem}; an entry of type {kind} needs {', '.join(required)} and may have {', '.join(OPTIONAL)}.")
-        for key, default in (("weight", 1.0), ("fps", None), ("max_num_frames", None)):
+            raise UserError(f"{where} {problem}; an entry of type {kind} needs {', '.join(required)} and may have {', '.join(optional)}.")
+        for key in ("name", "source", *_paths(entry), "index"):
+            if key in entry and not _is_text(entry[key], is_path=key not in ("name", "source")):
+                kind_of_text = "text" if key in ("name", "source") else "path of a file or folder"
+                raise UserError(f"{where}: {key} is {str(entry[key])[:40]!r}, not the {kind_of_text} that belongs there; repair the entry.")
+        for key, default, low in (("weight", 1.0, 1e-6), ("fps", None, 1e-6), ("max_num_frames", None, 1)):
             value = entry.setdefault(key, default)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (is_number and 0 < value < 1e6):
-                raise UserError(f"{where}: {key} is {value!r}, not a number above 0.")
-        entry.setdefault("index", str(Path(entry["videos"]).with_name("videos_metadata.json")))
+            if (value is not None or default is not None) and not (is_number and low <= value < 1e6):
+                raise UserError(f"{where}: {key} is {str(value)[:40]}, not a number {'from 1 on' if low == 1 else 'above 0'}.")
+        entry.setdefault("index", str(Path(entry["videos"]).parent / "videos_metadata.json"))
     names = Counter(entry["name"] for entry in entries)
     if max(names.values()) > 1:
         raise UserError(f"dataset config {path}: the name {names.most_common(1)[0][0]!r} is used twice; give each entry its own name.")
     return entries
 
 
+def _paths(entry: dict[str, Any]) -> list[str]:
+    """The keys of an entry that name files and folders that must be there."""
+    return ["videos", *KEYS[entry["type"]], *(key for key in TVSUM_OPTIONAL if entry["type"] == "tvsum" and key in entry)]
+
+
+def _is_text(value: Any, is_path: bool) -> bool:
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        if is_path:
+            os.stat(value)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError):  # no path: too long, or with a character that no path holds
+        return False
+    return True
+
+
 def missing_files(path: str | os.PathLike) -> list[str]:
     """One line for every file or folder that a config names and that is not there, with where to get it."""
     lines = []
     for entry in read_config(path):
-        for key in ("videos", *KEYS[entry["type"]], *(("info",) if "info" in entry else ())):
+        for key in _paths(entry):
             target = Path(entry[key])
-            if not target.exists() or (key == "videos" and not any(target.iterdir())):
+            if not target.exists() or (key == "videos" and not list_videos(target)):
                 what = "videos" if key == "videos" else "annotations" if key == "annotations" else f"annotations ({key})"
                 source = entry.get("source", "see datasets/README.md")
                 lines.append(f"{entry['name']} {what}: {target} is not there; get it from {source}")

@@ -11,66 +11,109 @@ data set can be used as it is, in whole.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tarfile
 import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from aha.core.files import atomic_path, read_csv, read_json, write_text
-from aha.data.catalog import CATALOG, DataSet
+from aha.data.catalog import CATALOG
 from aha.errors import UserError, run_command
-from aha.eval.annotations import TVSumVideo, read_tvsum
-from aha.eval.benchmarks import BENCHMARKS
-from aha.eval.data_hisum import read_metadata
+from aha.eval import MODULES, load_task
+from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
+from aha.eval.task import DATA, DataSet
 from aha.video.library import VideoFolder, index_videos, list_videos, video_folder
 
-ROOT = Path("datasets")
+ROOT = DATA
+UNPACKED_BYTES, UNPACKED_FILES = 8 << 30, 20_000  # of one archive, at most; TVSum's has 0.7 GB
 
 
 # ---------------------------------------------------------------- building
 
 
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    """One file of an archive; extractall's own check of paths is missing in Python 3.11.0 to 3.11.3. Folders follow from files."""
-    target = (folder / member.name).resolve()
-    if not member.isfile():
-        return
-    if not target.is_relative_to(folder.resolve()):
-        raise tarfile.TarError(f"it wants to write {member.name}, outside the folder")
-    with atomic_path(target) as temporary, open(temporary, "wb") as file:
-        shutil.copyfileobj(archive.extractfile(member), file)
+def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    """Name, bytes and content of each file in an archive. Folders follow from files; links and devices are no files."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if not entry.is_dir() and not entry.filename.startswith("__MACOSX"):
+                    yield entry.filename, entry.file_size, partial(archive.open, entry)
+    else:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile():
+                    yield member.name, member.size, partial(archive.extractfile, member)
+
+
+def unpack(path: Path, folder: Path) -> int:
+    """Put the files of an archive (.tgz, .zip) into the folder; how many were written. A file that is there with the same content is left
+    alone, so that the same command finishes what a kill cut off. Raises UserError for a damaged or malicious archive."""
+    written, room, files = 0, UNPACKED_BYTES, UNPACKED_FILES
+    try:
+        for name, size, content in _members(path):
+            target = (folder / name).resolve()
+            if not target.is_relative_to(folder.resolve()):
+                raise UserError(f"{path} wants to write {name[:80]}, outside the folder; it is not the official archive, remove it.")
+            room, files = room - size, files - 1
+            if min(room, files) < 0:
+                what = f"{UNPACKED_BYTES >> 30} GiB or {UNPACKED_FILES:,} files"
+                raise UserError(f"{path} unpacks to more than {what}; it is not the official archive, remove it.")
+            if not _is_there(target, size, content):
+                _write(target, content)
+                written += 1
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be unpacked ({error}); it is damaged or cut off, download it again.") from error
+    return written
+
+
+def _is_there(target: Path, size: int, content: Callable[[], IO[bytes]]) -> bool:
+    if not target.is_file() or target.stat().st_size != size:
+        return False
+    with target.open("rb") as own, content() as packed:
+        while chunk := packed.read(1 << 20):
+            if own.read(len(chunk)) != chunk:
+                return False
+    return True
+
+
+def _write(target: Path, content: Callable[[], IO[bytes]]) -> None:
+    """Whole or not at all, as atomic_path does, but under a name that the next run takes up if this one is killed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.unpacking")
+    try:
+        with beside.open("wb") as file, content() as packed:
+            shutil.copyfileobj(packed, file)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def unpack_tvsum(folder: Path) -> list[str]:
-    """Unpack the official archive (.tgz of .zip files) lying in the folder; what was done. Raises UserError for a damaged archive."""
-    done = []
-    archives = [path for pattern in ("*.tgz", "*.tar.gz") for path in folder.glob(pattern)]
-    for path in archives:
-        target = folder / "ydata-tvsum50-v1_1"
-        if not target.exists():
-            try:
-                with tarfile.open(path) as archive:
-                    for member in archive:
-                        _extract(archive, member, folder)
-            except (tarfile.TarError, EOFError, OSError) as error:
-                raise UserError(f"{path} cannot be unpacked ({error}); it is damaged or cut off, download it again.") from error
-            done.append(f"unpacked {path.name}")
+    """Unpack the official archive (.tgz of .zip files) lying in the folder; what was done."""
+    done = [(path, unpack(path, folder)) for pattern in ("*.tgz", "*.tar.gz") for path in sorted(folder.glob(pattern))]
     for path in sorted(folder.glob("**/ydata-tvsum50-*.zip")):
         part = path.stem.removeprefix("ydata-tvsum50-")  # data, video, matlab, thumbnail
-        if part in ("data", "video") and not (path.parent / part).exists():
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    names = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
-                    within = all(name.startswith(f"{part}/") for name in names)
-                    archive.extractall(path.parent if within else path.parent / part, members=names)
-            except (zipfile.BadZipFile, EOFError, OSError) as error:
-                raise UserError(f"{path} cannot be unpacked ({error}); it is damaged or cut off, download it again.") from error
-            done.append(f"unpacked {path.name}")
-    return done
+        if part in ("data", "video"):
+            within = _is_within(path, part)
+            done.append((path, unpack(path, path.parent if within else path.parent / part)))
+    return [f"unpacked {path.name} ({count} files)" for path, count in done if count]
 
 
-def write_tvsum_tables(videos: dict[str, TVSumVideo], folder: Path) -> None:
-    """Write ydata-tvsum50-anno.tsv and -info.tsv of annotations that came from the .mat."""
+def _is_within(path: Path, part: str) -> bool:
+    """Whether the archive's files lie in a folder of the part's name already."""
+    try:
+        return all(name.startswith(f"{part}/") for name, _, _ in _members(path))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} cannot be unpacked ({error}); it is damaged or cut off, download it again.") from error
+
+
+def tvsum_tables(videos: dict[str, TVSumVideo]) -> dict[str, str]:
+    """ydata-tvsum50-info.tsv and -anno.tsv, as text, of annotations that came from the .mat."""
     info = ["category\tvideo_id\ttitle\turl\tlength"]
     rows = []
     for video in videos.values():
@@ -79,8 +122,15 @@ def write_tvsum_tables(videos: dict[str, TVSumVideo], folder: Path) -> None:
         url = f"https://www.youtube.com/watch?v={video.video_id}"
         info.append("\t".join((video.category, video.video_id, title, url, f"{seconds // 60}:{seconds % 60:02d}")))
         rows += [f"{video.video_id}\t{video.category}\t{','.join(map(str, scores))}" for scores in video.user_scores]
-    write_text(folder / "ydata-tvsum50-anno.tsv", "\n".join(rows) + "\n")
-    write_text(folder / "ydata-tvsum50-info.tsv", "\n".join(info) + "\n")
+    return {"info": "\n".join(info) + "\n", "anno": "\n".join(rows) + "\n"}
+
+
+def write_tables(tables: dict[str, str], folder: Path) -> list[Path]:
+    """The paths written; -anno.tsv is the last, because it is the one that is looked for."""
+    paths = [folder / f"ydata-tvsum50-{kind}.tsv" for kind in tables]
+    for path, text in zip(paths, tables.values()):
+        write_text(path, text)
+    return paths
 
 
 def build(data: DataSet, folder: Path) -> list[str]:
@@ -91,7 +141,7 @@ def build(data: DataSet, folder: Path) -> list[str]:
         target = folder / "ydata-tvsum50-v1_1" / "data"
         mat = next(iter(sorted(folder.glob("**/ydata-tvsum50.mat"))), None)
         if mat is not None and not (target / "ydata-tvsum50-anno.tsv").exists():
-            write_tvsum_tables(read_tvsum(mat), target)
+            write_tables(tvsum_tables(read_tvsum(mat)), target)
             done.append(f"wrote ydata-tvsum50-anno.tsv and -info.tsv from {mat.name}")
     if data.name == "hisum":
         # names in Aha's annotation package and in the repository of Mr.HiSum
@@ -110,6 +160,8 @@ def build(data: DataSet, folder: Path) -> list[str]:
 
 def missing_files(data: DataSet, folder: Path) -> list[str]:
     """One sentence for each annotation file (or group of alternatives) that is not there."""
+    if data.name == "tvsum" and find_tvsum(folder if folder.is_dir() else None).is_file():
+        return []  # another published form, or the copy that ships
     groups: dict[str, list] = {}
     for file in data.files:
         groups.setdefault(file.group or file.path, []).append(file)
@@ -122,13 +174,8 @@ def missing_files(data: DataSet, folder: Path) -> list[str]:
 
 def wanted_videos(data: DataSet, folder: Path) -> list[str]:
     """Names of the videos that the annotations speak of (each once, in their order), read as the programs read them."""
-    if data.name == "tvsum":
-        return list(read_tvsum(folder / data.files[0].path))
-    if data.name in BENCHMARKS:
-        path = next(folder / file.path for file in data.files if (folder / file.path).is_file())
-        return list(dict.fromkeys(question.video for question in BENCHMARKS[data.name].read(path)))
-    if data.name == "hisum":
-        return list(read_metadata(folder / "annotations/metadata.csv").youtube)
+    if data.name in MODULES:
+        return list(dict.fromkeys(item.video for item in load_task(data.name).items(folder, "all")))
     if data.name == "hihd":
         return [row["youtube_id"] for _, row in read_csv(folder / data.files[0].path, ("youtube_id",), "HIHD metadata")]
     names: list[str] = []
@@ -145,8 +192,9 @@ def wanted_videos(data: DataSet, folder: Path) -> list[str]:
 def prepare(data: DataSet, root: Path, index: bool) -> list[str]:
     """Build, check and explain one data set; returns what is missing (nothing: it can be used)."""
     folder = root / data.folder
+    folder.mkdir(parents=True, exist_ok=True)
     print(f"{data.title}\n  for {data.purpose}\n  size {data.size}; licence: {data.licence}")
-    for action in build(data, folder) if folder.is_dir() else []:
+    for action in build(data, folder):
         print(f"  {action}")
     problems = missing_files(data, folder)
     if problems:

@@ -69,8 +69,8 @@ def tvsum_samples(name: str, videos: dict[str, TVSumVideo], folder: VideoFolder,
 
 
 def load(entry: dict, folder: VideoFolder, split: str, fold: int | None, validation: bool) -> tuple[list[Sample], list[Problem]]:
-    """Samples of a mixture entry {"annotations": TSV, .mat or folder, "info"?: TSV}. Raises UserError for bad annotation files."""
-    videos = read_tvsum(entry["annotations"], entry.get("info"))
+    """Samples of a mixture entry {"annotations"?: as for read_tvsum, "info"?: TSV}. Raises UserError for bad annotation files."""
+    videos = read_tvsum(entry.get("annotations"), entry.get("info"))
     return tvsum_samples(entry["name"], videos, folder, split_ids(videos, split, fold, validation=validation))
 
 

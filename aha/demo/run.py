@@ -182,7 +182,7 @@ def run_demo(output: Path, seed: int, epochs: float, extra: list[str]) -> None:
     prepared = time.time() - began
     run, results = output / f"run-seed{seed}", output / f"run-seed{seed}" / "evaluation"
     trained = run_step("training", training_command(data, run, seed, epochs, extra), run / ".trained.json")
-    videos = read_tvsum(find_tvsum(data))
+    videos = read_tvsum(data)
     held_out = folds({video_id: video.category for video_id, video in videos.items()})[FOLD]
     swaps = results / "swapped_titles.json"
     write_json(swaps, swapped_titles(videos, held_out))

@@ -20,6 +20,7 @@ from aha.eval.tvsum_facts import CATEGORIES, LENGTHS
 
 ANNOTATORS = 20
 DEFAULT_FOLDER = Path("datasets/tvsum")
+SHIPPED = Path(__file__).parent / "tvsum_annotations" / "ydata-tvsum50-anno.tsv.gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +39,27 @@ class TVSumVideo:
         return self.n_frames / self.length_s
 
 
-def find_tvsum(folder: str | Path = DEFAULT_FOLDER) -> Path:
-    """The annotation file inside `folder`, in the official archive's layout or flat. Raises UserError if there is none."""
-    folder = Path(folder)
+def find_tvsum(given: str | Path | None = None) -> Path:
+    """The annotation file: `given`, or in that folder (by default datasets/tvsum; the official archive's layout, or flat), else the copy
+    that ships with the package. Raises UserError where that one was removed."""
+    folder = Path(given) if given is not None else DEFAULT_FOLDER
+    if given is not None and not folder.is_dir():
+        return folder
     for name in ("ydata-tvsum50-anno.tsv", "ydata-tvsum50-anno.tsv.gz", "ydata-tvsum50.mat"):
         for depth in ("", "*/", "*/*/", "*/*/*/"):
             found = sorted(folder.glob(depth + name))
             if found:
                 return found[0]
+    if SHIPPED.is_file():
+        return SHIPPED
     raise UserError(
-        f"no TVSum annotations (ydata-tvsum50-anno.tsv or ydata-tvsum50.mat) under {folder}; unpack the official archive "
-        "ydata-tvsum50-v1_1 there "
-        f"(datasets/README.md says where to get it) or give --annotations."
+        f"no TVSum annotations (ydata-tvsum50-anno.tsv or ydata-tvsum50.mat) under {folder}, and the copy that ships with the package was "
+        "removed; `python -m aha.data.get tvsum` fetches them, or give --annotations."
     )
 
 
-def read_tvsum(annotations_path: str | Path, info_path: str | Path | None = None) -> dict[str, TVSumVideo]:
-    """Read a TSV, gzipped TSV or .mat file (or a folder that holds one) into {video_id: TVSumVideo}, in the file's order.
+def read_tvsum(annotations_path: str | Path | None = None, info_path: str | Path | None = None) -> dict[str, TVSumVideo]:
+    """Read a TSV, gzipped TSV or .mat file (where it lies: find_tvsum) into {video_id: TVSumVideo}, in the file's order.
 
     info_path: the info TSV (title and length of each video); by default the `-info.tsv` beside an `-anno.tsv`. The .mat needs none.
     Lengths: of the 50 official videos exact (tvsum_facts.LENGTHS), of others as the info TSV says (`m:ss`, also with a fraction).
@@ -63,9 +68,7 @@ def read_tvsum(annotations_path: str | Path, info_path: str | Path | None = None
     Raises UserError for a file that is missing, truncated or of another form, a row with a wrong count, a score that is no whole number
     from 1 to 5, other than 20 rows for a video, a video listed twice, an unknown category, and an unknown length.
     """
-    path = Path(annotations_path)
-    if path.is_dir():
-        path = find_tvsum(path)
+    path = find_tvsum(annotations_path)
     if not path.exists():
         raise UserError(f"annotation file {path} does not exist; check the path, or see datasets/README.md for where to get TVSum.")
     videos = list(_read_mat(path) if path.suffix == ".mat" else _read_tsv(path, info_path))

@@ -27,7 +27,7 @@ from aha.core.files import write_json
 from aha.core.folds import folds
 from aha.core.predictions import read_predictions
 from aha.errors import UserError, run_command
-from aha.eval.annotations import DEFAULT_FOLDER, find_tvsum, read_tvsum
+from aha.eval.annotations import find_tvsum, read_tvsum
 from aha.eval.grids import place
 from aha.eval.tvsum_protocols import aha_metrics
 from aha.metrics.highlights import top_labels, top_share, trapezoid_ap
@@ -205,7 +205,7 @@ def read_heads(
     predictions: str | Path, annotations: str | Path | None, info: str | Path | None, needed: Sequence[bool]
 ) -> list[HeadScores]:
     """The three heads and the labels of every predicted TVSum video; `needed` says which heads the grid uses (others are 0)."""
-    path = Path(annotations) if annotations is not None else find_tvsum(DEFAULT_FOLDER)
+    path = find_tvsum(annotations)
     known = read_tvsum(path, info)
     parts = ({"alpha": 1.0, "beta": 0.0}, {"beta": 1.0}, {"beta": 0.0, "epsilon": -1.0})
     read = [read_predictions(predictions, **weights) if used else None for weights, used in zip(parts, needed)]

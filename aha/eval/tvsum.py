@@ -22,7 +22,7 @@ from aha.core.files import read_json, write_json
 from aha.core.folds import folds
 from aha.core.predictions import RELEVANCE_ONLY, Weights, read_predictions
 from aha.errors import UserError, run_command
-from aha.eval.annotations import DEFAULT_FOLDER, TVSumVideo, find_tvsum, read_tvsum
+from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
 from aha.eval.baselines import HUMAN, HUMAN_MEAN, RANDOM, UPPER, baselines_of
 from aha.eval.grids import place
 from aha.eval.shots import read_shots
@@ -97,7 +97,7 @@ def load_benchmark(
     limit: int | None = None,
 ) -> Benchmark:
     """Read annotations (and shots) and select videos: by id, by held-out fold (5 folds, seed 0), the first `limit`."""
-    path = Path(annotations) if annotations is not None else find_tvsum(DEFAULT_FOLDER)
+    path = find_tvsum(annotations)
     known = read_tvsum(path, info)
     chosen = list(known)
     if video_ids:
@@ -266,7 +266,7 @@ def metrics_of(benchmark: Benchmark, scored: Scored | None, runs: int, weights: 
 def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
     """The videos and their titles. split "test": the held-out videos of `fold`; "train": the others; "val": the next fold's held-out ones;
     "all", or no fold: every video."""
-    videos = read_tvsum(find_tvsum(root))
+    videos = read_tvsum(root)
     chosen = set(
         split_ids(
             {i: video.category for i, video in videos.items()},

@@ -292,8 +292,7 @@ def columns(dataset: str, predictions: Path, root: str | None, weights: Weights)
     if dataset == "hisum":
         from aha.eval import hisum
 
-        folder = Path(root or "datasets/hisum") / "annotations"
-        found = hisum.evaluate(predictions, folder / "mr_hisum.h5", random_runs=1, weights=weights)["protocols"]
+        found = hisum.evaluate(predictions, root, random_runs=1, weights=weights)["protocols"]
         return {f"{protocol} {name}": value["mean"] for protocol in ("official",) for name, value in found[protocol].items()}
     from aha.eval import charades, qvhighlights
     from aha.results.outcome import mean

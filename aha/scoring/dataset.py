@@ -79,6 +79,8 @@ def list_items(args: argparse.Namespace) -> tuple[list[Item], dict[str, str]]:
 
 def task_items(task: Task, root: Path, split: str | None = None, fold: int | None = None) -> tuple[list[Item], dict[str, str]]:
     """(items of the benchmark whose video is there and can be read, {key of the others: why not}). The videos asked about are indexed."""
+    if not root.is_dir():
+        raise UserError(f"data set folder {root} does not exist; `python -m aha.data.prepare {task.name}` says what belongs there.")
     asked = task.items(root, split, fold)
     videos = video_folder(root, task.data.videos)
     listed = VideoFolder(dict.fromkeys(list_videos(videos), {}))

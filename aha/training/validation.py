@@ -50,7 +50,7 @@ class Validation:
         self.truths: dict[str, TVSumVideo] = {}
         for source in mixture.sources:
             if source.entry["type"] == "tvsum":
-                self.truths |= read_tvsum(source.entry["annotations"], source.entry.get("info"))
+                self.truths |= read_tvsum(source.entry.get("annotations"), source.entry.get("info"))
 
     @torch.no_grad()
     def score(self, trainer: AhaTrainer) -> list[Scored]:

@@ -131,13 +131,16 @@ def _without_suffix(name: str) -> str:
 
 def _is_current(entry: Any, path: Path) -> bool:
     """True where `entry` was made from the file as it is now."""
-    if not isinstance(entry, dict) or not {"duration", "fps", "frame_count", "valid", "size", "mtime_ns"} <= entry.keys():
+    numbers = [entry.get(key) for key in ("duration", "fps", "frame_count")] if isinstance(entry, dict) else []
+    if not numbers or not all(type(number) in (int, float) and 0 <= number < float("inf") for number in numbers):
+        return False
+    if entry.get("valid") is not True and not (entry.get("valid") is False and isinstance(entry.get("error"), str)):
         return False
     try:
         status = path.stat()
     except OSError:
         return False
-    return entry["size"] == status.st_size and entry["mtime_ns"] == status.st_mtime_ns
+    return entry.get("size") == status.st_size and entry.get("mtime_ns") == status.st_mtime_ns
 
 
 def _probe_all(paths: list[str], workers: int | None) -> list[dict[str, Any]]:
