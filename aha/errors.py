@@ -14,13 +14,17 @@ __all__ = ["UserError", "run_command"]
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Run `main(argv)` as a command line program.
 
+    `.env` is read before anything else, so that what `main` imports finds HF_HOME and the like there.
     `--debug` (anywhere on the line) is taken out of argv; with it a UserError keeps its traceback.
     Exit codes: 0 success, 2 UserError (argparse uses 2 as well), 130 Ctrl-C; other exceptions are bugs and keep their traceback (1).
     """
+    from aha.core.environment import load_env
+
     argv = sys.argv[1:]
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
     try:
+        load_env()
         main(argv)
     except UserError as error:
         if debug:

@@ -17,7 +17,6 @@ import torch
 from llava_next import resolve_folder
 
 from aha.conversation import load_tokenizer
-from aha.core.environment import load_env
 from aha.core.files import read_json
 from aha.errors import UserError, run_command
 from aha.models import AhaModel
@@ -50,7 +49,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--metrics", type=Path, help="metrics file of python -m aha.eval.*, for the model card")
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="also upload the folder (private repository; needs HF_TOKEN)")
     args = parser.parse_args(argv)
-    load_env()
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise UserError(f"--output {args.output} exists and is not empty; choose a new folder.")
     metrics = None if args.metrics is None else read_json(args.metrics, "metrics file")

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from aha.core.environment import load_env
 from aha.data.mixture import missing_files
 from aha.errors import UserError, run_command
 
@@ -114,7 +113,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--num_gpus", type=int, help="GPUs of this node that will be used (default: at least 1)")
     parser.add_argument("--use_cpu", nargs="?", const="True", default="False", help="the run will be on the CPU: no GPU is needed")
     args, _ = parser.parse_known_args(argv)
-    load_env()
     num_gpus = 0 if args.use_cpu.lower() in ("true", "1", "yes") else args.num_gpus
     lines = missing_things(args.dataset_config, args.llm_pretrained, args.lora_pretrained, num_gpus)
     if lines:

@@ -12,12 +12,11 @@ The same command again goes on from the last complete checkpoint, with the same 
 
 from __future__ import annotations
 
-from aha.core.environment import load_env, quiet, run_rank
+from aha.core.environment import quiet, run_rank
 
 
 def main(argv: list[str]) -> None:
     quiet()
-    load_env()  # before the imports below, which read HF_HOME and the like
     from aha.training.run import train
 
     train(argv)

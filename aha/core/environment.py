@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import importlib.metadata
+import io
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from aha.core.files import read_json
+from aha.core.files import read_json, read_text
 from aha.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout; of an installed package the folder that it was installed into, with no configs/
@@ -29,11 +30,14 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "safeten
 
 
 def load_env() -> None:
-    """Take .env of the working folder (or of the project) into the environment. What is set already wins; empty values are skipped."""
+    """Take .env of the working folder (or of the project) into the environment, the first thing that every command does (run_command,
+    run_rank). What is set already wins; empty values are skipped. Raises UserError for a file that cannot be read."""
+    path = next((p for p in (Path(".env"), ROOT / ".env") if p.is_file()), None)
+    if path is None:
+        return
     from dotenv import dotenv_values
 
-    path = next((p for p in (Path(".env"), ROOT / ".env") if p.is_file()), None)
-    for name, value in (dotenv_values(path) if path else {}).items():
+    for name, value in dotenv_values(stream=io.StringIO(read_text(path, "settings file"))).items():
         if value:
             os.environ.setdefault(name, value)
 
@@ -155,6 +159,7 @@ def run_rank(main: Callable[[list[str]], None]) -> None:
         os._exit(2 if issubclass(kind, UserError) else 130 if issubclass(kind, KeyboardInterrupt) else 1)
 
     sys.excepthook = end
+    load_env()
     main(argv)
 
 

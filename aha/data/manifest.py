@@ -20,8 +20,7 @@ from tqdm import tqdm
 from aha.core.files import read_json, write_json
 from aha.core.prediction import read_predictions
 from aha.errors import UserError, run_command
-from aha.eval.benchmarks import find_video
-from aha.video.library import probe_entry
+from aha.video.library import VideoFolder, probe_entry
 
 
 def make_manifest(predictions: Iterable[str | Path], videos: str | Path, names: str | Path | None = None) -> dict[str, Any]:
@@ -35,11 +34,13 @@ def make_manifest(predictions: Iterable[str | Path], videos: str | Path, names: 
     if not isinstance(called, dict) or not all(isinstance(name, str) for name in called.values()):
         raise UserError(f"file names {names} must be a JSON object {{video id: file name}}.")
     found, missing = {}, {}
+    there = VideoFolder.below(videos)
     for video_id in tqdm(ids, desc="hashing", unit="video", disable=None, leave=False):
-        path = find_video(Path(videos), called.get(video_id, video_id))
-        if path is None:
-            missing[video_id] = f"no file in {videos}"
+        name, reason = there.locate(called.get(video_id, video_id))
+        if name is None:
+            missing[video_id] = f"{reason} in {videos}"
             continue
+        path = Path(videos) / name
         entry = probe_entry(str(path))
         if not entry["valid"]:
             missing[video_id] = entry["error"]
@@ -68,8 +69,10 @@ def read_manifest(path: str | Path) -> dict[str, dict[str, Any]]:
 def differences(manifest: dict[str, dict[str, Any]], videos: str | Path) -> dict[str, str]:
     """{id: what has become of it} of the videos that are gone or have another content; a size that differs is not hashed."""
     changed = {}
+    there = VideoFolder.below(videos)
     for video_id, entry in tqdm(manifest.items(), desc="hashing", unit="video", disable=None, leave=False):
-        path = find_video(Path(videos), entry["file"])
+        name, _ = there.locate(entry["file"])
+        path = Path(videos) / name if name is not None else None
         if path is None:
             changed[video_id] = "gone"
         elif path.stat().st_size != entry["size"]:

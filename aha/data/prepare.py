@@ -204,7 +204,7 @@ def prepare(data: DataSet, root: Path, index: bool) -> list[str]:
         return problems
     wanted = wanted_videos(data, folder)
     videos = video_folder(folder, data.videos)
-    there = VideoFolder(dict.fromkeys(list_videos(videos), {}))
+    there = VideoFolder.below(videos)
     absent = [name for name in wanted if there.locate(name)[0] is None]
     print(f"  annotations read: {len(wanted)} videos wanted, {len(wanted) - len(absent)} of them in {videos}")
     if index and videos.is_dir() and len(absent) < len(wanted):

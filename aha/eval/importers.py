@@ -83,22 +83,18 @@ def _load(path: Path) -> Any:
 
 
 def _h5_scores(path: Path) -> dict[str, np.ndarray]:
-    import h5py
+    from aha.core.h5 import H5File
 
-    try:
-        with h5py.File(path, "r") as file:
-            found = {}
-            for name, node in file.items():
-                if isinstance(node, h5py.Group):
-                    if "score" not in node:
-                        raise UserError(
-                            f"{path}: video {name} has no data set `score`; expected {{video: scores}} or {{video: {{score}}}}."
-                        )
-                    node = node["score"]
-                found[name] = np.asarray(node)
-            return found
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); it is damaged or no HDF5 file.") from error
+    found = {}
+    with H5File(path, "scores file", "it is damaged or no HDF5 file") as file:
+        for name in file.names():
+            scores = file.numbers(name)
+            if scores is None:
+                scores = file.numbers(f"{name}/score")
+            if scores is None:
+                raise UserError(f"{path}: video {name} has no data set `score`; expected {{video: scores}} or {{video: {{score}}}}.")
+            found[name] = scores
+    return found
 
 
 def _vector(values: Any, where: str) -> np.ndarray:

@@ -34,7 +34,7 @@ from aha.core.prompts import restyle
 from aha.errors import UserError
 from aha.eval import MODULES, load_task
 from aha.eval.task import Task
-from aha.video.library import VideoFolder, index_videos, list_videos, video_folder
+from aha.video.library import VideoFolder, index_videos, video_folder
 
 POLL_S = 0.5
 DATASETS = tuple(MODULES)
@@ -83,7 +83,7 @@ def task_items(task: Task, root: Path, split: str | None = None, fold: int | Non
         raise UserError(f"data set folder {root} does not exist; `python -m aha.data.prepare {task.name}` says what belongs there.")
     asked = task.items(root, split, fold)
     videos = video_folder(root, task.data.videos)
-    listed = VideoFolder(dict.fromkeys(list_videos(videos), {}))
+    listed = VideoFolder.below(videos)
     wanted = sorted({path for item in asked if (path := listed.locate(item.video)[0]) is not None})
     facts = index_videos(videos, root / "videos_metadata.json", paths=wanted)
     items, missing = [], {}

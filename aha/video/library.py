@@ -102,6 +102,11 @@ class VideoFolder:
             self._by_place.setdefault(_without_suffix(path), []).append(path)
             self._by_name.setdefault(PurePosixPath(_without_suffix(path)).name, []).append(path)
 
+    @classmethod
+    def below(cls, folder: str | os.PathLike) -> VideoFolder:
+        """The videos of a folder by name alone, none opened: for `locate`."""
+        return cls(dict.fromkeys(list_videos(folder), {}))
+
     def locate(self, name: str) -> tuple[str | None, str]:
         """(path below the folder, "") or (None, why there is none)."""
         place = _without_suffix(name)
