@@ -17,11 +17,12 @@ import copy
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from llava_next import PUBLISHED
 
+from aha.core.heads import LABELLED
 from aha.errors import UserError
 
 IGNORE_INDEX = -100  # "no label here", as in torch.nn.functional.cross_entropy
@@ -71,7 +72,8 @@ class Turn:
     """One turn. `stream` turns have `num_frames` and no content, the others content and no frames.
 
     `learn`: for an assistant turn, whether its words (and closing `<|im_end|>`) are language-model targets.
-    `informative`, `relevance`: the label of each frame of a stream turn (IGNORE_INDEX = none), or None where the turn has no such labels.
+    `informative`, `relevance` (one field for each head that has labels, aha.core.heads): the label of each frame of a stream turn
+    (IGNORE_INDEX = none), or None where the turn has no such labels.
     """
 
     role: str
@@ -90,10 +92,10 @@ class Turn:
             raise ValueError(f"a {self.role} turn has no frames")
         if self.num_frames < 0:
             raise ValueError(f"num_frames is {self.num_frames}, below 0")
-        for name in ("informative", "relevance"):
-            labels = getattr(self, name)
+        for head in LABELLED:
+            labels = getattr(self, head.name)
             if labels is not None and len(labels) != self.num_frames:
-                raise ValueError(f"a stream turn of {self.num_frames} frames has {len(labels)} {name} labels")
+                raise ValueError(f"a stream turn of {self.num_frames} frames has {len(labels)} {head.name} labels")
         object.__setattr__(self, "content", _valid(self.content))
 
 
@@ -101,15 +103,12 @@ class Turn:
 class Rendered:
     """A whole conversation. T tokens, F frames.
 
-    text: as text, content verbatim. input_ids: [T]. token_starts: [T], character of `text` at which each token begins.
-    learn_ranges: (begin, end) characters of the learned replies, each with its closing `<|im_end|>`; learn_mask: [T], the same for tokens.
+    text: as text, content verbatim. input_ids: [T]. learn_mask: [T], the words of learned replies, each with its closing `<|im_end|>`.
     frame_token_positions: [F], index of the last token of each frame, where its scores are read. image_token_positions: [K F].
     """
 
     text: str
     input_ids: list[int]
-    token_starts: list[int]
-    learn_ranges: list[tuple[int, int]]
     learn_mask: list[bool]
     frame_token_positions: list[int]
     image_token_positions: list[int]
@@ -130,17 +129,10 @@ class DuetFormat:
         self.frame_ids = [self.image_id] * tokens_per_frame
         self.stream_header = self._header("stream")
         self.assistant_header = self._header("assistant")
-        self.generation_header = [self.im_end_id, *self.assistant_header]
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; control tokens written in it come out as ordinary characters."""
-        return self._encode_with_starts(text)[0]
-
-    def _encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
-        if not text:
-            return [], []
-        encoded = self.tokenizer(_valid(text), add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-        return encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
+        return self.tokenizer(_valid(text), add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []
 
     def _header(self, role: str) -> list[int]:
         return [*self.newline_ids, self.im_start_id, *self.encode(f"{role}\n")]
@@ -160,28 +152,19 @@ class DuetFormat:
         """
         text: list[str] = []
         ids: list[int] = []
-        starts: list[int] = []
         mask: list[bool] = []
-        ranges: list[tuple[int, int]] = []
         images: list[int] = []
-        length = 0  # characters so far
 
         def control(token: str, token_id: int, learn: bool = False) -> None:
-            nonlocal length
             text.append(token)
             ids.append(token_id)
-            starts.append(length)
             mask.append(learn)
-            length += len(token)
 
         def plain(string: str, learn: bool = False) -> None:
-            nonlocal length
-            new_ids, new_starts = self._encode_with_starts(string)
+            new_ids = self.encode(string)
             text.append(string)
             ids.extend(new_ids)
-            starts.extend(length + start for start in new_starts)
             mask.extend([learn] * len(new_ids))
-            length += len(string)
 
         for i, turn in enumerate(turns):
             if turn.role == "stream" and turn.num_frames == 0:
@@ -201,22 +184,14 @@ class DuetFormat:
             elif turn.role == "assistant":
                 # The header apart from the words: generation feeds it alone, so the first word's token may not merge with its newline.
                 plain("assistant\n")
-                begin = length
                 plain(turn.content, learn)
             else:
                 plain(f"{turn.role}\n{turn.content}")
             control(IM_END, self.im_end_id, learn)
-            if learn:
-                ranges.append((begin, length))
         return Rendered(
-            text="".join(text), input_ids=ids, token_starts=starts, learn_ranges=ranges, learn_mask=mask,
+            text="".join(text), input_ids=ids, learn_mask=mask,
             frame_token_positions=images[self.tokens_per_frame - 1 :: self.tokens_per_frame], image_token_positions=images,
         )  # fmt: skip
-
-
-def render(turns: Sequence[Turn], tokenizer: Any) -> Rendered:
-    """`DuetFormat(tokenizer).render(turns)`, for a single conversation."""
-    return DuetFormat(tokenizer).render(turns)
 
 
 @dataclass
@@ -351,17 +326,3 @@ class QuerySchedule:
         while self.waiting and now >= self.waiting[0].time and not (self.reference and taken):
             taken.append(self.waiting.pop(0))
         return taken
-
-
-def split_stream_turns(turns: Sequence[Turn]) -> list[Turn]:
-    """The same conversation with one stream turn per frame, as the reference's HIHD data set writes it."""
-    result: list[Turn] = []
-    for turn in turns:
-        if turn.role != "stream":
-            result.append(turn)
-            continue
-        for k in range(turn.num_frames):
-            informative = None if turn.informative is None else turn.informative[k : k + 1]
-            relevance = None if turn.relevance is None else turn.relevance[k : k + 1]
-            result.append(replace(turn, num_frames=1, informative=informative, relevance=relevance))
-    return result

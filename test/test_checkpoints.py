@@ -407,3 +407,18 @@ def test_frame_count_must_match_placeholders():
         model(torch.full((1, 48), 49), frames=torch.zeros(1, 3, 384, 384, dtype=torch.uint8))
     with pytest.raises(ValueError, match="uint8"):
         model(torch.full((1, 49), 49), frames=torch.zeros(1, 3, 384, 384))
+
+
+@pytest.mark.parametrize(("old", "heads"), [
+    ({"relevance_outputs": 2, "uncertainty": False}, {"informative": 2, "relevance": 2}),
+    ({"relevance_outputs": 1, "uncertainty": True}, {"informative": 2, "relevance": 1, "uncertainty": 1}),
+])  # fmt: skip
+def test_whole_models_of_before_say_their_heads_in_other_words(old, heads, adapter, base, tmp_path):
+    family = "mmduet" if heads["relevance"] == 2 else "aha"
+    model = AhaModel.from_base(base, adapter.with_name(f"{family}-adapter"))
+    model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert settings.pop("heads") == heads == model.config.heads and model.config.family == family
+    (tmp_path / "config.json").write_text(json.dumps({**settings, **old}))
+    again = AhaModel.from_pretrained(tmp_path)
+    assert again.config.heads == heads and same(again, model)

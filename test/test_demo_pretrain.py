@@ -70,7 +70,7 @@ def test_shipped_weights():
     files = [BASE / "model.safetensors", ADAPTER / "adapter_model.safetensors"]
     assert sum(file.stat().st_size for file in files) < 4e6
     model = AhaModel.from_base(BASE, ADAPTER)
-    assert model.config.relevance_outputs == 2 and not model.config.uncertainty
+    assert model.config.heads == {"informative": 2, "relevance": 2}
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 

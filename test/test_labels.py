@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from llava_next import PUBLISHED
 from paths import shared_fixture
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn, load_tokenizer, split_stream_turns
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn, load_tokenizer
 from aha.data.collate import collate
 from aha.data.labels import (
     dense_caption_turns,
@@ -57,7 +58,8 @@ def golden_turns(name: str, case: dict) -> tuple[int, list[Turn]]:
     with open(shared_fixture("reference/annotations/hihd.csv"), newline="") as file:
         row = next(csv.DictReader(file))
     scores = json.loads(row["scores"])[: int(landscape * fps)]
-    return 0, split_stream_turns(relevance_turns(scores, request))
+    request_turn, stream = relevance_turns(scores, request)
+    return 0, [request_turn, *(replace(stream, num_frames=1, relevance=(score,)) for score in stream.relevance)]  # a turn a frame
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
@@ -69,7 +71,9 @@ def test_labels_are_exact(duet, family, name):
     assert sum(t.num_frames for t in turns) == case["num_frames"]
     rendered = duet.render(turns)
     assert rendered.text == case["text"]
-    assert [list(r) for r in rendered.learn_ranges] == case["learn_ranges"]
+    learned = [token for token, learn in zip(rendered.input_ids, rendered.learn_mask) if learn]
+    words = "".join(case["text"][begin:end] for begin, end in case["learn_ranges"])
+    assert duet.tokenizer.decode(learned, clean_up_tokenization_spaces=False) == words
     arrays = label_arrays(rendered, turns)
     sample = {
         **arrays, "sample_id": name, "frames": np.zeros((case["num_frames"], 3, 2, 2), np.uint8), "video_path": "x.mp4", "frame_fps": 1.0,

@@ -85,7 +85,7 @@ def test_run_folder_is_complete_and_the_adapter_loads(finished):
     out = finished / "out"
     base = shared_fixture("reference/llava-onevision-qwen2-tiny-ov")
     model = AhaModel.from_base(base, out)
-    assert model.config.relevance_outputs == 1 and model.config.uncertainty
+    assert model.config.heads == {"informative": 2, "relevance": 1, "uncertainty": 1}
     trained = json.loads((out / "trained_on_videos.json").read_text())
     assert len(trained) >= 2 and all(name.startswith("clip") for name in trained)
     assert json.loads((out / "versions.json").read_text())["packages"]["torch"]

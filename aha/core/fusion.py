@@ -1,4 +1,4 @@
-"""Fusion: one number per frame out of the three heads.
+"""Fusion: one number per frame out of three heads.
 
     frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - uncertainty_threshold)
 
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from aha.errors import UserError
-
-HEADS = ("informative_score", "relevance_score", "uncertainty_score")  # as a prediction file calls them
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Fusion:
     @property
     def weights(self) -> dict[str, float]:
         """Weight of each head; a head of weight 0 need not be there."""
-        return dict(zip(HEADS, (self.alpha, self.beta, self.epsilon)))
+        return {"informative_score": self.alpha, "relevance_score": self.beta, "uncertainty_score": self.epsilon}
 
     def __call__(self, informative: np.ndarray | None, relevance: np.ndarray | None, uncertainty: np.ndarray | None) -> np.ndarray:
         """Heads [...] -> scores [...] in float64; a head of weight 0 may be None, and so may the uncertainty (counted as 0: sure)."""

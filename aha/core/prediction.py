@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from aha.core.files import write_text
-from aha.core.fusion import HEADS, Fusion
+from aha.core.fusion import Fusion
+from aha.core.heads import SCORES
 from aha.errors import UserError
 
 VIDEO_IDS = ("video_uuid", "video_id", "vid", "video")
@@ -151,7 +152,7 @@ class Prediction:
         if all(head is None for head in heads.values()):
             return np.zeros(count)
         with np.errstate(over="ignore", invalid="ignore"):
-            scores = fusion(*(heads[name] for name in HEADS))
+            scores = fusion(*heads.values())
         if not np.isfinite(scores).all():
             index = int(np.argmin(np.isfinite(scores)))
             raise UserError(f"{self.name}: score {index} is not finite after weighting the heads; check the weights.")
@@ -232,12 +233,11 @@ class Prediction:
         return replies
 
 
-def score_rows(
-    times: Sequence[float], informative: Sequence[float], relevance: Sequence[float], uncertainty: Sequence[float] | None
-) -> list[dict[str, float]]:
-    """`debug_data` of N frames; scores unrounded. A model without an uncertainty head writes none."""
-    columns = [times, informative, relevance, *([] if uncertainty is None else [uncertainty])]
-    return [dict(zip(("time", *HEADS), map(float, row))) for row in zip(*columns, strict=True)]
+def score_rows(times: Sequence[float], *columns: Sequence[float] | None) -> list[dict[str, float]]:
+    """`debug_data` of N frames; scores unrounded. columns: a score [N] for each head, in the order of `aha.core.heads`; a head that the
+    model does not have (None, or left out at the end) is not written."""
+    given = {"time": times, **{name: column for name, column in zip(SCORES, columns) if column is not None}}
+    return [dict(zip(given, map(float, row))) for row in zip(*given.values(), strict=True)]
 
 
 # ---------------------------------------------------------------- checked values

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from aha.conversation import IGNORE_INDEX
+from aha.core.heads import LABELLED
 
 
 def collate(samples: Sequence[dict[str, Any]], pad_id: int, pad_to_multiple_of: int = 1) -> dict[str, Any]:
@@ -37,8 +38,7 @@ def collate(samples: Sequence[dict[str, Any]], pad_id: int, pad_to_multiple_of: 
         "input_ids_BT": padded("input_ids", pad_id, torch.int64),
         "attention_mask_BT": attention_mask_BT,
         "labels_BT": padded("labels", IGNORE_INDEX, torch.int64),
-        "informative_labels_BT": padded("informative_labels", IGNORE_INDEX, torch.int64),
-        "relevance_labels_BT": padded("relevance_labels", IGNORE_INDEX, torch.float32),
+        **{f"{head.labels}_BT": padded(head.labels, IGNORE_INDEX, getattr(torch, head.label)) for head in LABELLED},
         "frames": torch.cat([torch.as_tensor(sample["frames"]) for sample in samples]),
         "num_frames": [len(sample["frames"]) for sample in samples],
         "sample_ids": [sample["sample_id"] for sample in samples],

@@ -19,6 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from aha.conversation import IGNORE_INDEX, Rendered, Turn
+from aha.core.heads import LABELLED
 
 MAX_WAITING_FRAMES = 20  # frames shown before the first question of a question-answering sample
 
@@ -164,9 +165,10 @@ def keep_frames(turns: Sequence[Turn], max_frames: int) -> list[Turn]:
     left = max_frames
     for turn in turns:
         if turn.role == "stream" and turn.num_frames >= left:
-            informative = turn.informative and tuple(min(label, 0) for label in turn.informative[:left])
-            relevance = turn.relevance and turn.relevance[:left]
-            return [*kept, replace(turn, num_frames=left, informative=informative, relevance=relevance)]
+            labels = {head.name: values[:left] for head in LABELLED if (values := getattr(turn, head.name)) is not None}
+            if "informative" in labels:
+                labels["informative"] = tuple(min(label, 0) for label in labels["informative"])
+            return [*kept, replace(turn, num_frames=left, **labels)]
         kept.append(turn)
         left -= turn.num_frames
     return kept
@@ -176,20 +178,18 @@ def label_arrays(rendered: Rendered, turns: Sequence[Turn]) -> dict[str, np.ndar
     """Labels of a rendered conversation, each [T], IGNORE_INDEX where there is none.
 
     labels int64: at position t the id of token t + 1, where that token is learned (already shifted: position t predicts it).
-    informative_labels int64 and relevance_labels float32: at the last token of each frame.
+    informative_labels int64 and relevance_labels float32 (one array for each head that has labels): at the last token of each frame.
     """
     ids = np.array(rendered.input_ids, dtype=np.int64)
     labels = np.full(len(ids), IGNORE_INDEX, dtype=np.int64)
     learned = np.flatnonzero(rendered.learn_mask)
     labels[learned - 1] = ids[learned]
-    informative = np.full(len(ids), IGNORE_INDEX, dtype=np.int64)
-    relevance = np.full(len(ids), IGNORE_INDEX, dtype=np.float32)
+    arrays = {head.labels: np.full(len(ids), IGNORE_INDEX, dtype=head.label) for head in LABELLED}
     frame = 0
     for turn in turns:
         positions = rendered.frame_token_positions[frame : frame + turn.num_frames]
-        if turn.informative is not None:
-            informative[positions] = turn.informative
-        if turn.relevance is not None:
-            relevance[positions] = turn.relevance
+        for head in LABELLED:
+            if (values := getattr(turn, head.name)) is not None:
+                arrays[head.labels][positions] = values
         frame += turn.num_frames
-    return {"input_ids": ids, "labels": labels, "informative_labels": informative, "relevance_labels": relevance}
+    return {"input_ids": ids, "labels": labels, **arrays}

@@ -18,6 +18,7 @@ from llava_next import LlavaNextForCausalLM
 from torch import Tensor
 from tqdm import tqdm
 
+from aha.conversation import IGNORE_INDEX
 from aha.demo.dataset import Target
 from aha.demo.scenes import PLACES, Scene, Thing, coverage, draw_background, draw_frame, letterbox, random_scene, random_thing
 from aha.demo.small_model import WORDS
@@ -85,7 +86,7 @@ def random_things(random: np.random.Generator) -> list[Thing]:
 
 
 def cell_labels(pictures: Pictures) -> dict[str, Tensor]:
-    """Family -> int [B, K]: index of the word that is true of most of each cell, one past the last for "no such word here", -100 where the
+    """Family -> int [B, K]: index of the word that is true of most of each cell, one past the last for "no such word here", none where the
     cell is a border case."""
     best, index = pictures.cover[:, :-1].max(1)
     thing = torch.gather(pictures.words, 1, index[..., None].expand(-1, -1, 2))
@@ -95,7 +96,7 @@ def cell_labels(pictures: Pictures) -> dict[str, Tensor]:
         ("colour", thing[..., 0], best), ("pattern", thing[..., 1], best), ("place", pictures.place[:, None].expand_as(bare), bare)
     ):  # fmt: skip
         label = torch.where(share >= 0.4, value, len(WORDS[family]))
-        labels[family] = torch.where((share > 0.1) & (share < 0.4), -100, label)
+        labels[family] = torch.where((share > 0.1) & (share < 0.4), IGNORE_INDEX, label)
     return labels
 
 

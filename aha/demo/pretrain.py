@@ -27,7 +27,7 @@ from llava_next import LlavaNextForCausalLM, load_base, save_llava_next
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, load_tokenizer
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, IGNORE_INDEX, DuetFormat, load_tokenizer
 from aha.demo.language import save_tokenizer, train_tokenizer
 from aha.demo.pictures import FrameBank, cell_labels, drawn_ahead, fill_bank
 from aha.demo.small_model import VOCABULARY, WORDS, embed_words, new_model, new_word_vectors
@@ -83,7 +83,7 @@ def pretrain_vision(model: LlavaNextForCausalLM, seed: int, steps: int, lr: floa
 
 def share_right(logits_BKW: Tensor, label_BK: Tensor) -> float:
     """Share of right words among the cells that have one."""
-    valid = (label_BK != -100) & (label_BK != logits_BKW.shape[-1] - 1)
+    valid = (label_BK != IGNORE_INDEX) & (label_BK != logits_BKW.shape[-1] - 1)
     return (logits_BKW.argmax(-1) == label_BK)[valid].float().mean().item()
 
 
@@ -115,7 +115,7 @@ def stream_losses(
     hidden_BTH, middle_BTH = output.last_hidden_state, output.hidden_states[model.config.num_hidden_layers // 2]
     ends_BFH = hidden_BTH.gather(1, streams.frame_ends[..., None].expand(-1, -1, hidden_BTH.shape[-1]))
     image_BT = streams.input_ids == model.config.image_token_index
-    learn_BT = streams.labels != -100
+    learn_BT = streams.labels != IGNORE_INDEX
     match_BF = pointer.match(ends_BFH)[..., 0]
     cells_M = pointer.cells(hidden_BTH[image_BT])[..., 0]
     early_M = pointer.early_cells(F.rms_norm(middle_BTH[image_BT], middle_BTH.shape[-1:]))[..., 0]
@@ -196,7 +196,7 @@ def train_adapter(base: Path, bank: FrameBank, duet: DuetFormat, pointer: Pointe
     hidden, device = pointer.match.in_features, pointer.match.weight.device
     heads = {"informative_head.weight": 0.02 * torch.randn(2, hidden), "relevance_head.weight": 0.02 * torch.randn(2, hidden)}
     model = load_base(
-        base, model_class=AhaModel, config_class=AhaConfig, device=device, new_parameters=heads, relevance_outputs=2, uncertainty=False
+        base, model_class=AhaModel, config_class=AhaConfig, device=device, new_parameters=heads, heads={"informative": 2, "relevance": 2}
     )
     model.config.image_token_index = duet.image_id
     add_lora(model, new_lora())

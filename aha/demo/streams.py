@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, IGNORE_INDEX, DuetFormat, Turn
 from aha.demo.language import caption_of, name_of, query_for, random_target
 from aha.demo.pictures import FrameBank
 
@@ -21,7 +21,7 @@ class Streams:
     """B conversations with F frames each, padded on the right to T tokens.
 
     input_ids, position_ids: [B, T]; frames: [B, F], index into the bank; frame_ends: [B, F], position of each frame's last token; labels:
-    [B, T], next-token targets (-100 = none); match: float [B, F], 1 where what the query asks for is seen; cells: float [B, F, K], share of
+    [B, T], next-token targets or none; match: float [B, F], 1 where what the query asks for is seen; cells: float [B, F, K], share of
     each cell that it fills; new_scene: int [B, F], 1 where the scene has just changed.
     """
 
@@ -67,12 +67,12 @@ def draw_streams(
             Turn("assistant", caption_of(bank.scenes[chosen[-1] // 2]), learn=True),
         ]))  # fmt: skip
     length = max(len(r.input_ids) for r in rendered)
-    input_ids, labels = torch.full((count, length), duet.pad_id), torch.full((count, length), -100)
+    input_ids, labels = torch.full((count, length), duet.pad_id), torch.full((count, length), IGNORE_INDEX)
     position_ids = torch.arange(length).repeat(count, 1)
     for b, r in enumerate(rendered):
         ids, learn = torch.tensor(r.input_ids), torch.tensor(r.learn_mask)
         input_ids[b, : len(ids)] = ids
-        labels[b, : len(ids) - 1] = torch.where(learn[1:], ids[1:], -100)
+        labels[b, : len(ids) - 1] = torch.where(learn[1:], ids[1:], IGNORE_INDEX)
         if random.uniform() < 0.5:
             position_ids[b, r.image_token_positions[0] :] += int(random.integers(longest_gap + 1))
     return Streams(

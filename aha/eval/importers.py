@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from aha.core.files import read_json
-from aha.core.fusion import HEADS
+from aha.core.heads import SCORES
 from aha.core.prediction import QUESTION_IDS, VIDEO_IDS, Prediction, number, read_predictions, write_predictions
 from aha.errors import UserError, run_command
 from aha.eval.community import H5Video, by_number, read_h5
@@ -167,7 +167,7 @@ def _rows(prediction: Prediction) -> Iterator[dict[str, float]]:
     for i, row in enumerate(prediction.rows()):
         where = f"{prediction.name}, frame {i}"
         found = {"time": number(row.get("time", row.get("video_time")), where, "time")}
-        for head in HEADS:
+        for head in SCORES:
             if head in row:
                 value = row[head]
                 both = isinstance(value, list) and len(value) == 2  # [not, is]

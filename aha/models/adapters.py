@@ -11,7 +11,6 @@ import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from llava_next import (
@@ -33,15 +32,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aha.core.files import atomic_path, write_json, write_text
+from aha.core.heads import HEADS, MODULES
 from aha.errors import UserError
-from aha.models.model import HEADS, AhaModel
+from aha.models.model import AhaModel
 
 PREFIX = "base_model.model."
 
 
 def modules_to_save(base: type[LlavaNextForCausalLM]) -> list[str]:
     """The modules that an adapter holds whole."""
-    return [base.projector, "lm_head", *HEADS]
+    return [base.projector, "lm_head", *MODULES]
 
 
 def new_lora(r: int = 16, alpha: int = 32, dropout: float = 0.05, base: type[LlavaNextForCausalLM] = AhaModel) -> LoraConfig:
@@ -101,16 +101,14 @@ def adapter_key(name: str) -> str:
 # ---- loading ----
 
 
-def initial_heads(config_extra: dict[str, Any], hidden: int, seed: int) -> dict[str, Tensor]:
-    """Values for heads that no adapter gives: N(0, 0.02) for informative and relevance, zero (log-variance 0) for uncertainty."""
+def initial_heads(hidden: int, seed: int) -> dict[str, Tensor]:
+    """Values for all heads where no adapter gives them: N(0, 0.02) for informative and relevance, zero (log-variance 0) for uncertainty."""
     generator = torch.Generator().manual_seed(seed)
-    heads = {
-        "informative_head.weight": torch.randn(2, hidden, generator=generator) * 0.02,
-        "relevance_head.weight": torch.randn(config_extra["relevance_outputs"], hidden, generator=generator) * 0.02,
+    shapes = {head: (head.outputs[0], hidden) for head in HEADS}
+    return {
+        head.weight: torch.randn(shape, generator=generator) * head.start if head.start else torch.zeros(shape)
+        for head, shape in shapes.items()
     }
-    if config_extra["uncertainty"]:
-        heads["uncertainty_head.weight"] = torch.zeros(1, hidden)
-    return heads
 
 
 def load_with_adapter(
@@ -133,30 +131,28 @@ def load_with_adapter(
         raise CheckpointError(
             f"{base_folder} is a whole Aha model already; give the LLaVA-OneVision base, or leave the adapter {adapter} out."
         )
-    lora, tensors, extra = None, {}, {"relevance_outputs": 1, "uncertainty": True}
-    folder = None
+    lora, tensors, folder = None, {}, None
     if adapter is not None:
         folder = resolve_folder(adapter)
         lora, tensors = read_adapter(folder)
         check_heads(tensors, folder)
-        extra = {"relevance_outputs": tensors["relevance_head.weight"].shape[0], "uncertainty": "uncertainty_head.weight" in tensors}
-        heads = {f"{head}.weight": tensors.pop(f"{head}.weight") for head in HEADS if f"{head}.weight" in tensors}
+        heads = {head.weight: tensors.pop(head.weight) for head in HEADS if head.weight in tensors}
     else:
-        heads = initial_heads(extra, base_config(base_folder).hidden_size, seed)
+        heads = initial_heads(base_config(base_folder).hidden_size, seed)
+    outputs = {head.name: len(heads[head.weight]) for head in HEADS if head.weight in heads}
     whole = {name: tensors.pop(name) for name in [*tensors] if ".lora_" not in name}
     model = load_base(
         base_folder, model_class=model_class, config_class=model_class.config_class, dtype=dtype, device=device,
         attn_implementation=attn_implementation,
-        new_parameters=heads, replacements=whole, **extra,
+        new_parameters=heads, replacements=whole, heads=outputs,
     )  # fmt: skip
     check_fit(
         {n: (p.shape[0], model.config.hidden_size) for n, p in heads.items()},
         {n: tuple(p.shape) for n, p in heads.items()},
         str(folder or base_folder),
     )
-    for head in HEADS:  # float32 whatever the rest is: see AhaModel.heads
-        if (module := getattr(model, head)) is not None:
-            module.weight.data = heads[f"{head}.weight"].to(device=device, dtype=torch.float32)
+    for name, weight in heads.items():  # float32 whatever the rest is: see WithHeads.heads
+        model.get_parameter(name).data = weight.to(device=device, dtype=torch.float32)
     if lora is not None:
         apply_adapter(model, lora, {**tensors, **whole}, str(folder))
         if merge:
@@ -166,14 +162,14 @@ def load_with_adapter(
 
 
 def check_heads(tensors: dict[str, Tensor], folder: Path) -> None:
-    missing = [head for head in ("informative_head", "relevance_head") if f"{head}.weight" not in tensors]
+    missing = [head.module for head in HEADS if head.required and head.weight not in tensors]
     if missing:
         raise CheckpointError(f"adapter {folder} has no {' and no '.join(missing)}; it is neither an MMDuet nor an Aha adapter.")
-    for head, sizes in {"informative_head": (2,), "relevance_head": (1, 2), "uncertainty_head": (1,)}.items():
-        weight = tensors.get(f"{head}.weight")
-        if weight is not None and (weight.ndim != 2 or weight.shape[0] not in sizes):
+    for head in HEADS:
+        weight = tensors.get(head.weight)
+        if weight is not None and (weight.ndim != 2 or weight.shape[0] not in head.outputs):
             raise CheckpointError(
-                f"adapter {folder}: {head}.weight is {list(weight.shape)}; its first size must be {' or '.join(map(str, sizes))}."
+                f"adapter {folder}: {head.weight} is {list(weight.shape)}; its first size must be {' or '.join(map(str, head.outputs))}."
             )
 
 
@@ -261,7 +257,7 @@ def adapter_state(model: nn.Module, state: dict[str, Tensor] | None = None) -> d
 
     `state`: the full parameters where the model's own are sharded (ZeRO-3); default: the model's.
     """
-    modules = set(model.peft_config["default"].modules_to_save or modules_to_save(type(model))) | set(HEADS)
+    modules = set(model.peft_config["default"].modules_to_save or modules_to_save(type(model))) | set(MODULES)
     state = dict(model.named_parameters()) if state is None else state
     return {
         adapter_key(name): tensor.detach().cpu().contiguous()
@@ -275,7 +271,7 @@ def save_adapter(model: AhaModel, folder: str | os.PathLike, *, base: str, state
     folder = Path(folder)
     lora: LoraConfig = model.peft_config["default"]
     settings = lora.to_dict()
-    saved = sorted(set(lora.modules_to_save or modules_to_save(type(model))) | set(HEADS))
+    saved = sorted(set(lora.modules_to_save or modules_to_save(type(model))) | set(MODULES))
     settings.update(base_model_name_or_path=base, inference_mode=True, modules_to_save=saved)
     tensors = adapter_state(model, state)
     with atomic_path(folder / "adapter_model.safetensors") as temporary:
@@ -294,7 +290,7 @@ license: apache-2.0
 ---
 # Aha! model
 
-LLaVA-OneVision / Qwen2 with informative, relevance{uncertainty} heads ({parameters:.2f} B parameters).
+LLaVA-OneVision / Qwen2 with {heads} heads ({parameters:.2f} B parameters).
 
 ```python
 from aha.models import AhaModel
@@ -314,9 +310,7 @@ def save_whole(model: AhaModel, folder: Path, *, tokenizer, card: str | None, ma
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     parameters = sum(p.numel() for p in model.parameters()) / 1e9
-    write_text(
-        folder / "README.md", card or CARD.format(parameters=parameters, uncertainty=" and uncertainty" if model.config.uncertainty else "")
-    )
+    write_text(folder / "README.md", card or CARD.format(parameters=parameters, heads=", ".join(model.config.heads)))
     write_text(folder / "config.json", model.config.to_json_string(use_diff=False))
 
 
@@ -345,5 +339,5 @@ def load_saved(
     return load_base_saved(
         folder, model_class.config_class.from_dict(raw), model_class=model_class, dtype=dtype, device=device,
         attn_implementation=attn_implementation,
-        float32=HEADS,
+        float32=MODULES,
     )  # fmt: skip

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llava_next import LlavaNextConfig
 
+from aha.core.heads import HEADS
 
-class AhaConfig(LlavaNextConfig):
-    """The base model's settings plus which heads there are.
 
-    relevance_outputs: 1 = sigmoid of one logit (Aha), 2 = softmax over two, class 1 (MMDuet).
-    uncertainty: whether there is a log-variance head (Aha only).
-    """
+class HeadSettings:
+    """What is added to a base's configuration: `heads`, name -> number of outputs, of the heads that there are (default: all, as Aha has
+    them). Folders of before have `relevance_outputs` and `uncertainty` in its place."""
+
+    heads: dict[str, int] | None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        relevance, uncertainty = kwargs.pop("relevance_outputs", None), kwargs.pop("uncertainty", True)
+        if self.heads is None and relevance is None:
+            self.heads = {head.name: head.outputs[0] for head in HEADS}
+        elif self.heads is None:
+            self.heads = {"informative": 2, "relevance": relevance, **({"uncertainty": 1} if uncertainty else {})}
+        super().__post_init__(**kwargs)
+
+    @property
+    def family(self) -> str:
+        """ "mmduet": two classes of relevance, "aha": a number."""
+        return "mmduet" if self.heads["relevance"] == 2 else "aha"
+
+
+class AhaConfig(HeadSettings, LlavaNextConfig):
+    """The heads on the LLaVA-OneVision base."""
 
     model_type = "aha"
 
-    relevance_outputs: int = 1
-    uncertainty: bool = True
+    heads: dict[str, int] | None = None

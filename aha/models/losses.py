@@ -11,7 +11,7 @@ Where the released Aha code is defective this is the intended loss:
 - labels that are absent are left out, not replaced by a label at position 0; one valid label is enough for the relevance part.
 
 Shapes: N scored frames, M positions with a language label, V vocabulary, B batch, T tokens. Labels are aligned with the position that
-predicts them: labels[b, t] is what position t should say (next token, or score of the frame that ends there); -100 = no label.
+predicts them: labels[b, t] is what position t should say (next token, or score of the frame that ends there); IGNORE_INDEX = no label.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aha.conversation import IGNORE_INDEX
 from aha.models.model import AhaOutput
 
-IGNORE = -100
 LOG_VARIANCE_RANGE = (-4.0, 1.5)
 
 
@@ -64,21 +64,21 @@ def language_loss(logits_MV: Tensor, target_M: Tensor) -> Tensor:
 
 
 def classification_loss(logits_N2: Tensor, label_N: Tensor) -> Tensor:
-    """Cross entropy of a 2-class head over frames whose label is not -100."""
-    valid_N = label_N != IGNORE
+    """Cross entropy of a 2-class head over frames whose label is not IGNORE_INDEX."""
+    valid_N = label_N != IGNORE_INDEX
     losses = F.cross_entropy(logits_N2[valid_N].float(), label_N[valid_N].long(), reduction="sum")
     return losses / max(int(valid_N.sum()), 1)
 
 
 def relevance_loss(relevance_N: Tensor, label_N: Tensor) -> Tensor:
     """Smooth L1 (beta 1) between relevance in (0, 1) and its label, mean over labelled frames."""
-    valid_N = label_N != IGNORE
+    valid_N = label_N != IGNORE_INDEX
     return _mean(F.smooth_l1_loss(relevance_N[valid_N], label_N[valid_N], reduction="none"), int(valid_N.sum()))
 
 
 def total_variation(relevance_N: Tensor, label_N: Tensor, batch_N: Tensor) -> Tensor:
     """Mean |difference| of the relevance of neighbouring labelled frames of the same conversation (frames are in time order)."""
-    valid_N = label_N != IGNORE
+    valid_N = label_N != IGNORE_INDEX
     values, owner = relevance_N[valid_N], batch_N[valid_N]
     same = owner[1:] == owner[:-1]
     return _mean((values[1:] - values[:-1]).abs()[same], int(same.sum()))
@@ -86,7 +86,7 @@ def total_variation(relevance_N: Tensor, label_N: Tensor, batch_N: Tensor) -> Te
 
 def gaussian_nll(relevance_N: Tensor, log_variance_N: Tensor, label_N: Tensor) -> Tensor:
     """0.5 * (s + (label - relevance)^2 / exp(s)), s = log-variance clamped to [-4, 1.5]; mean over labelled frames."""
-    valid_N = label_N != IGNORE
+    valid_N = label_N != IGNORE_INDEX
     s = log_variance_N[valid_N].float().clamp(*LOG_VARIANCE_RANGE)
     error2 = (label_N[valid_N] - relevance_N[valid_N]).square()
     return _mean(0.5 * (s + error2 * torch.exp(-s)), int(valid_N.sum()))
@@ -104,7 +104,7 @@ def _frame_labels(output: AhaOutput, labels_BT: Tensor) -> Tensor:
 def aha_losses(
     output: AhaOutput, labels_BT: Tensor, informative_labels_BT: Tensor, relevance_labels_BT: Tensor, weights: LossWeights | None = None
 ) -> Losses:
-    """Aha's objective. `output.logits_MV` must be those of the positions where `labels_BT` is not -100 (logits_mask).
+    """Aha's objective. `output.logits_MV` must be those of the positions where `labels_BT` is not IGNORE_INDEX (logits_mask).
 
     Parts: lm, informative, relevance, tv, uncertainty. Weights of relevance and tv: 8.0 and 8.0 * 0.05.
     """
@@ -112,8 +112,8 @@ def aha_losses(
     relevance_N = output.scores().relevance
     label_N = _frame_labels(output, relevance_labels_BT).float()
     parts = {
-        "lm": language_loss(output.logits_MV, labels_BT[labels_BT != IGNORE]),
-        "informative": classification_loss(output.informative_logits_N2, _frame_labels(output, informative_labels_BT)),
+        "lm": language_loss(output.logits_MV, labels_BT[labels_BT != IGNORE_INDEX]),
+        "informative": classification_loss(output.head_logits["informative"], _frame_labels(output, informative_labels_BT)),
         "relevance": relevance_loss(relevance_N, label_N),
         "tv": total_variation(relevance_N, label_N, output.batch_N),
         "uncertainty": gaussian_nll(relevance_N, output.log_variance_N, label_N),
@@ -129,8 +129,8 @@ def mmduet_losses(
 ) -> Losses:
     """MMDuet's objective (arXiv 2411.17991, section 3.3): language modelling plus a cross entropy for each 2-class head."""
     parts = {
-        "lm": language_loss(output.logits_MV, labels_BT[labels_BT != IGNORE]),
-        "informative": classification_loss(output.informative_logits_N2, _frame_labels(output, informative_labels_BT)),
-        "relevance": classification_loss(output.relevance_logits_NR, _frame_labels(output, relevance_labels_BT)),
+        "lm": language_loss(output.logits_MV, labels_BT[labels_BT != IGNORE_INDEX]),
+        "informative": classification_loss(output.head_logits["informative"], _frame_labels(output, informative_labels_BT)),
+        "relevance": classification_loss(output.head_logits["relevance"], _frame_labels(output, relevance_labels_BT)),
     }
     return _sum_up(parts, {"lm": weights.lm, "informative": weights.informative, "relevance": weights.relevance})

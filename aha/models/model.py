@@ -1,4 +1,4 @@
-"""AhaModel: the base video-language model with three heads on the decoder's hidden states.
+"""AhaModel: the base video-language model with heads (aha.core.heads) on the decoder's hidden states.
 
     model = AhaModel.from_base("lmms-lab/llava-onevision-qwen2-7b-ov", "wangyueqian/MMDuet", dtype=torch.bfloat16, device="cuda")
     model = AhaModel.from_pretrained("path/or/hub-id")
@@ -13,34 +13,32 @@ M positions with language logits, P patches (729), C tower width.
 from __future__ import annotations
 
 import os
+from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from llava_next import TOWER_BATCH, LlavaNextForCausalLM
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from aha.core.heads import HEADS, Head
 from aha.errors import UserError
 from aha.models.config import AhaConfig
 
 if TYPE_CHECKING:
     from aha.streaming import Session
 
-HEADS = ("informative_head", "relevance_head", "uncertainty_head")
 
-
-class FrameScores(NamedTuple):
-    """What the model says of frames, each [N] float32.
+class FrameScores(namedtuple("FrameScores", [head.name for head in HEADS], defaults=[None] * len(HEADS))):
+    """What the model says of frames, each [N] float32; None for a head that it does not have.
 
     informative: probability that enough new has been seen to say something. relevance: importance for the task, in (0, 1).
     uncertainty: variance of the relevance, exp(log-variance); None for MMDuet, which has no such head.
     """
 
-    informative: Tensor
-    relevance: Tensor
-    uncertainty: Tensor | None
+    __slots__ = ()
 
     def rows(self, start: int, end: int) -> FrameScores:
         """Frames start to end - 1."""
@@ -49,53 +47,60 @@ class FrameScores(NamedTuple):
 
 @dataclass
 class AhaOutput:
-    """Named outputs of `AhaModel.forward`. Row n of the head outputs is the frame whose last token is (batch_N[n], position_N[n])."""
+    """Outputs of `AhaModel.forward`. Row n of the head outputs is the frame whose last token is (batch_N[n], position_N[n]).
 
-    informative_logits_N2: Tensor
-    relevance_logits_NR: Tensor
-    log_variance_N: Tensor | None
+    head_logits: name of a head -> its outputs [N, outputs], before activation.
+    """
+
+    head_logits: dict[str, Tensor]
     batch_N: Tensor
     position_N: Tensor
     logits_MV: Tensor
 
+    @property
+    def log_variance_N(self) -> Tensor:
+        return self.head_logits["uncertainty"].squeeze(-1)
+
     def scores(self) -> FrameScores:
-        return scores_of(self.informative_logits_N2, self.relevance_logits_NR, self.log_variance_N)
+        return scores_of(self.head_logits)
 
 
-def scores_of(informative_logits_N2: Tensor, relevance_logits_NR: Tensor, log_variance_N: Tensor | None) -> FrameScores:
+def scores_of(head_logits: dict[str, Tensor]) -> FrameScores:
     """Head outputs -> scores (design of Aha, section 1; the variance is not clamped at inference, as in the released code)."""
-    informative = informative_logits_N2.float().softmax(-1)[..., 1]
-    logits = relevance_logits_NR.float()
-    relevance = logits.softmax(-1)[..., 1] if logits.shape[-1] == 2 else logits.squeeze(-1).sigmoid()
-    return FrameScores(informative, relevance, None if log_variance_N is None else log_variance_N.float().exp())
+    return FrameScores(**{head.name: activate(head, head_logits[head.name].float()) for head in HEADS if head.name in head_logits})
+
+
+def activate(head: Head, logits_NO: Tensor) -> Tensor:
+    if head.activation == "variance":
+        return logits_NO.squeeze(-1).exp()
+    return logits_NO.softmax(-1)[..., 1] if logits_NO.shape[-1] == 2 else logits_NO.squeeze(-1).sigmoid()
 
 
 class WithHeads:
-    """What is added to a base model: `informative_head` [H -> 2], `relevance_head` [H -> 1 or 2] and `uncertainty_head` [H -> 1], none with
-    a bias. Mixed into a class that offers what `llava_next` says a base offers."""
+    """What is added to a base model: for each head of `aha.core.heads` that `config.heads` names a linear layer without bias, such as
+    `informative_head` [H -> 2]; None where there is none. Mixed into a class that offers what `llava_next` says a base offers."""
 
     config: AhaConfig
 
     def __init__(self, config: AhaConfig) -> None:
         super().__init__(config)
-        self.informative_head = nn.Linear(config.hidden_size, 2, bias=False)
-        self.relevance_head = nn.Linear(config.hidden_size, config.relevance_outputs, bias=False)
-        self.uncertainty_head = nn.Linear(config.hidden_size, 1, bias=False) if config.uncertainty else None
+        for head in HEADS:
+            outputs = config.heads.get(head.name)
+            setattr(self, head.module, None if outputs is None else nn.Linear(config.hidden_size, outputs, bias=False))
         self.tokenizer_sources: tuple[str, ...] = ()  # folders or hub ids that the weights came from, the adapter before the base
 
     # ---- computing ----
 
-    def heads(self, hidden_NH: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Hidden states of scored positions [N, H] -> informative logits [N, 2], relevance logits [N, R], log-variance [N] or None.
+    def heads(self, hidden_NH: Tensor) -> dict[str, Tensor]:
+        """Hidden states of scored positions [N, H] -> outputs [N, outputs] of each head there is.
 
         Computed in the heads' own dtype (float32 at inference, whatever the decoder's is): bfloat16 would tie scores that differ.
         """
-        hidden_NH = hidden_NH.to(self.informative_head.weight.dtype)
-        log_variance_N = None if self.uncertainty_head is None else self.uncertainty_head(hidden_NH).squeeze(-1)
-        return self.informative_head(hidden_NH), self.relevance_head(hidden_NH), log_variance_N
+        modules = {head.name: getattr(self, head.module) for head in HEADS if head.name in self.config.heads}
+        return {name: module(hidden_NH.to(module.weight.dtype)) for name, module in modules.items()}
 
     def score(self, hidden_NH: Tensor) -> FrameScores:
-        return scores_of(*self.heads(hidden_NH))
+        return scores_of(self.heads(hidden_NH))
 
     def last_frame_tokens(self, input_ids_BT: Tensor) -> Tensor:
         """Boolean [B, T]: the last token of every frame, where its score is read."""
@@ -128,10 +133,10 @@ class WithHeads:
             visual_FKH = None
         hidden_BTH = self.decode(self.joint_embed(input_ids, visual_FKH), attention_mask, position_ids, past_key_values)
         batch_N, position_N = self.last_frame_tokens(input_ids).nonzero(as_tuple=True)
-        informative, relevance, log_variance = self.heads(hidden_BTH[batch_N, position_N])
+        head_logits = self.heads(hidden_BTH[batch_N, position_N])
         # with an empty mask this still runs on 0 rows: the parameter stays in the graph and every rank does the same communication
         wanted_MH = hidden_BTH[logits_mask] if logits_mask is not None else hidden_BTH[:, :0].flatten(0, 1)
-        return AhaOutput(informative, relevance, log_variance, batch_N, position_N, self.lm_head(wanted_MH.to(self.lm_head.weight.dtype)))
+        return AhaOutput(head_logits, batch_N, position_N, self.lm_head(wanted_MH.to(self.lm_head.weight.dtype)))
 
     # ---- streaming ----
 
@@ -145,16 +150,26 @@ class WithHeads:
 
     @torch.no_grad()
     def to_aha(self) -> Self:
-        """Turn MMDuet's heads into Aha's, in place: softmax class 1 of (w0, w1) equals sigmoid of (w1 - w0); the uncertainty head
-        starts at zero, that is at log-variance 0 (variance 1) for every frame. No change where they are Aha's already."""
-        if self.config.relevance_outputs == 2:
-            weight_2H = self.relevance_head.weight
-            self.relevance_head = _linear((weight_2H[1].float() - weight_2H[0].float())[None].to(weight_2H.dtype))
-            self.config.relevance_outputs = 1
-        if self.uncertainty_head is None:
-            self.uncertainty_head = _linear(torch.zeros_like(self.informative_head.weight[:1]))
-            self.config.uncertainty = True
+        """Turn MMDuet's heads into Aha's, in place: softmax class 1 of (w0, w1) equals sigmoid of (w1 - w0); heads that there are not start
+        at zero, the uncertainty that is at log-variance 0 (variance 1) for every frame. No change where they are Aha's already."""
+        weight_OH = self.relevance_head.weight
+        if len(weight_OH) == 2:
+            self.set_head("relevance", (weight_OH[1].float() - weight_OH[0].float())[None].to(weight_OH.dtype))
+        for head in HEADS:
+            if head.name not in self.config.heads:
+                self.set_head(head.name, weight_OH.new_zeros(head.outputs[0], weight_OH.shape[1]))
         return self
+
+    @torch.no_grad()
+    def set_head(self, name: str, weight_OH: Tensor | None) -> None:
+        """Put a head with this weight in place of the one that there is, or none."""
+        linear = None
+        if weight_OH is not None:
+            linear = nn.Linear(weight_OH.shape[1], len(weight_OH), bias=False, device=weight_OH.device, dtype=weight_OH.dtype)
+            linear.weight.copy_(weight_OH)
+        setattr(self, f"{name}_head", linear)
+        outputs = {**self.config.heads, name: None if weight_OH is None else len(weight_OH)}
+        self.config.heads = {head.name: outputs[head.name] for head in HEADS if outputs.get(head.name)}
 
     # ---- loading and saving ----
 
@@ -218,10 +233,3 @@ class AhaModel(WithHeads, LlavaNextForCausalLM):
     """The heads on the LLaVA-OneVision base."""
 
     config_class = AhaConfig
-
-
-def _linear(weight_OH: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight_OH.shape[1], weight_OH.shape[0], bias=False, device=weight_OH.device, dtype=weight_OH.dtype)
-    with torch.no_grad():
-        linear.weight.copy_(weight_OH)
-    return linear

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from aha.conversation import Query, QuerySchedule
+from aha.core.prediction import score_rows
 from aha.models.model import FrameScores
 from aha.streaming.session import Session
 
@@ -102,14 +103,7 @@ def pixel_chunks(frames: Iterable[Frame], size: int, pinned: bool) -> Iterator[C
 
 def debug_rows(times: Sequence[float], scores: FrameScores) -> list[dict[str, float]]:
     """`debug_data` of a prediction file for N frames; scores unrounded."""
-    rows = [
-        {"time": time, "informative_score": informative, "relevance_score": relevance}
-        for time, informative, relevance in zip(times, scores.informative.tolist(), scores.relevance.tolist())
-    ]
-    if scores.uncertainty is not None:
-        for row, variance in zip(rows, scores.uncertainty.tolist()):
-            row["uncertainty_score"] = variance
-    return rows
+    return score_rows(times, *(None if values_N is None else values_N.tolist() for values_N in scores))
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class _Graph:
         self.slots = buffer(size, tokens + window + 1)
         self.write, self.read, self.position = (part.numpy() for part in self._parts(self.slots[0]))
         self.write[:] = engine.scratch.reshape(-1, tokens)[:size]
-        self.scores_host = torch.zeros(3 if engine.model.config.uncertainty else 2, size, pin_memory=pinned)
+        self.scores_host = torch.zeros(len(engine.heads), size, pin_memory=pinned)
         self.graph = None
         if pinned:
             stream = torch.cuda.Stream()
@@ -73,7 +73,7 @@ class _Graph:
         self.scores_host.copy_(self.compute(), non_blocking=True)
 
     def compute(self) -> Tensor:
-        """Scores [2 or 3, B] of what lies in the device buffers."""
+        """Scores [heads, B] of what lies in the device buffers."""
         engine = self.engine
         write, read, position = self._parts(self.slots[1])
         position_BT = position[:, None] + engine.offsets
@@ -82,10 +82,11 @@ class _Graph:
             engine.sin[None, : engine.window], engine.decoder.causal_mask(position + engine.tokens, engine.tokens, engine.window),
         )  # fmt: skip
         hidden_BTH = engine.decoder(engine.model.visual_embed(self.frames[1]), engine.pool, plan)
-        return torch.stack([values for values in engine.model.score(hidden_BTH[:, -1]) if values is not None])
+        scores = engine.model.score(hidden_BTH[:, -1])._asdict()
+        return torch.stack([scores[head] for head in engine.heads])
 
     def run(self) -> Tensor:
-        """Scores [2 or 3, B], on the host, of what lies in the host buffers."""
+        """Scores [heads, B], on the host, of what lies in the host buffers."""
         if self.graph is None:
             self.move_and_compute()
         else:
@@ -103,6 +104,7 @@ class OnlineEngine:
         self, model: AhaModel, *, window: int = DEFAULT_WINDOW, max_streams: int = 1, tokenizer: Any = None, compiled: bool = False,
         max_batch: int | None = None,
     ):  # fmt: skip
+        self.heads = list(model.config.heads)
         self.model, self.window = model, window + -window % ALIGNMENT
         self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
         self.decoder, self.tokens = Decoder(model, compiled), model.config.tokens_per_frame
@@ -135,10 +137,10 @@ class OnlineEngine:
             [self._run_batch(feeds[k : k + self.max_batch], frames[k : k + self.max_batch]) for k in range(0, len(feeds), self.max_batch)],
             dim=1,
         )
-        return FrameScores(scores[0], scores[1], scores[2] if self.model.config.uncertainty else None)
+        return FrameScores(**dict(zip(self.heads, scores)))
 
     def _run_batch(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor]) -> Tensor:
-        """Scores [2 or 3, B]: the smallest step that is large enough, filled up with streams that write into scratch slots."""
+        """Scores [heads, B]: the smallest step that is large enough, filled up with streams that write into scratch slots."""
         graph = next(graph for graph in self.graphs if graph.size >= len(feeds))
         for n, (feed, frame) in enumerate(zip(feeds, frames)):
             graph.frames[0][n] = torch.from_numpy(frame) if isinstance(frame, np.ndarray) else frame

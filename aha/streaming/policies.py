@@ -9,21 +9,20 @@ a prediction file) and says whether to speak now; `spoke(time)` tells the policy
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from aha.core.heads import SCORES
 from aha.errors import UserError
 
 Row = Mapping[str, float]
-HEADS = ("informative_score", "relevance_score", "uncertainty_score")
 
 
 def check_heads(heads: tuple[str, ...]) -> None:
-    unknown = [head for head in heads if head not in HEADS]
+    unknown = [head for head in heads if head not in SCORES]
     if unknown or not heads:
-        raise UserError(f"score head {', '.join(unknown) or '(none)'} is none of {', '.join(HEADS)}.")
+        raise UserError(f"score head {', '.join(unknown) or '(none)'} is none of {', '.join(SCORES)}.")
 
 
 def total(row: Row, heads: tuple[str, ...]) -> float:
@@ -67,37 +66,6 @@ class Accumulated:
 
     def spoke(self, time: float) -> None:
         self.sum = 0.0
-
-
-@dataclass
-class RunningZScore:
-    """Speak when the frame's score is more than `deviations` standard deviations above the mean of the frames before it.
-
-    At least `warm_up` frames are needed first. Mean and variance are running ones (Welford), so memory is constant.
-    """
-
-    deviations: float
-    heads: tuple[str, ...] = ("informative_score",)
-    warm_up: int = 10
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0  # sum of squared differences from the mean
-
-    def __post_init__(self) -> None:
-        check_heads(self.heads)
-
-    def update(self, row: Row) -> bool:
-        score = total(row, self.heads)
-        deviation = math.sqrt(self.squares / self.count) if self.count else 0.0
-        speak = self.count >= self.warm_up and score - self.mean > self.deviations * deviation
-        self.count += 1
-        difference = score - self.mean
-        self.mean += difference / self.count
-        self.squares += difference * (score - self.mean)
-        return speak
-
-    def spoke(self, time: float) -> None:
-        pass
 
 
 @dataclass

@@ -77,13 +77,12 @@ class Session:
             raise UserError("max_new_tokens must be at least 1, frame_fps and repetition_penalty above 0.")
         self.model = model
         self.format = DuetFormat(tokenizer if tokenizer is not None else tokenizer_of(model), model.config.tokens_per_frame)
-        family = "mmduet" if model.config.relevance_outputs == 2 else "aha"
-        self.state = DuetState(self.format, prompt_order, family, system_prompt)
+        self.state = DuetState(self.format, prompt_order, model.config.family, system_prompt)
         self.cache = make_cache(
             cache, window, sink_tokens, cache_semantics, len(self.format.system(system_prompt)), model.config._attn_implementation,
             model.config.tokens_per_frame,
         )  # fmt: skip
-        self.keeps_removed_replies = cache_semantics == "reference" and family == "aha"
+        self.keeps_removed_replies = cache_semantics == "reference" and model.config.family == "aha"
         self.policy, self.frame_fps = policy, frame_fps
         self.remove_assistant_turns, self.max_new_tokens, self.repetition_penalty = (
             remove_assistant_turns,

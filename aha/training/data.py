@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from aha.conversation import IGNORE_INDEX
+from aha.core.heads import LABELLED
 from aha.data.collate import collate
 from aha.data.mixture import Mixture
 from aha.errors import UserError
@@ -98,10 +100,10 @@ def placeholder(mixture: Mixture, features: VisionCache | None = None) -> dict[s
     """One black frame without labels: what a rank computes, with weight 0, where its whole batch is broken. With cached features it has
     features too: with ZeRO-3 all ranks must run the vision tower together, or none."""
     ids = [*mixture.format.stream_header, *mixture.format.frame_ids]
-    nothing = np.full(len(ids), -100)
+    nothing = np.full(len(ids), IGNORE_INDEX)
     frames = np.zeros((1, 3, mixture.frame.side, mixture.frame.side), np.uint8) if features is None else features.nothing_1PC
     return {
-        "input_ids": np.array(ids), "labels": nothing, "informative_labels": nothing, "relevance_labels": nothing,
+        "input_ids": np.array(ids), "labels": nothing, **{head.labels: nothing for head in LABELLED},
         "frames": frames, "sample_id": "placeholder", "video_path": "", "frame_fps": 1.0,
         "frame_times": [0.0], "frame_indices": [0],
     }  # fmt: skip

@@ -11,10 +11,10 @@ from llava_next import list_shards, pick_attention, read_json, resolve_folder
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from aha.core.heads import HEADS, MODULES
 from aha.errors import UserError
 from aha.models import AhaModel
 from aha.models.adapters import add_lora, modules_to_save, new_lora, trainable
-from aha.models.model import HEADS
 from aha.training.arguments import ModelArguments
 from aha.training.quantized import quantize_decoder
 
@@ -68,7 +68,7 @@ def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.devic
         model.to_aha()
     elif args.lora_pretrained is None:
         to_mmduet(model, seed)
-    elif model.config.relevance_outputs != 2:
+    elif model.config.family != "mmduet":
         raise UserError(f"--objective mmduet needs a relevance head of 2 outputs, but {args.lora_pretrained} has 1; use --objective aha.")
     if args.lora_pretrained is None:
         add_lora(model, new_lora(args.lora_r, args.lora_alpha, args.lora_dropout, type(model)))
@@ -76,7 +76,7 @@ def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.devic
     if args.load_in_4bit:
         quantize_decoder(model, device)
         model.to(device)
-    present = [m for m in modules_to_save(type(model)) if m not in HEADS or getattr(model, m) is not None]
+    present = [m for m in modules_to_save(type(model)) if m not in MODULES or getattr(model, m) is not None]
     names = trainable(model, args.modules_to_save or present)
     check_trained(model, names)
     return model
@@ -87,10 +87,11 @@ def to_mmduet(model: AhaModel, seed: int) -> None:
     """Heads of MMDuet in a new model: relevance with 2 outputs, no uncertainty."""
     weight = model.relevance_head.weight
     generator = torch.Generator().manual_seed(seed + 1)
-    head = nn.Linear(model.config.hidden_size, 2, bias=False, device=weight.device, dtype=weight.dtype)
-    head.weight.copy_(torch.randn(2, model.config.hidden_size, generator=generator) * 0.02)
-    model.relevance_head, model.uncertainty_head = head, None
-    model.config.relevance_outputs, model.config.uncertainty = 2, False
+    start = torch.randn(2, model.config.hidden_size, generator=generator) * 0.02
+    model.set_head("relevance", start.to(weight))
+    for head in HEADS:
+        if not head.required:
+            model.set_head(head.name, None)
 
 
 def set_dropout(model: AhaModel, p: float) -> None:
@@ -102,8 +103,7 @@ def set_dropout(model: AhaModel, p: float) -> None:
 
 def check_trained(model: AhaModel, names: list[str]) -> None:
     """Every head and LoRA must be trained. Raises UserError naming what is not."""
-    heads = [head for head in HEADS if getattr(model, head) is not None]
-    missing = [head for head in heads if f"{head}.weight" not in names]
+    missing = [head.module for head in HEADS if head.name in model.config.heads and head.weight not in names]
     if not any(".lora_" in name for name in names):
         missing.append("LoRA")
     if missing:

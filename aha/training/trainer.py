@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from aha.conversation import IGNORE_INDEX
+from aha.core.heads import LABELLED
 from aha.errors import UserError
 from aha.models import AhaModel
 from aha.models.losses import Losses
@@ -126,7 +128,7 @@ class AhaTrainer(Trainer):
         else:
             features = torch.cat([self._features(f) for f in frames])
         return model(
-            input_ids=batch["input_ids_BT"], frames=pixels, vision_features=features, logits_mask=batch["labels_BT"] != -100,
+            input_ids=batch["input_ids_BT"], frames=pixels, vision_features=features, logits_mask=batch["labels_BT"] != IGNORE_INDEX,
             tower_batch=tower_batch,
         )  # fmt: skip
 
@@ -144,7 +146,7 @@ class AhaTrainer(Trainer):
         """Loss of one micro-batch. Raises UserError, with the sample ids, where it is not finite."""
         self._report_broken(inputs)
         output = self.forward(model, inputs)
-        losses = self.objective(output, inputs["labels_BT"], inputs["informative_labels_BT"], inputs["relevance_labels_BT"])
+        losses = self.objective(output, inputs["labels_BT"], **{f"{head.labels}_BT": inputs[f"{head.labels}_BT"] for head in LABELLED})
         if not torch.isfinite(losses.total):
             values = ", ".join(f"{name} {value.item():g}" for name, value in losses.parts.items())
             raise UserError(

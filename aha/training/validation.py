@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 
+from aha.conversation import IGNORE_INDEX
 from aha.core.files import atomic_path
 from aha.data.mixture import Mixture
 from aha.errors import UserError
@@ -67,7 +68,7 @@ class Validation:
             if batch["weight"]:
                 scores = output.scores().relevance.float().cpu().numpy()
                 labels = batch["relevance_labels_BT"][output.batch_N, output.position_N].float().cpu().numpy()
-                labels = np.where(labels == -100, np.nan, labels)
+                labels = np.where(labels == IGNORE_INDEX, np.nan, labels)
                 times, frames = np.array(batch["frame_times"][0]), np.array(batch["frame_indices"][0])
                 source, sample = self.dataset.mixture.items[i]
                 video_id = self.dataset.mixture.sources[source].samples[sample].video_id
