@@ -13,7 +13,8 @@ from paths import shared_fixture
 
 from aha.errors import UserError
 from aha.eval import charades, qvhighlights
-from aha.eval.benchmarks import read_charades, read_qvhighlights
+from aha.eval.charades import read_charades
+from aha.eval.qvhighlights import read_qvhighlights
 from aha.metrics import grounding, moments
 
 
@@ -130,14 +131,14 @@ def frames(question_id, scores, fps=1.0):
 def test_published_charades_text_file(tmp_path):
     annotations = tmp_path / "charades_sta_test.txt"
     annotations.write_text("3MSZA 2.0 4.0##person turn a light on.\n3MSZA 0.0 1.0##person flip the light switch.\n")
-    assert [q.question_id for q in read_charades(annotations)] == ["3MSZA-1", "3MSZA-2"]
+    assert [q.key for q in read_charades(annotations)] == ["3MSZA-1", "3MSZA-2"]
     predictions = tmp_path / "predictions.json"
     predictions.write_text(json.dumps([frames("3MSZA-1", [0, 0, 1, 1, 1, 0])]))
     document = run(charades, tmp_path, "--predictions", predictions, "--annotations", annotations, "--report", tmp_path / "report")
     assert means(document, "fixed_threshold_w0_t0.50")["mIoU"] == 100
     assert document["videos"]["skipped"] == {"3MSZA-2": "no prediction"}
     assert "3MSZA-1" in (tmp_path / "report" / "report.html").read_text()
-    with pytest.raises(UserError, match="1 skipped questions"):
+    with pytest.raises(UserError, match="no prediction for 1 .3MSZA-2., and --strict"):
         run(charades, tmp_path, "--predictions", predictions, "--annotations", annotations, "--strict")
 
 
@@ -171,17 +172,17 @@ def test_qvhighlights_from_frame_scores(tmp_path):
 
 GOOD = {"question_id": "a", "debug_data": [{"time": 0.0, "relevance_score": 0.5}, {"time": 1.0, "relevance_score": 0.6}]}
 BAD = [
-    ("", "is empty"),
-    ("[]", "is empty"),
-    ("[1]", "not an object"),
+    ("", "holds no predictions"),
+    ("[]", "holds no predictions"),
+    ("[1]", "is no object"),
     ('{"question_id": "a"', "not valid JSON"),
-    ('[{"debug_data": []}]', "no question_id"),
+    ('[{"debug_data": []}]', "no video id"),
     (json.dumps([GOOD, GOOD]), "answered twice"),
     ('[{"question_id": "a", "debug_data": []}]', "no debug_data"),
-    ('[{"question_id": "a", "debug_data": [3]}]', "frame 0 is no object"),
-    ('[{"question_id": "a", "debug_data": [{"time": 0, "relevance_score": NaN}]}]', "relevance_score is nan"),
-    ('[{"question_id": "a", "debug_data": [{"time": 0, "relevance_score": true}]}]', "relevance_score is True"),
-    ('[{"question_id": "a", "debug_data": [{"relevance_score": 1}]}]', "time is missing"),
+    ('[{"question_id": "a", "debug_data": [3]}]', "frame 0 of debug_data is no object"),
+    ('[{"question_id": "a", "debug_data": [{"time": 0, "relevance_score": NaN}]}]', "relevance_score 0 is nan"),
+    ('[{"question_id": "a", "debug_data": [{"time": 0, "relevance_score": true}]}]', "relevance_score 0 is True"),
+    ('[{"question_id": "a", "debug_data": [{"relevance_score": 1}]}]', "time 0 is null"),
     ('[{"question_id": "a", "debug_data": [{"time": 1, "relevance_score": 1}, {"time": 1, "relevance_score": 1}]}]', "times ascend"),
     ('[{"question_id": "zzz", "debug_data": [{"time": 0, "relevance_score": 1}]}]', "different data sets"),
     ('[{"question_id": "a", "pred_relevant_windows": [[3, 1]]}]', "ends .1 s. before it starts"),

@@ -14,7 +14,8 @@ import pytest
 from eval_data import write_hisum, write_mat, write_predictions, write_tvsum
 from paths import REPO
 
-from aha.core.predictions import read_predictions
+from aha.core.fusion import Fusion
+from aha.core.prediction import read_predictions
 from aha.errors import UserError
 from aha.eval import hisum, tvsum
 from aha.eval.annotations import read_tvsum
@@ -111,7 +112,7 @@ def test_missing_files(demo):
     for action, message in (
         (lambda: read_tvsum(folder / "nothing.tsv"), "does not exist"),
         (lambda: read_tvsum(folder / "demo-anno.tsv", folder / "nothing.tsv"), "nothing.tsv does not exist"),
-        (lambda: read_predictions(folder / "nothing.json"), "does not exist"),
+        (lambda: list(read_predictions(folder / "nothing.json")), "does not exist"),
         (lambda: hisum.evaluate(None, folder / "nothing.h5"), "does not exist"),
         (lambda: hisum.evaluate(None, folder), "no mr_hisum.h5 in"),
     ):
@@ -203,13 +204,13 @@ BAD_PREDICTIONS = {
     "empty object": (lambda entries: {}, "holds no predictions"),
     "a number": (lambda entries: 3, "no prediction file"),
     "short, no scores": (lambda entries: {"videos": {"clip-0": {"frames": [0]}}}, "clip-0 has no list of scores"),
-    "short, NaN": (lambda entries: {"videos": {"clip-0": {"frames": [0, 1], "scores": [0, float("nan")]}}}, "clip-0: score 1 is nan"),
+    "short, NaN": (lambda entries: {"videos": {"clip-0": {"frames": [0, 1], "scores": [0, float("nan")]}}}, r"clip-0\): score 1 is nan"),
     "plain, wrong count": (lambda entries: {"clip-0": [0.1] * 33}, "33 scores where 160 or 20 or 11 or 10"),
     "short, twice": (lambda entries: '{"clip-0": [1, 2], "clip-0": [1, 2]}', "predicted twice"),
     "metadata only": (lambda entries: {"model": "x"}, "no video id"),
     "cut off": (lambda entries: json.dumps(entries)[:2000], "cut off|not valid JSON"),
-    "trailing": (lambda entries: json.dumps(entries) + "]", "text after the end"),
-    "deep": (lambda entries: "[" * 100_000, "not valid JSON|too deep"),
+    "trailing": (lambda entries: json.dumps(entries) + "]", "text after the end|Extra data"),
+    "deep": (lambda entries: "[" * 100_000, "not valid JSON|no usable JSON"),
     "bytes": (lambda entries: b"\xff\xfe\x00[", "not UTF-8"),
     "empty file": (lambda entries: "", "holds no predictions"),
     "html": (lambda entries: "<html>", "no prediction file"),
@@ -223,9 +224,9 @@ def test_bad_predictions(case, demo):
     change, message = BAD_PREDICTIONS[case]
     value = change(json.loads(path.read_text()))
     path.write_bytes(value if isinstance(value, bytes) else (value if isinstance(value, str) else json.dumps(value)).encode())
-    benchmark = tvsum.load_benchmark(folder / "demo-anno.tsv", protocols=["corr_full"])
+    benchmark = tvsum.load(folder / "demo-anno.tsv", protocols=["corr_full"])
     with pytest.raises(UserError, match=message) as error:
-        tvsum.score_file(path, benchmark)
+        benchmark.score(path)
     assert "predictions.json" in plain(error)
 
 
@@ -236,7 +237,7 @@ def test_times_that_do_not_ascend(demo):
     entries[0]["debug_data"][4]["time"] = 0.0
     (folder / "predictions.json").write_text(json.dumps(entries))
     with pytest.raises(UserError, match="time 4 is not after"):
-        read_predictions(folder / "predictions.json")
+        next(read_predictions(folder / "predictions.json")).samples(Fusion())
 
 
 def test_two_times_on_one_frame(demo):
@@ -244,7 +245,7 @@ def test_two_times_on_one_frame(demo):
     heads = [{"time": t, "relevance_score": 0.1} for t in (0.0, 0.01, 0.02)]
     (folder / "p.json").write_text(json.dumps([{"video_uuid": "clip-0", "debug_data": heads}]))
     with pytest.raises(UserError, match="fall twice on one frame"):
-        place(read_predictions(folder / "p.json")["clip-0"], read_tvsum(folder / "demo-anno.tsv")["clip-0"])
+        place(next(read_predictions(folder / "p.json")).samples(Fusion()), read_tvsum(folder / "demo-anno.tsv")["clip-0"])
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "[1,", ""])
@@ -252,16 +253,15 @@ def test_json_that_python_refuses(text, demo):
     folder, _ = demo
     (folder / "shots.json").write_text(text)
     with pytest.raises(UserError, match="shots.json") as error:
-        tvsum.load_benchmark(folder / "demo-anno.tsv", shots=folder / "shots.json")
+        tvsum.load(folder / "demo-anno.tsv", shots=folder / "shots.json")
     plain(error)
 
 
 def test_bad_trained_on_list(demo):
     folder, _ = demo
     (folder / "t.json").write_text('{"ids": []}')
-    benchmark = tvsum.load_benchmark(folder / "demo-anno.tsv", protocols=["corr_full"])
     with pytest.raises(UserError, match="no JSON list of video ids") as error:
-        tvsum.score_file(folder / "predictions.json", benchmark, trained_on=folder / "t.json")
+        tvsum.evaluate(folder / "predictions.json", folder / "demo-anno.tsv", protocols=["corr_full"], trained_on=folder / "t.json")
     plain(error)
 
 
@@ -310,7 +310,7 @@ def test_bad_splits_metadata_and_predictions(tmp_path):
     ):
         split.write_text(text)
         with pytest.raises(UserError, match=message) as error:
-            hisum.evaluate(predictions, h5, split)
+            hisum.evaluate(predictions, h5, split=split)
         plain(error)
     for text, message in (("id,name\n1,2\n", "has no column video_id"), ("video_id,labels\nvideo_1,[1]\nvideo_1,[1]\n", "listed twice")):
         metadata.write_text(text)

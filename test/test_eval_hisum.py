@@ -105,13 +105,13 @@ def test_youtube_ids_times_and_trained_on(made, capsys):
 
 def test_selection(made):
     folder, _ = made
-    with HiSumFile(folder / "mr_hisum.h5") as file:
-        assert list(hisum.select(file, folder / "split.json", "train").chosen) == ["video_1"]
-        assert list(hisum.select(file, limit=2).chosen) == ["video_1", "video_2"]
-        with pytest.raises(UserError, match="empty"):
-            hisum.select(file, folder / "split.json", "val")
-        with pytest.raises(UserError, match="nobody"):
-            hisum.select(file, video_ids=["nobody"])
+    h5, split = folder / "mr_hisum.h5", folder / "split.json"
+    assert list(hisum.load(h5, split, "train").chosen) == ["video_1"]
+    assert list(hisum.load(h5, limit=2).chosen) == ["video_1", "video_2"]
+    with pytest.raises(UserError, match="empty"):
+        hisum.load(h5, split, "val")
+    with pytest.raises(UserError, match="nobody"):
+        hisum.load(h5, video_ids=["nobody"])
 
 
 def test_metadata_without_labels_and_h5_in_a_folder(made):

@@ -15,13 +15,16 @@ import pytest
 from eval_data import write_mat, write_predictions, write_tvsum
 from paths import REPO, shared_fixture
 
-from aha.core.predictions import Weights, read_predictions
+from aha.core.fusion import RELEVANCE, Fusion
+from aha.core.prediction import read_predictions
 from aha.errors import UserError
 from aha.eval import baselines, grids, tvsum
 from aha.eval.annotations import read_tvsum
 from aha.eval.shots import read_shots
 from aha.eval.tvsum_facts import VAL10
 from aha.eval.tvsum_protocols import PROTOCOLS, Truth
+from aha.results.layout import RANDOM
+from aha.results.tree import leaf, protocols_tree
 
 PREDICTORS = ("sin300", "inv", "noisy", "coarse", "const")
 
@@ -32,8 +35,8 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> tvsum.Benchmark:
-    return tvsum.load_benchmark(shared_fixture("eval/ydata-tvsum50-anno.tsv.gz"), shots=shared_fixture("eval/tvsum_shots_synthetic.json"))
+def benchmark() -> tvsum.TVSum:
+    return tvsum.load(shared_fixture("eval/ydata-tvsum50-anno.tsv.gz"), shots=shared_fixture("eval/tvsum_shots_synthetic.json"))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,10 @@ def demo(tmp_path):
     return tmp_path, videos
 
 
+def samples_of(path, fusion=RELEVANCE) -> dict:
+    return {prediction.video_id: prediction.samples(fusion) for prediction in read_predictions(path)}
+
+
 def same(found: float | None, expected: float | None) -> bool:
     return found is None if expected is None else found is not None and abs(found - expected) < 1e-6
 
@@ -63,21 +70,21 @@ def same(found: float | None, expected: float | None) -> bool:
 
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_every_golden_number(name, benchmark, golden):
-    scored = tvsum.score_file(shared_fixture(f"eval/tvsum_pred_{name}.json"), benchmark)
-    found = tvsum.results.protocols_tree(scored.columns(benchmark), {i: v.category for i, v in benchmark.known.items()})
+    scored = benchmark.score(shared_fixture(f"eval/tvsum_pred_{name}.json"))
+    found = protocols_tree(scored.columns, benchmark.categories)
     checked = 0
     for protocol, metrics in golden[name].items():
         for metric, expected in metrics.items():
             for subset in [""] if "mean" in expected else list(expected):
                 want = expected[subset] if subset else expected
-                got = tvsum.results.leaf(found, protocol, metric, subset)
+                got = leaf(found, protocol, metric, subset)
                 assert same(got["mean"], want["mean"]), (protocol, metric, subset)
                 for part in ("per_category", "per_video"):
                     for key, value in want.get(part, {}).items():
                         assert same(got[part][key], value), (protocol, metric, subset, key)
                         checked += 1
     assert checked > 1000
-    assert set(golden[name]) == set(PROTOCOLS)
+    assert set(golden[name]) == {protocol.name for protocol in PROTOCOLS}
 
 
 def test_tsv_and_mat_are_the_same_data(benchmark):
@@ -96,7 +103,7 @@ def test_tsv_and_mat_are_the_same_data(benchmark):
 
 
 def test_predictor_frames_are_the_one_fps_grid(benchmark):
-    predicted = read_predictions(shared_fixture("eval/tvsum_pred_noisy.json"))
+    predicted = samples_of(shared_fixture("eval/tvsum_pred_noisy.json"))
     for video_id, video in benchmark.known.items():
         assert (predicted[video_id].frames == grids.second_frames(video.n_frames, video.fps)).all()
 
@@ -108,7 +115,7 @@ ROW_NAMES = {
 }
 
 
-def row_mean(benchmark: tvsum.Benchmark, protocol: str, row: str, metric: str, ids: list[str] | None = None) -> float:
+def row_mean(benchmark: tvsum.TVSum, protocol: str, row: str, metric: str, ids: list[str] | None = None) -> float:
     cache = row_mean.__dict__
     if protocol not in cache:
         cache[protocol] = {i: baselines.video_baselines(truth, protocol, 1) for i, truth in benchmark.truths.items()}
@@ -121,7 +128,7 @@ def test_reference_rows_of_correlations(protocol, benchmark, rows):
         for metric, expected in rows[protocol][name].items():
             assert same(row_mean(benchmark, protocol, row, metric), expected), (name, metric)
     # Random scores have no golden value: their mean is near 0.
-    assert abs(row_mean(benchmark, protocol, baselines.RANDOM, "kendall")) < 0.03
+    assert abs(row_mean(benchmark, protocol, RANDOM, "kendall")) < 0.03
 
 
 def test_reference_rows_of_aha(benchmark, rows):
@@ -143,7 +150,7 @@ def test_reference_rows_of_f1(name, benchmark, rows):
     expected = rows["f1"][name]
     assert same(row_mean(benchmark, f"f1_{name}", baselines.HUMAN, "f1"), expected["human_vs_each_other_human"])
     assert same(row_mean(benchmark, f"f1_{name}", baselines.HUMAN, "f1_max_over_users"), expected["human_best_match_among_19"])
-    assert abs(row_mean(benchmark, f"f1_{name}", baselines.RANDOM, "f1") - expected["random_frame_scores_10_runs"]) < 0.03
+    assert abs(row_mean(benchmark, f"f1_{name}", RANDOM, "f1") - expected["random_frame_scores_10_runs"]) < 0.03
 
 
 # The predictors that the official script was run on, as scores of frame k = 1..n.
@@ -210,7 +217,7 @@ def test_command_on_another_data_set(demo):
     assert set(metrics) == {"protocols", "baselines", "confidence_intervals", "videos", "settings"}
     assert metrics["videos"] == {"scored": 6, "skipped": {}, "constant": [], "trained_on": []}
     kendall = metrics["protocols"]["corr_full"]["kendall"]
-    assert kendall["mean"] > metrics["baselines"][baselines.RANDOM]["corr_full"]["kendall"]["mean"]
+    assert kendall["mean"] > metrics["baselines"][RANDOM]["corr_full"]["kendall"]["mean"]
     assert set(kendall["per_category"]) == {"garden", "street", "kitchen"} and len(kendall["per_video"]) == 6
     low, high = metrics["confidence_intervals"]["corr_full"]["kendall"]
     assert low <= kendall["mean"] <= high
@@ -256,18 +263,23 @@ def test_a_damaged_or_unwritable_cache_costs_time_only(demo, monkeypatch):
 def test_selection(demo):
     folder, videos = demo
     annotations = folder / "demo-anno.tsv"
-    assert list(tvsum.load_benchmark(annotations, limit=2).truths) == ["clip-0", "clip-1"]
-    assert list(tvsum.load_benchmark(annotations, video_ids=["clip-3", "clip-1"]).truths) == ["clip-1", "clip-3"]
-    parts = [set(tvsum.load_benchmark(annotations, fold=k).truths) for k in range(5)]
+    assert list(tvsum.load(annotations, limit=2).truths) == ["clip-0", "clip-1"]
+    assert list(tvsum.load(annotations, video_ids=["clip-3", "clip-1"]).truths) == ["clip-1", "clip-3"]
+    parts = [set(tvsum.load(annotations, fold=k).truths) for k in range(5)]
     assert set().union(*parts) == set(videos) and sum(map(len, parts)) == len(videos)
     for bad in ({"fold": 5}, {"limit": 0}, {"video_ids": ["nobody"]}, {"protocols": ["f1_shots"]}):
         with pytest.raises(UserError):
-            tvsum.load_benchmark(annotations, **bad)
+            tvsum.load(annotations, **bad)
 
 
 def scores_of(path, folder, **weights) -> dict:
-    benchmark = tvsum.load_benchmark(folder / "demo-anno.tsv", protocols=["corr_full", "hd_top5"])
-    return tvsum.score_file(path, benchmark, Weights(**weights)).per_video
+    benchmark = tvsum.load(folder / "demo-anno.tsv", protocols=["corr_full", "hd_top5"])
+    scored = benchmark.score(path, Fusion(**weights))
+    found: dict = {}
+    for column in scored.columns:
+        for video_id, value in zip(column.ids, column.values):
+            found.setdefault(video_id, {}).setdefault(column.protocol, {})[column.metric] = value
+    return found
 
 
 def test_layouts_give_the_same_numbers(demo):
@@ -311,7 +323,7 @@ def test_weights_fuse_the_heads(demo):
     path = folder / "u.json"
     heads = [{"time": t, "informative_score": 1.0, "relevance_score": 0.5, "uncertainty_score": u} for t, u in ((0.0, 0.1), (1.0, 0.4))]
     path.write_text(json.dumps([{"video_uuid": "v", "true_frames_list": [0, 8], "debug_data": heads}]))
-    fused = read_predictions(path, alpha=1, beta=2, epsilon=10, threshold=0.3)["v"].scores
+    fused = samples_of(path, Fusion(alpha=1, beta=2, epsilon=10, uncertainty_threshold=0.3))["v"].scores
     np.testing.assert_allclose(fused, [2.0, 1.0])
 
 
@@ -357,10 +369,10 @@ def test_constant_missing_and_trained_on_videos(demo, capsys):
 
 def test_top_level_trained_on(demo, capsys):
     folder, _ = demo
-    scores = {i: p.scores.tolist() for i, p in read_predictions(folder / "predictions.json").items()}
+    scores = {i: p.scores.tolist() for i, p in samples_of(folder / "predictions.json").items()}
     for text in ({"trained_on": True, "videos": scores}, {"videos": scores, "trained_on": True}):
         (folder / "t.json").write_text(json.dumps(text))
-        assert all(p.trained_on for p in read_predictions(folder / "t.json").values())
+        assert all(prediction.trained_on for prediction in read_predictions(folder / "t.json"))
 
 
 def test_a_constant_annotator_is_left_out_of_the_mean(demo):
@@ -419,7 +431,7 @@ def test_report(demo):
     pictures = list((folder / "report" / "figures").rglob("*.png"))
     assert resources.images == len(pictures) == 1 + 3 + len(videos)
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
-    assert "The &quot;garden&quot; 0" in page
+    assert "The &#34;garden&#34; 0" in page
     assert json.loads((folder / "report" / "metrics.json").read_text())["videos"]["scored"] == len(videos)
     for name in ("corr_full", "hd_top5", "one human", "mean annotation"):
         assert name in page
@@ -472,4 +484,4 @@ def test_gzip_mat_and_folder(demo):
 
 
 def test_titles_of_protocols_name_a_source():
-    assert all(re.search(r"\(|predictor's own|clips|comparable|as official", text) for text, _ in PROTOCOLS.values())
+    assert all(re.search(r"\(|predictor's own|clips|comparable|as official", protocol.about) for protocol in PROTOCOLS)

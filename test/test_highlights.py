@@ -282,11 +282,12 @@ def test_ranks_are_by_score_and_json_says_why():
 
 def test_prediction_file_is_read_by_the_evaluation(tmp_path):
     from aha.core.files import write_json
-    from aha.core.predictions import read_predictions
+    from aha.core.fusion import Fusion
+    from aha.core.prediction import read_predictions
 
     track = random_track(8, frames=30)
     write_json(tmp_path / "scores.json", prediction(find_highlights(track, "q"), "video", 1.0))
-    read = read_predictions(tmp_path / "scores.json")["video"]
+    read = next(read_predictions(tmp_path / "scores.json")).samples(Fusion())
     assert read.scores.tolist() == track.relevance_F.tolist() and read.frames.tolist() == track.frames_F.tolist()
 
 

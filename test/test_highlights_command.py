@@ -21,7 +21,8 @@ from paths import REPO, shared_fixture
 
 from aha import api, cli
 from aha.api import Highlighter, load
-from aha.core.predictions import read_predictions
+from aha.core.fusion import Fusion
+from aha.core.prediction import read_predictions
 from aha.errors import UserError
 from aha.highlights.result import FILES
 from aha.video.reader import probe
@@ -55,7 +56,7 @@ def test_all_files_are_written_and_agree(aha, clip, tmp_path, capsys):
     assert [h["rank"] for h in highlights] == list(range(1, len(highlights) + 1))
     assert all(set(h["why"]) == {"informative", "relevance", "uncertainty", "sentence"} for h in highlights)
     assert segments[0]["start"] == 0 and segments[-1]["end"] == pytest.approx(16.0)
-    assert len(read_predictions(out / "scores.json")["clip"].scores) == 32
+    assert len(next(read_predictions(out / "scores.json")).samples(Fusion()).scores) == 32
     reel = probe(out / "reel.mp4")
     assert reel.duration == pytest.approx(sum(h["end"] - h["start"] for h in highlights), abs=0.01)
     assert 0 < reel.duration <= 0.3 * 16 + 0.01
@@ -71,7 +72,7 @@ def test_several_queries_encode_the_video_once(aha, model, clip, tmp_path, monke
     aha("highlights", clip, "--query", "one", "--query", "two things!", "--top", "2", "--output", tmp_path, "--no_reel", "--speak")
     assert sum(embedded) == 16
     assert sorted(os.listdir(tmp_path)) == ["1_one", "2_two-things"]
-    scores = [next(iter(read_predictions(folder / "scores.json").values())).scores for folder in sorted(tmp_path.iterdir())]
+    scores = [next(read_predictions(folder / "scores.json")).samples(Fusion()).scores for folder in sorted(tmp_path.iterdir())]
     assert not np.allclose(*scores)
     for folder in tmp_path.iterdir():
         highlights = json.loads((folder / "highlights.json").read_text())

@@ -14,6 +14,7 @@ from paths import REPO
 from tiny_benchmarks import tiny_model, write_video
 
 from aha import score
+from aha.core.prediction import read_predictions
 from aha.eval import charades, hisum, magqa, qvhighlights, youcook2
 
 pytest.importorskip("torch")
@@ -105,8 +106,8 @@ def test_conversed_benchmarks(tmp_path):
         def ask(self, system, user):
             return "4"
 
-    questions = {q.question_id: q for q in magqa.read_magqa(tmp_path / "magqa" / "annotations" / "magqa_test.json")}
-    answers = magqa.read_answers(tmp_path / "magqa.json")
+    questions = {q.key: q for q in magqa.read_magqa(tmp_path / "magqa" / "annotations" / "magqa_test.json")}
+    answers = {answer.question_id: answer for answer in read_predictions(tmp_path / "magqa.json")}
     wanted = {q: magqa.pairs_of(answers[q], questions[q]) for q in answers}
     assert all(len(pairs) == 4 for pairs in wanted.values())  # replies at 0, 1, 2 and 3 seconds lie in the span
     cache = magqa.JudgmentCache(tmp_path / "cache.jsonl")

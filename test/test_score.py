@@ -15,7 +15,8 @@ from paths import REPO, shared_fixture
 from training_data import write_tvsum
 
 from aha import score
-from aha.core.predictions import read_predictions
+from aha.core.fusion import Fusion
+from aha.core.prediction import read_predictions
 from aha.errors import UserError
 from aha.models import AhaModel
 from aha.scoring.dataset import Item, read_parts, shard
@@ -75,8 +76,8 @@ def test_auto_frame_rate_spreads_the_frames(model_flags, tmp_path):
 def test_dataset_file_is_readable_by_the_evaluation(whole, tmp_path):
     path = tmp_path / "scores.json"
     path.write_text(json.dumps(whole))
-    predictions = read_predictions(path)
-    assert len(predictions) == 10 and all(len(p.scores) == 8 and not p.trained_on for p in predictions.values())
+    predictions = list(read_predictions(path))
+    assert len(predictions) == 10 and all(len(p.samples(Fusion()).scores) == 8 and not p.trained_on for p in predictions)
 
 
 def test_folds_limit_and_trained_on(model_flags, tvsum, whole, tmp_path, capsys):

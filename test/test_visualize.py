@@ -8,7 +8,8 @@ from PIL import Image
 
 from aha.core.files import write_json
 from aha.errors import UserError
-from aha.visualize import cell_text, comparison, main, stretched, table_latex
+from aha.results.figures import cell_text, stretched
+from aha.visualize import comparison, main, table_latex
 
 
 def metrics_file(path, offset: float):

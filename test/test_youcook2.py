@@ -14,7 +14,7 @@ from paths import shared_fixture
 
 from aha.errors import UserError
 from aha.eval import youcook2
-from aha.eval.benchmarks import read_youcook2
+from aha.eval.youcook2 import read_youcook2
 from aha.metrics import captions
 from aha.metrics.java_captions import simple_words, treebank_words, why_no_java
 
@@ -122,7 +122,7 @@ def published(tmp_path):
 
 def test_replies_against_the_published_annotations(tmp_path):
     annotations = published(tmp_path)
-    assert [(q.question_id, q.video) for q in read_youcook2(annotations)] == [("v1", "validation/113/v1")]
+    assert [(q.key, q.video) for q in read_youcook2(annotations)] == [("v1", "validation/113/v1")]
     predictions = tmp_path / "predictions.jsonl"
     turns = [{"role": "user", "content": "?", "time": 0}, {"role": "assistant", "content": "Cut the onion.", "time": 5.0},
              {"role": "assistant", "content": "Cut the onion.", "time": 10.0}, {"role": "assistant", "content": "Fry the onion.", "time": 30.0}]  # fmt: skip

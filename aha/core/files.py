@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,11 @@ def read_text(path: str | os.PathLike, what: str) -> str:
         raise UserError(f"{what} {path} cannot be read as UTF-8 text ({error}); check that this is the right file.") from error
 
 
-def read_json(path: str | os.PathLike, what: str) -> Any:
-    """Read a JSON file; `what` names it in the error (e.g. "dataset config"). Raises UserError if missing or malformed."""
+def read_json(path: str | os.PathLike, what: str, of_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Read a JSON file; `what` names it in the error (e.g. "dataset config"); of_pairs makes an object of its (name, value) pairs. Raises
+    UserError if missing or malformed."""
     try:
-        return json.loads(read_text(path, what))
+        return json.loads(read_text(path, what), object_pairs_hook=of_pairs)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UserError(f"{what} {path} is not valid JSON ({place}: {error.msg}); repair or rewrite it.") from error

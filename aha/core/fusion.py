@@ -42,6 +42,9 @@ class Fusion:
         return fuse(informative, relevance, uncertainty, self.alpha, self.beta, self.epsilon, self.uncertainty_threshold)
 
 
+RELEVANCE = Fusion()  # the relevance alone
+
+
 def fuse(informative, relevance, uncertainty, alpha, beta, epsilon, uncertainty_threshold) -> np.ndarray:
     """The formula, for numbers or for arrays that broadcast (a grid search gives weights [K, 1] and heads [N])."""
     parts = [
@@ -57,7 +60,7 @@ def fuse(informative, relevance, uncertainty, alpha, beta, epsilon, uncertainty_
     return np.zeros(np.broadcast(np.asarray(alpha), np.asarray(given)).shape)
 
 
-def add_fusion_flags(parser: argparse.ArgumentParser, default: Fusion | None = Fusion()) -> None:
+def add_fusion_flags(parser: argparse.ArgumentParser, default: Fusion | None = RELEVANCE) -> None:
     """`default` None: flags that were not given are None (the caller decides)."""
     group = parser.add_argument_group("frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold)")
     for name, about in (

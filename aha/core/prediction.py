@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from aha.core.files import write_text
+from aha.core.files import read_json, write_text
 from aha.core.fusion import Fusion
 from aha.core.heads import SCORES
 from aha.errors import UserError
@@ -263,6 +263,19 @@ def interval(value: Any, where: str, name: str) -> tuple[float, float]:
     return start, end
 
 
+def text(value: Any, where: str, name: str) -> str:
+    """Text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{where}: {name} is {repr(value)[:40]}, not text; repair the entry.")
+    return value
+
+
+def listed(value: Any, where: str, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"{where}: {name} is {repr(value)[:40]}, not a list; repair the entry.")
+    return value
+
+
 def writable(text: str) -> str:
     """`text` with "?" for lone surrogates (half an emoji), which no file can hold as UTF-8."""
     return text.encode("utf-8", "replace").decode("utf-8")
@@ -338,7 +351,7 @@ def _is_element(value: Mapping[str, Any]) -> bool:
     if isinstance(value.get("videos"), dict):
         return False
     names_something = any(key in value and not isinstance(value[key], list | dict) for key in (*VIDEO_IDS, *QUESTION_IDS))
-    return names_something or "debug_data" in value or not any(_is_short(v) for v in value.values())
+    return names_something or "debug_data" in value or (bool(value) and not any(_is_short(v) for v in value.values()))
 
 
 def _is_short(value: Any) -> bool:
@@ -390,9 +403,17 @@ def _parse(text: str, path: Path, line_number: int) -> Any:
 
 def _document(path: Path) -> Iterator[Prediction]:
     """A file that is one JSON value: a list of elements, one element, or a short form."""
-    from aha.core.files import read_json
 
-    document = read_json(path, "prediction file")
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """An object; JSON itself would keep the last of two equal names."""
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{path}: {twice} is predicted twice; keep one prediction for each video.")
+        return found
+
+    document = read_json(path, "prediction file", checked)
     if isinstance(document, list):
         for index, entry in enumerate(document):
             yield _element(entry, f"{path}, element {index}")

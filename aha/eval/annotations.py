@@ -19,6 +19,7 @@ from aha.errors import UserError
 from aha.eval.tvsum_facts import CATEGORIES, LENGTHS
 
 ANNOTATORS = 20
+HIGHEST = 5  # scores are 1 to 5
 DEFAULT_FOLDER = Path("datasets/tvsum")
 SHIPPED = Path(__file__).parent / "tvsum_annotations" / "ydata-tvsum50-anno.tsv.gz"
 

@@ -14,14 +14,15 @@ import sys
 
 import numpy as np
 
+from aha.eval.annotations import HIGHEST
 from aha.eval.tvsum_protocols import Truth, aha_metrics, clip_metrics, mean_defined, references_of, summaries_of
 from aha.metrics import keyshots
 from aha.metrics.rank import RankCorrelation, pairwise_rank_correlation, rank_correlation
 from aha.results import cache
+from aha.results.layout import RANDOM
 
-RANDOM, HUMAN, HUMAN_MEAN, UPPER = (
-    "random", "human_vs_each_other_human", "human_vs_mean_of_the_19_others", "mean_annotation_as_predictor",
-)  # fmt: skip
+HUMAN, HUMAN_MEAN, UPPER = "human_vs_each_other_human", "human_vs_mean_of_the_19_others", "mean_annotation_as_predictor"
+ROWS = {RANDOM: "random", HUMAN: "one human, each other", HUMAN_MEAN: "one human, mean of 19", UPPER: "mean annotation"}
 SEED = 2019
 VERSION = 1  # of the numbers in the cache; raise it with every change of this file or of the metrics
 
@@ -50,8 +51,8 @@ def video_baselines(truth: Truth, protocol: str, runs: int) -> dict[str, Row]:
         }
     if protocol == "aha_1fps_mean":
         users, total = video.user_scores[:, truth.seconds], truth.total[truth.seconds]
-        mean = total / 100.0
-        others = (total - users) / 95.0
+        mean = truth.share[truth.seconds]
+        others = (total - users) / ((len(users) - 1) * HIGHEST)
         return {
             RANDOM: _collect([aha_metrics(mean, rng.random(len(mean))) for _ in range(runs)]),
             HUMAN_MEAN: _average([aha_metrics(others[i], users[i]) for i in people]),

@@ -11,60 +11,143 @@ Listed windows (`pred_relevant_windows`) are judged as in UniVTG. Percent.
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aha.core.predictions import Weights
+from aha.core.fusion import RELEVANCE, Fusion
+from aha.core.prediction import Prediction, interval, listed
 from aha.errors import UserError, run_command
-from aha.eval.benchmarks import find_annotations, question_items, read_charades
-from aha.eval.questions import Entry, read_answers
+from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
+from aha.eval.questions import Question, conversation, duration, find_annotations, question, read_entries, timed_curves, unique
 from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
 from aha.metrics import grounding, moments
-from aha.results.outcome import Outcome, Protocol, add_common_arguments, add_fusion_arguments, finish, mean
+from aha.results.layout import Headline, Protocol
+from aha.results.tree import Column, Scored, mean_of
+
+if TYPE_CHECKING:
+    from aha.results.figures import Curve
 
 WINDOWS = tuple(range(15))  # smoothing windows of the published sweep
+WHOLE = "whole_video"  # the row of answering "the whole video"
+RECALLS = ("mIoU", *(f"R@{r}" for r in grounding.RECALLS))
 
 
-def select(answers: dict[str, Entry], question_ids: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Questions that have an answer, and why the others (and answers to no question) are left out. Raises UserError if none is left."""
-    scored = [q for q in question_ids if q in answers]
-    skipped = {q: "no prediction" for q in question_ids if q not in answers}
-    if not scored:
-        raise UserError(
-            f"none of the {len(answers)} predictions (first: {next(iter(answers))!r}) is for a question of the annotations "
-            f"(first: {question_ids[0]!r}); the two files belong to different data sets."
-        )
-    return scored, skipped
+# ---------------------------------------------------------------- annotations
 
 
-def evaluate_scores(
-    answers: dict[str, Entry], spans: dict[str, tuple], scored: list[str], weights: Weights, windows: list[int], threshold: float
-) -> tuple[dict[str, Protocol], list[str], dict[str, object]]:
-    """Both threshold forms from frame scores: protocols for `windows` and `threshold`, questions with constant scores, the whole sweep."""
-    frames = {q: answers[q].frames(weights) for q in scored}
-    constant = [q for q in scored if np.ptp(frames[q][1]) == 0]
-    chosen = int(np.argmin(np.abs(grounding.THRESHOLDS - threshold)))
-    if abs(grounding.THRESHOLDS[chosen] - threshold) > 1e-6:
-        raise UserError(f"--threshold {threshold:g} is none of 0.30, 0.32, ..., 0.70; choose one of them.")
-    sweep: dict[str, object] = {"fixed_threshold": [], "best_threshold_per_example": {}}
-    protocols = {}
-    for window in sorted({*WINDOWS, *windows}):
-        ious_QK = np.array([grounding.frame_ious(frames[q][1], frames[q][0], spans[q], window) for q in scored])
-        for k, value in enumerate(grounding.THRESHOLDS):
-            row = {"smooth_window_size": window, "threshold": float(value), "scores": grounding.summary(ious_QK[:, k])}
-            sweep["fixed_threshold"].append(row)
-        sweep["best_threshold_per_example"][str(window)] = grounding.summary(ious_QK.max(axis=1))
-        if window not in windows:
+def read_charades(path: str | Path) -> list[Question]:
+    """`charades_sta_test.txt` (`VIDEO START END##words`; question ids `VIDEO-LINE`), `test-random_prompt.json`, or UniVTG's JSON Lines."""
+    path = Path(path)
+    if path.suffix == ".txt":
+        return _read_text_file(path)
+    questions = []
+    for where, entry in read_entries(path, "Charades-STA annotations"):
+        spans = entry.get("timestamps", entry.get("relevant_windows"))
+        if not spans:
+            raise UserError(f"{where} has no timestamps (or relevant_windows); is this a Charades-STA annotation file?")
+        spans = tuple(interval(span, where, f"span {i}") for i, span in enumerate(listed(spans, where, "timestamps")))
+        video = str(entry.get("video", entry.get("vid", "")))
+        key = Prediction(entry, where).question_id
+        questions.append(question(key, video, conversation(entry, where), duration(entry, where), spans=spans))
+    return unique(questions, path)
+
+
+def _read_text_file(path: Path) -> list[Question]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Charades-STA annotations {path} cannot be read ({error}); check the path.") from error
+    questions = []
+    for line_number, line in enumerate(lines, 1):
+        if not line.strip():
             continue
+        found = re.fullmatch(r"(\S+) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)##(.+)", line.strip())
+        if not found:
+            raise UserError(
+                f"{path}:{line_number} is not of the form `VIDEO START END##sentence`; repair the line or download the file again."
+            )
+        # A span written backwards is read as the interval between the two seconds.
+        start, end = sorted((float(found[2]), float(found[3])))
+        questions.append(question(f"{found[1]}-{line_number}", found[1], ((0.0, found[4].strip()),), None, spans=((start, end),)))
+    if not questions:
+        raise UserError(f"Charades-STA annotations {path} is empty; download it again.")
+    return questions
+
+
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+    """The questions of an annotation file, or of that in the data set's folder; there is one split."""
+    return read_charades(find_annotations(TASK, root))
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def protocols_for(windows: Sequence[int], threshold: float) -> list[Protocol]:
+    """The two threshold forms for each smoothing window, in frames on each side."""
+    found = []
+    for window in sorted(set(windows)):
         ahead = "looks ahead: min-max over the whole video" + (f", mean of {window} frames on both sides" if window else "")
-        whole = np.array([_truth_share(frames[q][0], spans[q]) for q in scored])
-        protocols[f"fixed_threshold_w{window}_t{grounding.THRESHOLDS[chosen]:.2f}"] = Protocol(
-            f"MMDuet/Aha, IoU over frames, one threshold for all; {ahead}", _metrics(ious_QK[:, chosen]), {"whole video": _metrics(whole)}
-        )
+        fixed = f"MMDuet/Aha, IoU over frames, one threshold for all; {ahead}"
         oracle = f"MMDuet/Aha, each question's own best of 21 thresholds, chosen with its ground truth: an oracle; {ahead}"
-        protocols[f"best_threshold_per_example_w{window}"] = Protocol(oracle, _metrics(ious_QK.max(axis=1)))
-    return protocols, constant, sweep
+        found.append(Protocol(f"fixed_threshold_w{window}_t{threshold:.2f}", fixed, RECALLS, RECALLS))
+        found.append(Protocol(f"best_threshold_per_example_w{window}", oracle, RECALLS, RECALLS))
+    return found
+
+
+@dataclass(kw_only=True)
+class Charades(Benchmark):
+    questions: Mapping[str, Question]
+    windows: Sequence[int]
+    threshold: float
+    wanted: Sequence[str] | None  # --protocols
+
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+        answers, skipped = answers_of(path, self.chosen, "question_id")
+        seen = [q for q, answer in answers.items() if answer.trained_on or q in trained_on]
+        kinds = {"pred_relevant_windows" in answer.record for answer in answers.values()}
+        if len(kinds) > 1:
+            raise UserError(f"{path}: some entries hold pred_relevant_windows and some do not; evaluate the two kinds separately.")
+        if kinds == {True}:
+            return self._score_windows(path, answers, skipped, seen)
+        scored = Scored(str(path), self.protocols, [], len(answers), skipped, [], seen)
+        ids = list(answers)
+        frames = {q: answer.timed_scores(fusion) for q, answer in answers.items()}
+        scored.constant = [q for q in ids if np.ptp(frames[q][1]) == 0]
+        chosen = int(np.argmin(np.abs(grounding.THRESHOLDS - self.threshold)))
+        whole = np.array([_truth_share(frames[q][0], self.questions[q].spans) for q in ids])
+        sweep: dict[str, Any] = {"fixed_threshold": [], "best_threshold_per_example": {}}
+        by_name: dict[str, np.ndarray] = {}
+        for window in sorted({*WINDOWS, *self.windows}):
+            ious_QK = np.array([grounding.frame_ious(frames[q][1], frames[q][0], self.questions[q].spans, window) for q in ids])
+            for k, value in enumerate(grounding.THRESHOLDS):
+                row = {"smooth_window_size": window, "threshold": float(value), "scores": grounding.summary(ious_QK[:, k])}
+                sweep["fixed_threshold"].append(row)
+            sweep["best_threshold_per_example"][str(window)] = grounding.summary(ious_QK.max(axis=1))
+            by_name[f"fixed_threshold_w{window}_t{grounding.THRESHOLDS[chosen]:.2f}"] = ious_QK[:, chosen]
+            by_name[f"best_threshold_per_example_w{window}"] = ious_QK.max(axis=1)
+        for protocol in self.protocols:
+            scored.columns += _columns(protocol.name, ids, by_name[protocol.name])
+            if protocol.name.startswith("fixed"):
+                scored.rows.setdefault(WHOLE, []).extend(_columns(protocol.name, ids, whole))
+        scored.extra = {"sweep": sweep}
+        return scored
+
+    def _score_windows(self, path: Path, answers: Mapping[str, Prediction], skipped: dict[str, str], seen: list[str]) -> Scored:
+        truths = [np.array(self.questions[q].spans) for q in answers]
+        metrics = moments.grounding_window_metrics([answer.windows() for answer in answers.values()], truths)
+        about = "UniVTG (ICCV 2023): R@1 and mIoU of the first listed window, mAP over at most 10"
+        protocols = select_protocols([Protocol("univtg_windows", about, tuple(metrics), tuple(metrics))], self.wanted)
+        columns = [Column("univtg_windows", metric, "", list(answers), values) for metric, values in metrics.items()]
+        extra = {"official_rounded_2_decimals": official_layout(metrics)}
+        return Scored(str(path), protocols, columns, len(answers), skipped, [], seen, extra=extra)
+
+    def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
+        return timed_curves(answers_of(path, self.chosen, "question_id")[0], self.questions, fusion, wanted)
 
 
 def _truth_share(times: np.ndarray, spans: tuple) -> float:
@@ -72,44 +155,48 @@ def _truth_share(times: np.ndarray, spans: tuple) -> float:
     return float(np.any([(times >= start) & (times <= end) for start, end in spans], axis=0).mean())
 
 
-def _metrics(ious_Q: np.ndarray) -> dict[str, np.ndarray]:
-    return {"mIoU": 100 * ious_Q} | {f"R@{r}": 100.0 * (ious_Q >= r) for r in grounding.RECALLS}
+def _columns(protocol: str, ids: list[str], ious_Q: np.ndarray) -> list[Column]:
+    values = {"mIoU": 100 * ious_Q} | {f"R@{r}": 100.0 * (ious_Q >= r) for r in grounding.RECALLS}
+    return [Column(protocol, metric, "", ids, values[metric]) for metric in RECALLS]
 
 
-def official_layout(metrics: dict[str, np.ndarray]) -> dict[str, object]:
+def official_layout(metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The numbers as the official tool lays out and rounds them: {"R@1": {"0.3": ...}, "mIoU", "R@5", "mAP": {..., "average"}}."""
-    layout: dict[str, object] = {"R@1": {}, "mIoU": round(mean(metrics["mIoU"]), 2), "R@5": {}, "mAP": {}}
+    layout: dict[str, Any] = {"R@1": {}, "mIoU": round(mean_of(metrics["mIoU"]), 2), "R@5": {}, "mAP": {}}
     for name, values in metrics.items():
         family, _, threshold = name.rpartition("@")
         if family:
-            layout[family][threshold] = round(mean(values), 2)
-    layout["mAP"]["average"] = round(mean(metrics["mAP"]), 2)
+            layout[family][threshold] = round(mean_of(values), 2)
+    layout["mAP"]["average"] = round(mean_of(metrics["mAP"]), 2)
     return layout
 
 
-def evaluate(args: argparse.Namespace) -> Outcome:
-    """Both kinds of answers of one prediction file."""
-    annotations = find_annotations("charades", args.annotations)
-    questions = read_charades(annotations)[: args.limit]
-    answers = read_answers(args.predictions)
-    scored, skipped = select(answers, [q.question_id for q in questions])
-    spans = {q.question_id: q.spans for q in questions}
-    protocols: dict[str, Protocol] = {}
-    constant: list[str] = []
-    extra: dict[str, object] = {}
-    kinds = {"pred_relevant_windows" in answers[q].content for q in scored}
-    if len(kinds) > 1:
-        raise UserError(f"{args.predictions}: some entries hold pred_relevant_windows and some do not; evaluate the two kinds separately.")
-    if kinds == {True}:
-        metrics = moments.grounding_window_metrics([answers[q].windows() for q in scored], [np.array(spans[q]) for q in scored])
-        protocols["univtg_windows"] = Protocol("UniVTG (ICCV 2023): R@1 and mIoU of the first listed window, mAP over at most 10", metrics)
-        extra["official_rounded_2_decimals"] = official_layout(metrics)
-    else:
-        weights = Weights(args.alpha, args.beta, args.epsilon, args.uncertainty_threshold)
-        protocols, constant, extra["sweep"] = evaluate_scores(answers, spans, scored, weights, args.smooth_windows, args.threshold)
-    settings = {key: value for key, value in vars(args).items() if key not in ("output", "report")} | {"annotations": str(annotations)}
-    trained_on = [q for q in scored if answers[q].trained_on]
-    return Outcome("Charades-STA", scored, protocols, settings, skipped, constant, trained_on, extra=extra)
+def load(
+    annotations: str | Path | None = None,
+    protocols: Sequence[str] | None = None,
+    video_ids: Sequence[str] | None = None,
+    limit: int | None = None,
+    smooth_windows: Sequence[int] = (0, 8),
+    threshold: float = 0.5,
+) -> Charades:
+    """Read the questions and select: by id, the first `limit`."""
+    nearest = float(grounding.THRESHOLDS[np.argmin(np.abs(grounding.THRESHOLDS - threshold))])
+    if abs(nearest - threshold) > 1e-6:
+        raise UserError(f"--threshold {threshold:g} is none of 0.30, 0.32, ..., 0.70; choose one of them.")
+    path = find_annotations(TASK, annotations)
+    questions = {q.key: q for q in read_charades(path)}
+    known = protocols_for(smooth_windows, nearest)
+    from_scores = known if protocols == ["univtg_windows"] else select_protocols(known, protocols)
+    return Charades(
+        annotations=str(path), chosen=select(list(questions), str(path), video_ids, limit), protocols=from_scores, questions=questions,
+        windows=smooth_windows, threshold=nearest, wanted=protocols,
+    )  # fmt: skip
+
+
+def evaluate(predictions: str | Path, annotations: str | Path | None = None, **options: Any) -> dict[str, Any]:
+    """Score a prediction file; returns the metrics file's content. options: the other flags of the command, and
+    aha.eval.command.evaluate's. Raises UserError for bad input."""
+    return TASK.evaluate(predictions, annotations=annotations, **options)
 
 
 def window_list(text: str) -> list[int]:
@@ -120,19 +207,10 @@ def window_list(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser("python -m aha.eval.charades", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_arguments(p, "charades_sta_test.txt, test-random_prompt.json or UniVTG JSON Lines (default: datasets/charades/annotations)")
-    add_fusion_arguments(p)
+def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--smooth_windows", type=window_list, default=[0, 8], help="frames averaged on each side, comma-separated (default 0,8)")
     threshold_help = "the fixed threshold, 0.30 to 0.70 in steps of 0.02; not tuned (default %(default)s)"
     p.add_argument("--threshold", type=float, default=0.5, help=threshold_help)
-    return p
-
-
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
-    """The questions of the annotations in the data set's folder; there is one split."""
-    return question_items("charades", root)
 
 
 TASK = Task(
@@ -145,13 +223,18 @@ TASK = Task(
         "videos", "https://prior.allenai.org/projects/charades (Charades_v1_480)", "13 GB at 480p, 9,848 videos",
         "non-commercial, see the licence of Charades", "evaluation: temporal grounding (charades.sh)",
     ),
-    short="Charades-STA", items=items, evaluate=evaluate, frame_fps=2.0, max_num_frames=400, unit="questions",
+    short="Charades-STA", items=items, load=load, add_flags=add_flags, frame_fps=2.0, max_num_frames=400, unit="questions",
+    protocols=tuple(protocols_for((0, 8), 0.5)), rows={WHOLE: "whole video"},
+    headlines=(
+        Headline("fixed_threshold_w0_t0.50", "mIoU", "mIoU"), Headline("fixed_threshold_w0_t0.50", "R@0.5", "R@1, IoU 0.5"),
+        Headline("best_threshold_per_example_w0", "mIoU", "mIoU of the oracle"), Headline("univtg_windows", "R@1@0.5", "R@1, IoU 0.5"),
+    ),
+    ablation=tuple(Headline("fixed_threshold_w0_t0.50", metric, metric) for metric in RECALLS),
 )  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
-    args = parser().parse_args(argv)
-    finish(evaluate(args), args.output, args.report, args.strict)
+    run(TASK, __doc__, "aha.eval.charades", argv)
 
 
 if __name__ == "__main__":

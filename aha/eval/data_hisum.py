@@ -16,13 +16,12 @@ from aha.core.h5 import H5File
 from aha.errors import UserError
 
 SUBSETS = ("train", "val", "test")
-FOLDER = Path("datasets/hisum")
 
 
-def find_hisum(path: str | Path | None) -> Path:
-    """mr_hisum.h5 itself, or inside a folder (by default datasets/hisum), flat or in its annotations/. UserError if it is not there."""
-    folder = Path(path) if path is not None else FOLDER
-    if path is not None and not folder.is_dir():
+def find_hisum(path: str | Path) -> Path:
+    """mr_hisum.h5 itself, or inside a folder, flat or in its annotations/. UserError if it is not there."""
+    folder = Path(path)
+    if (folder.exists() and not folder.is_dir()) or folder.suffix in (".h5", ".hdf5"):
         return folder
     for inside in ("mr_hisum.h5", "annotations/mr_hisum.h5"):
         if (folder / inside).is_file():
@@ -48,11 +47,14 @@ class HiSumFile:
         self.file = H5File(path, "annotation file", "the file is cut off, damaged or not mr_hisum.h5, download it again")
         self.ids: dict[str, None] = dict.fromkeys(self.file.names())  # an ordered set
 
+    def close(self) -> None:
+        self.file.__exit__()
+
     def __enter__(self) -> HiSumFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.__exit__()
+        self.close()
 
     def read(self, video_id: str, with_summary: bool = True) -> HiSumVideo:
         """One video; gt_summary (also spelled gtsummary) and change_points only if wanted."""

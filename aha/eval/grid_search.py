@@ -25,9 +25,11 @@ from scipy import stats
 
 from aha.core.files import write_json
 from aha.core.folds import folds
-from aha.core.predictions import read_predictions
+from aha.core.fusion import RELEVANCE, fuse
+from aha.core.heads import SCORES
+from aha.core.prediction import read_predictions
 from aha.errors import UserError, run_command
-from aha.eval.annotations import find_tvsum, read_tvsum
+from aha.eval.annotations import HIGHEST, find_tvsum, read_tvsum
 from aha.eval.grids import place
 from aha.eval.tvsum_protocols import aha_metrics
 from aha.metrics.highlights import top_labels, top_share, trapezoid_ap
@@ -79,11 +81,7 @@ def combinations(grid: dict[str, Sequence[float]]) -> np.ndarray:
 
 def fused(video: HeadScores, combinations_K4: np.ndarray) -> np.ndarray:
     """Scores of every combination at every sample: [K, S]."""
-    alpha, beta, epsilon, threshold = combinations_K4.T
-    informative, relevance, uncertainty = video.heads
-    excess_KS = np.maximum(0.0, uncertainty - threshold[:, None])
-    excess_KS *= epsilon[:, None]
-    return alpha[:, None] * informative + beta[:, None] * relevance - excess_KS
+    return fuse(*video.heads, *(column[:, None] for column in combinations_K4.T))
 
 
 def objective_of(video: HeadScores, combinations_K4: np.ndarray, objective: str) -> np.ndarray:
@@ -207,23 +205,22 @@ def read_heads(
     """The three heads and the labels of every predicted TVSum video; `needed` says which heads the grid uses (others are 0)."""
     path = find_tvsum(annotations)
     known = read_tvsum(path, info)
-    parts = ({"alpha": 1.0, "beta": 0.0}, {"beta": 1.0}, {"beta": 0.0, "epsilon": -1.0})
-    read = [read_predictions(predictions, **weights) if used else None for weights, used in zip(parts, needed)]
-    first = next(part for part in read if part is not None)
-    unknown = [i for i in first if i not in known]
-    if unknown:
+    found = {prediction.video_id: prediction for prediction in read_predictions(predictions)}
+    if unknown := [i for i in found if i not in known]:
         raise UserError(f"{predictions}: video {table.named_list(unknown)} not in {path}; check that both are of one data set.")
     videos = []
     for video_id, video in known.items():
-        if video_id not in first:
+        if video_id not in found:
             continue
+        prediction = found[video_id]
+        heads = [prediction.head(name) if used else None for name, used in zip(SCORES, needed)]
         try:
-            frames, _ = place(first[video_id], video)
+            frames, _ = place(prediction.samples(RELEVANCE), video)
         except UserError as error:
             raise UserError(f"{predictions}: {error}") from error
-        heads = np.stack([part[video_id].scores if part is not None else np.zeros(len(frames)) for part in read])
+        heads_3S = np.stack([np.zeros(len(frames)) if head is None else head for head in heads])
         users = video.user_scores[:, frames].astype(np.float64)
-        videos.append(HeadScores(video_id, video.category, heads, users.mean(axis=0) / 5, users))
+        videos.append(HeadScores(video_id, video.category, heads_3S, users.mean(axis=0) / HIGHEST, users))
     return videos
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aha.core.predictions import Prediction
+from aha.core.prediction import Samples
 from aha.errors import UserError
 from aha.eval.annotations import TVSumVideo
 
@@ -59,8 +59,8 @@ def clip_label_frames(n_frames: int, length_s: float, fps: float) -> np.ndarray:
     return np.minimum(np.floor(2 * np.arange(clip_count(length_s)) * fps + fps).astype(np.int64), n_frames - 1)
 
 
-def place(prediction: Prediction, video: TVSumVideo) -> tuple[np.ndarray, np.ndarray]:
-    """(frames [N] int64, scores [N]) of a prediction on its video.
+def place(prediction: Samples, video: TVSumVideo) -> tuple[np.ndarray, np.ndarray]:
+    """(frames [N] int64, scores [N]) of a prediction's samples on its video.
 
     A prediction without frames or times is placed by the number of its scores: every frame, one a second, every 15th frame, or 2-second
     clips.

@@ -15,19 +15,47 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aha.core.files import write_text
+from aha.core.fusion import RELEVANCE, Fusion
+from aha.core.prediction import Prediction, interval, number, read_predictions
 from aha.errors import UserError, run_command
-from aha.eval.benchmarks import Question, find_annotations, interval, number, question_items, read_magqa
-from aha.eval.charades import select
+from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
 from aha.eval.judge import PROMPT_VERSION, EndpointJudge, JudgmentCache, Pair, judge_pairs, read_batch, setting, write_batch
-from aha.eval.questions import Entry, read_answers
+from aha.eval.questions import Question, find_annotations, read_answers, timed_curves
 from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
-from aha.results.outcome import Outcome, Protocol, add_common_arguments, finish
+from aha.results.layout import Headline, Protocol
+from aha.results.tree import Column, Scored
+
+if TYPE_CHECKING:
+    from aha.results.figures import Curve
+
+NOTE = "MMDuet/Aha, 1 to 5: mean grade of the replies within each gold span, 1 for a span without one"
+METRICS = ("in_span_score", "turns", "turns_deduplicated")
+PROTOCOLS = (
+    Protocol("in_span", f"{NOTE}; answered questions only", METRICS),
+    Protocol("in_span_padded", f"{NOTE}; every unanswered question counts 1", METRICS),
+)
+
+
+def read_magqa(path: str | Path) -> list[Question]:
+    """The test questions of `magqa_test.json`."""
+    return read_answers(path, "MAGQA annotations", None)
+
+
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+    """The questions of an annotation file, or of that in the data set's folder; there is one split."""
+    return read_magqa(find_annotations(TASK, root))
+
+
+# ---------------------------------------------------------------- grades
+
 
 NO_REPLY = 1.0  # grade of a span in which nothing was said
 OPENAI_URL = "https://api.openai.com/v1"
@@ -55,11 +83,11 @@ def in_span_score(graded: Graded) -> float:
     return float(np.mean(scores)) if scores else NO_REPLY
 
 
-def read_graded(entry: Entry) -> Graded:
+def read_graded(entry: Prediction) -> Graded:
     """A question that a judge has graded already (`evaluator_output`, `answer_time`)."""
-    where = f"{entry.where} (question {entry.question_id})"
+    where = entry.name
     replies = entry.replies()
-    times, rows = entry.content.get("answer_time"), entry.content["evaluator_output"]
+    times, rows = entry.record.get("answer_time"), entry.record["evaluator_output"]
     if not isinstance(times, list) or not isinstance(rows, list) or len(times) != len(rows):
         raise UserError(f"{where}: evaluator_output and answer_time must be lists of one length (one item for each gold answer).")
     spans = [interval(span, where, f"answer_time {i}") for i, span in enumerate(times)]
@@ -80,7 +108,7 @@ def _grade(value: object, where: str, row: int) -> float:
     return grade
 
 
-def pairs_of(entry: Entry, question: Question) -> dict[tuple[int, int], Pair]:
+def pairs_of(entry: Prediction, question: Question) -> dict[tuple[int, int], Pair]:
     """What has to be graded of one question: (span, reply) -> pair, for the replies within a span."""
     asked = question.queries[0][1] if question.queries else ""
     return {
@@ -91,17 +119,28 @@ def pairs_of(entry: Entry, question: Question) -> dict[tuple[int, int], Pair]:
     }
 
 
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Who grades, and where the grades are kept: the flags of the command by the same names."""
+
+    judge: str | None = None
+    judge_model: str | None = None
+    judge_url: str | None = None
+    judge_cache: str = "outputs/judgments.jsonl"
+    judge_timeout: float = 60.0
+    judge_workers: int = 4
+    batch_dir: str = "outputs/judge_batch"
+
+
 def grade_questions(
-    answers: dict[str, Entry], questions: dict[str, Question], scored: list[str], args: argparse.Namespace
+    path: Path, answers: Mapping[str, Prediction], questions: Mapping[str, Question], args: JudgeSettings
 ) -> dict[str, Graded]:
     """Let the judge grade all in-span replies. Raises UserError where grades are missing; those there are, are in the cache."""
     if args.judge is None:
-        raise UserError(
-            f"{args.predictions} has no evaluator_output, so a judge is needed: give --judge endpoint, local or batch, and --judge_model."
-        )
+        raise UserError(f"{path} has no evaluator_output, so a judge is needed: give --judge endpoint, local or batch, and --judge_model.")
     if not args.judge_model:
         raise UserError(f"--judge {args.judge} needs --judge_model.")
-    wanted = {q: pairs_of(answers[q], questions[q]) for q in scored}
+    wanted = {q: pairs_of(answers[q], questions[q]) for q in answers}
     flat = [pair for pairs in wanted.values() for pair in pairs.values()]
     cache = JudgmentCache(args.judge_cache)
     if args.judge == "batch":
@@ -117,7 +156,7 @@ def grade_questions(
         grades, asked = judge_pairs(flat, judge, cache, args.judge_workers if args.judge == "endpoint" else 1)
         print(f"judge {judge.identity}: {asked} questions asked, {len(set(flat))} grades in {args.judge_cache}")
     graded = {}
-    for q in scored:
+    for q in answers:
         rows = [
             [grades[wanted[q][s, r]] if (s, r) in wanted[q] else None for r in range(len(answers[q].replies()))]
             for s in range(len(questions[q].spans))
@@ -126,7 +165,7 @@ def grade_questions(
     return graded
 
 
-def grade_by_batch(pairs: list[Pair], cache: JudgmentCache, args: argparse.Namespace) -> dict[Pair, int]:
+def grade_by_batch(pairs: list[Pair], cache: JudgmentCache, args: JudgeSettings) -> dict[Pair, int]:
     """First run: write the batch input and stop with what to do. Next run: take `output*.jsonl` of the folder."""
     judge = EndpointJudge(args.judge_url or OPENAI_URL, args.judge_model)
     folder = Path(args.batch_dir)
@@ -142,64 +181,114 @@ def grade_by_batch(pairs: list[Pair], cache: JudgmentCache, args: argparse.Names
     return {pair: cache.grades[pair.key(judge.identity)] for pair in pairs}
 
 
-def magqa_protocols(graded: dict[str, Graded], questions: list[str]) -> dict[str, Protocol]:
-    """in_span over the graded questions, in_span_padded over all of `questions` (an unanswered one scores 1, with 0 turns)."""
-    score = {q: in_span_score(g) for q, g in graded.items()}
-    turns = {q: float(len(g.replies)) for q, g in graded.items()}
-    distinct = {q: float(len({text for _, text in g.replies})) for q, g in graded.items()}
-
-    def metrics(missing: tuple[float, float]) -> dict[str, np.ndarray]:
-        columns = (("in_span_score", score, missing[0]), ("turns", turns, missing[1]), ("turns_deduplicated", distinct, missing[1]))
-        return {name: np.array([values.get(q, default) for q in questions]) for name, values, default in columns}
-
-    note = "MMDuet/Aha, 1 to 5: mean grade of the replies within each gold span, 1 for a span without one"
-    return {
-        "in_span": Protocol(f"{note}; answered questions only", metrics((np.nan, np.nan)), percent=False),
-        "in_span_padded": Protocol(f"{note}; every unanswered question counts 1", metrics((NO_REPLY, 0.0)), percent=False),
-    }
-
-
-def scored_lines(graded: dict[str, Graded], answers: dict[str, Entry]) -> str:
+def scored_lines(graded: dict[str, Graded], answers: Mapping[str, Prediction]) -> str:
     """The predictions with evaluator_output and answer_time, JSON Lines; an ungraded (out-of-span) reply stands as 1 and does not count."""
     lines = []
     for q, g in graded.items():
-        content = {key: value for key, value in answers[q].content.items() if key != "debug_data"}
+        content = {key: value for key, value in answers[q].record.items() if key != "debug_data"}
         rows = [[1 if grade is None else grade for grade in row] for row in g.grades]
         lines.append(json.dumps({**content, "question_id": q, "answer_time": g.spans, "evaluator_output": rows}))
     return "\n".join(lines) + "\n"
 
 
-def evaluate(args: argparse.Namespace) -> Outcome:
-    answers = read_answers(args.predictions)
-    ready = ["evaluator_output" in entry.content for entry in answers.values()]
-    if all(ready) and args.annotations is None:
-        everyone = list(answers)[: args.limit]
-        graded, skipped, annotations = {q: read_graded(answers[q]) for q in everyone}, {}, None
-    else:
-        annotations = find_annotations("magqa", args.annotations)
-        questions = {q.question_id: q for q in read_magqa(annotations)[: args.limit]}
-        everyone = list(questions)
-        scored, skipped = select(answers, everyone)
-        if all("evaluator_output" in answers[q].content for q in scored):
-            graded = {q: read_graded(answers[q]) for q in scored}
+# ---------------------------------------------------------------- evaluation
+
+
+@dataclass(kw_only=True)
+class Magqa(Benchmark):
+    """questions: None where the prediction file holds grades and no annotations were given."""
+
+    questions: Mapping[str, Question] | None
+    settings: JudgeSettings
+    video_ids: Sequence[str] | None
+    limit: int | None
+    num_examples: int | None
+    scored: str | None  # where to write the graded predictions
+
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+        answers, skipped = self._answers(path)
+        if all("evaluator_output" in answer.record for answer in answers.values()):
+            graded = {q: read_graded(answer) for q, answer in answers.items()}
         else:
-            graded = grade_questions(answers, questions, scored, args)
-    if args.num_examples is not None:
-        if args.num_examples < len(everyone):
-            raise UserError(f"--num_examples {args.num_examples} is below the {len(everyone)} questions there are; use --limit for fewer.")
-        everyone = everyone + [f"padding-{i}" for i in range(len(everyone), args.num_examples)]
-    if args.scored:
-        write_text(args.scored, scored_lines(graded, answers))
-    settings = {key: value for key, value in vars(args).items() if key not in ("output", "report")}
-    settings |= {"annotations": str(annotations) if annotations else None, "prompt_version": PROMPT_VERSION}
-    trained_on = [q for q in graded if answers[q].trained_on]
-    protocols = magqa_protocols(graded, everyone)
-    return Outcome("Shot2Story-MAGQA-39k", everyone, protocols, settings, skipped, [], trained_on, len(everyone) - len(graded))
+            graded = grade_questions(path, answers, self.questions or {}, self.settings)
+        everyone = [*answers, *skipped] if self.questions is None else list(self.chosen)
+        if self.num_examples is not None:
+            if self.num_examples < len(everyone):
+                raise UserError(
+                    f"--num_examples {self.num_examples} is below the {len(everyone)} questions there are; use --limit for fewer."
+                )
+            everyone += [f"padding-{i}" for i in range(len(everyone), self.num_examples)]
+        if self.scored:
+            write_text(self.scored, scored_lines(graded, answers))
+        seen = [q for q in graded if answers[q].trained_on or q in trained_on]
+        columns = [column for protocol in self.protocols for column in magqa_columns(protocol.name, graded, everyone)]
+        return Scored(str(path), self.protocols, columns, len(graded), skipped, [], seen, extra={"prompt_version": PROMPT_VERSION})
+
+    def _answers(self, path: Path) -> tuple[dict[str, Prediction], dict[str, str]]:
+        if self.questions is not None:
+            return answers_of(path, self.chosen, "question_id")
+        answers = {answer.question_id: answer for answer in read_predictions(path)}
+        return {q: answers[q] for q in select(list(answers), str(path), self.video_ids, self.limit)}, {}
+
+    def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
+        return timed_curves(self._answers(path)[0], self.questions or {}, fusion, wanted if self.questions else ())
 
 
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
-    """The questions of the annotations in the data set's folder; there is one split."""
-    return question_items("magqa", root)
+def magqa_columns(protocol: str, graded: Mapping[str, Graded], questions: Sequence[str]) -> list[Column]:
+    """in_span over the graded questions, in_span_padded over all of `questions` (an unanswered one scores 1, with 0 turns)."""
+    score, turns = (np.nan, np.nan) if protocol == "in_span" else (NO_REPLY, 0.0)
+    found = {q: (in_span_score(g), float(len(g.replies)), float(len({text for _, text in g.replies}))) for q, g in graded.items()}
+    values_QM = np.array([found.get(q, (score, turns, turns)) for q in questions])
+    return [Column(protocol, metric, "", questions, values_QM[:, k]) for k, metric in enumerate(METRICS)]
+
+
+def load(
+    annotations: str | Path | None = None,
+    protocols: Sequence[str] | None = None,
+    video_ids: Sequence[str] | None = None,
+    limit: int | None = None,
+    scored: str | None = None,
+    num_examples: int | None = None,
+    **judge: Any,
+) -> Magqa:
+    """Read the questions and select: by id, the first `limit`. With neither annotations nor a judge, only graded predictions can be
+    evaluated. judge: fields of JudgeSettings."""
+    settings = JudgeSettings(**judge)
+    if settings.judge_workers < 1 or settings.judge_timeout <= 0:
+        raise UserError("--judge_workers and --judge_timeout must be above zero.")
+    path = find_annotations(TASK, annotations) if annotations is not None or settings.judge is not None else None
+    questions = {q.key: q for q in read_magqa(path)} if path else None
+    chosen = select(list(questions), str(path), video_ids, limit) if questions else []
+    return Magqa(
+        annotations=str(path) if path else "", chosen=chosen, protocols=select_protocols(PROTOCOLS, protocols), questions=questions,
+        settings=settings, video_ids=video_ids, limit=limit, num_examples=num_examples, scored=scored,
+    )  # fmt: skip
+
+
+def evaluate(predictions: str | Path, annotations: str | Path | None = None, **options: Any) -> dict[str, Any]:
+    """Score a prediction file; returns the metrics file's content. options: the other flags of the command, and
+    aha.eval.command.evaluate's. Raises UserError for bad input."""
+    return TASK.evaluate(predictions, annotations=annotations, **options)
+
+
+def add_flags(p: argparse.ArgumentParser) -> None:
+    default = {f.name: f.default for f in fields(JudgeSettings)}
+    p.add_argument(
+        "--judge", choices=("endpoint", "local", "batch"), help="who grades: an OpenAI-compatible server, a local model, batch files"
+    )
+    for name, kind, about in (
+        ("judge_model", str, "model name at the endpoint, or folder or hub id of the local model"),
+        ("judge_url", str, "address of the endpoint up to /v1 (default: OPENAI_BASE_URL, else OpenAI)"),
+        ("judge_cache", str, "file that keeps every grade (default %(default)s)"),
+        ("judge_timeout", float, "seconds to wait for one grade (default %(default)s)"),
+        ("judge_workers", int, "questions put to the endpoint at the same time (default %(default)s)"),
+        ("batch_dir", str, "folder of the batch files (default %(default)s)"),
+    ):
+        p.add_argument(f"--{name}", type=kind, default=default[name], help=about)
+    p.add_argument(
+        "--scored", metavar="FILE", help="write the predictions with their grades (JSON Lines), to be evaluated again without a judge"
+    )
+    p.add_argument("--num_examples", type=int, metavar="N", help="pad with unanswered questions up to N (default: the annotated questions)")
 
 
 TASK = Task(
@@ -209,32 +298,14 @@ TASK = Task(
         "videos", "https://huggingface.co/mhan/shot2story-videos", "2,000 test questions", "CC BY-NC-SA 4.0 (annotations)",
         "evaluation: answering at the right time (magqa.sh)",
     ),
-    short="Shot2Story-MAGQA-39k", items=items, evaluate=evaluate, frame_fps=2.0, max_num_frames=400, unit="questions",
+    short="Shot2Story-MAGQA-39k", items=items, load=load, add_flags=add_flags, frame_fps=2.0, max_num_frames=400, unit="questions",
+    protocols=PROTOCOLS,
+    headlines=tuple(Headline(p.name, "in_span_score", "in-span score") for p in PROTOCOLS) + (Headline("in_span", "turns", "replies"),),
 )  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("python -m aha.eval.magqa", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_arguments(parser, "magqa_test.json (default: datasets/shot2story/annotations)")
-    parser.add_argument(
-        "--judge", choices=("endpoint", "local", "batch"), help="who grades: an OpenAI-compatible server, a local model, batch files"
-    )
-    parser.add_argument("--judge_model", help="model name at the endpoint, or folder or hub id of the local model")
-    parser.add_argument("--judge_url", help="address of the endpoint up to /v1 (default: OPENAI_BASE_URL, else OpenAI)")
-    parser.add_argument("--judge_cache", default="outputs/judgments.jsonl", help="file that keeps every grade (default %(default)s)")
-    parser.add_argument("--judge_timeout", type=float, default=60.0, help="seconds to wait for one grade (default %(default)s)")
-    parser.add_argument("--judge_workers", type=int, default=4, help="questions put to the endpoint at the same time (default %(default)s)")
-    parser.add_argument("--batch_dir", default="outputs/judge_batch", help="folder of the batch files (default %(default)s)")
-    parser.add_argument(
-        "--scored", metavar="FILE", help="write the predictions with their grades (JSON Lines), to be evaluated again without a judge"
-    )
-    parser.add_argument(
-        "--num_examples", type=int, metavar="N", help="pad with unanswered questions up to N (default: the annotated questions)"
-    )
-    args = parser.parse_args(argv)
-    if args.judge_workers < 1 or args.judge_timeout <= 0:
-        parser.error("--judge_workers and --judge_timeout must be above zero")
-    finish(evaluate(args), args.output, args.report, args.strict)
+    run(TASK, __doc__, "aha.eval.magqa", argv)
 
 
 if __name__ == "__main__":

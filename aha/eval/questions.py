@@ -1,121 +1,161 @@
-"""Reads predictions of the question benchmarks (Charades-STA, QVHighlights, YouCook2, MAGQA): one entry for each question.
+"""What the question benchmarks share: a Question, the readers of their annotation files' parts, and where a question's video lies.
 
-An entry names its question (`question_id` or `qid`) and holds frame scores (`debug_data`), windows (`pred_relevant_windows`), clip scores
-(`pred_saliency_scores`) or replies (`model_response_list`), in the layouts of aha.score, MMDuet, Aha and the QVHighlights tools.
-N frames of one question.
+Each benchmark reads its published annotations and those that MMDuet and Aha redistribute ({"question_id", "video", "conversation", ...}).
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from aha.core.predictions import Weights
+from aha.core.files import read_json
+from aha.core.fusion import Fusion
+from aha.core.prediction import Prediction, interval, listed, number, text
 from aha.errors import UserError
-from aha.eval.benchmarks import identity, interval, number, read_entries
+from aha.eval.task import Item, Task
+
+if TYPE_CHECKING:
+    from aha.results.figures import Curve
 
 
 @dataclass(frozen=True)
-class Entry:
-    """The prediction for one question; `where` says where it stands in its file."""
+class Question(Item):
+    """One question about one video, with its truth. Times in seconds.
 
-    question_id: str
-    where: str
-    content: dict[str, Any]
+    spans: ground-truth intervals (charades, qvh windows; youcook2 and magqa: one for each answer). answers: words of each span.
+    clips, opinions: QVHighlights' relevant 2-second clips and each worker's 0..4 opinion of them.
+    """
 
-    @property
-    def trained_on(self) -> bool:
-        return self.content.get("trained_on") is True
+    spans: tuple[tuple[float, float], ...] = ()
+    answers: tuple[str, ...] = ()
+    clips: tuple[int, ...] = ()
+    opinions: tuple[tuple[int, ...], ...] = ()
 
-    def frames(self, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-        """(times [N], scores [N]). A frame without a relevance score counts 0 (MMDuet); a head of weight 0 need not be there."""
-        heads = self.content.get("debug_data")
-        if not isinstance(heads, list) or not heads:
-            raise UserError(f"{self.where} (question {self.question_id}) has no debug_data; was it written by aha.score?")
-        times, scores = np.empty(len(heads)), np.zeros(len(heads))
-        for i, head in enumerate(heads):
-            where = f"{self.where} (question {self.question_id}), frame {i}"
-            if not isinstance(head, dict):
-                raise UserError(f"{where} is no object; expected time and scores.")
-            times[i] = number(head.get("time", head.get("video_time")), where, "time")
-            if "relevance_score" not in head:
-                continue
-            score = 0.0
-            if weights.alpha:
-                score += weights.alpha * _probability(head, "informative_score", where)
-            if weights.beta:
-                score += weights.beta * _probability(head, "relevance_score", where)
-            if weights.epsilon:
-                score -= weights.epsilon * max(0.0, number(head.get("uncertainty_score"), where, "uncertainty_score") - weights.threshold)
-            scores[i] = score
-        if not np.isfinite(scores).all():
-            raise UserError(
-                f"{self.where} (question {self.question_id}): a score is not finite after weighting the heads; check the weights."
+
+# ---------------------------------------------------------------- annotation files
+
+
+def question(key: str, video: str, queries: tuple[tuple[float, str], ...], duration: float | None, **truth: Any) -> Question:
+    """A Question whose element of a prediction file carries its id."""
+    return Question(key, video, queries, duration, extra={"question_id": key}, **truth)
+
+
+def read_entries(path: str | Path, what: str) -> list[tuple[str, dict[str, Any]]]:
+    """Objects of a JSON list or of JSON Lines, each with the words that say where it stands. Raises UserError naming file and line."""
+    path = Path(path)
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{what} {path} does not exist; check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path} cannot be read ({error}); check the file.") from error
+    if content.lstrip()[:1] == "[":
+        entries = [(f"{path}, element {i}", entry) for i, entry in enumerate(read_json(path, what))]
+    else:
+        entries = []
+        for line_number, line in enumerate(content.split("\n"), 1):
+            if line.strip():
+                try:
+                    entries.append((f"{path}:{line_number}", json.loads(line)))
+                except json.JSONDecodeError as error:
+                    raise UserError(
+                        f"{path}:{line_number} is not valid JSON (column {error.colno}: {error.msg}); repair the line."
+                    ) from error
+                except RecursionError as error:
+                    raise UserError(f"{path}:{line_number} is nested too deeply to be {what}; check the file.") from error
+    if not entries:
+        raise UserError(f"{what} {path} is empty; check the path and the program that wrote it.")
+    for where, entry in entries:
+        if not isinstance(entry, dict):
+            raise UserError(f"{where} is {type(entry).__name__}, not an object; expected one object for each question.")
+    return entries
+
+
+def conversation(entry: dict[str, Any], where: str) -> tuple[tuple[float, str], ...]:
+    """User turns of a redistributed entry, by time; of a published one its bare query."""
+    if "conversation" not in entry:
+        return ((0.0, str(entry["query"])),) if entry.get("query") else ()
+    turns = []
+    for i, turn in enumerate(listed(entry["conversation"], where, "conversation")):
+        if not isinstance(turn, dict):
+            raise UserError(f"{where}: turn {i} of the conversation is no object; repair the entry.")
+        if turn.get("role") == "user":
+            turns.append(
+                (number(turn.get("time", 0), where, f"time of turn {i}", 0.0), text(turn.get("content"), where, f"content of turn {i}"))
             )
-        if len(times) > 1 and (np.diff(times) <= 0).any():
-            late = int(np.argmax(np.diff(times) <= 0)) + 1
-            raise UserError(
-                f"{self.where} (question {self.question_id}): time of frame {late} is not after the one before it; times ascend."
-            )
-        return times, scores
+    return tuple(sorted(turns, key=lambda turn: turn[0]))
 
-    def windows(self) -> np.ndarray:
-        """Listed windows [P, 3]: start, end, score (0 where none is given)."""
-        rows = []
-        listed = self.content.get("pred_relevant_windows")
-        if not isinstance(listed, list):
-            raise UserError(f"{self.where} (question {self.question_id}): pred_relevant_windows is no list of [start, end, score].")
-        for i, row in enumerate(listed):
-            where = f"{self.where} (question {self.question_id})"
-            start, end = interval(row, where, f"window {i}")
-            rows.append((start, end, number(row[2], where, f"score of window {i}") if len(row) > 2 else 0.0))
-        return np.array(rows).reshape(-1, 3)
 
-    def clip_scores(self) -> np.ndarray:
-        """`pred_saliency_scores`: one score per 2-second clip."""
-        listed = self.content.get("pred_saliency_scores")
-        if not isinstance(listed, list) or not listed:
-            raise UserError(
-                f"{self.where} (question {self.question_id}): pred_saliency_scores is no list of numbers, one for each 2-second clip."
-            )
-        return np.array(
-            [number(x, f"{self.where} (question {self.question_id})", f"pred_saliency_scores {i}") for i, x in enumerate(listed)]
+def duration(entry: dict[str, Any], where: str) -> float | None:
+    return number(entry["duration"], where, "duration", 0.0) if "duration" in entry else None
+
+
+def gold_answers(entry: dict[str, Any], where: str) -> tuple[tuple[tuple[float, float], ...], tuple[str, ...]]:
+    turns = listed(entry.get("answer"), where, "answer")
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, dict):
+            raise UserError(f"{where}: answer {i} is no object; expected {{time: [start, end], content: words}}.")
+    spans = tuple(interval(turn.get("time"), where, f"time of answer {i}") for i, turn in enumerate(turns))
+    return spans, tuple(text(turn.get("content"), where, f"content of answer {i}") for i, turn in enumerate(turns))
+
+
+def read_answers(path: str | Path, what: str, default_query: str | None) -> list[Question]:
+    questions = []
+    for where, entry in read_entries(path, what):
+        spans, answers = gold_answers(entry, where)
+        queries = conversation(entry, where)
+        if not queries and default_query is not None:
+            queries = ((0.0, default_query),)
+        video = str(entry.get("video", ""))
+        questions.append(
+            question(Prediction(entry, where).question_id, video, queries, duration(entry, where), spans=spans, answers=answers)
         )
-
-    def replies(self) -> list[tuple[float, str]]:
-        """(second, words) of the assistant's turns, in the file's order."""
-        turns = self.content.get("model_response_list")
-        if not isinstance(turns, list):
-            raise UserError(
-                f"{self.where} (question {self.question_id}) has no model_response_list; score with --stream_end_prob_threshold."
-            )
-        replies = []
-        for i, turn in enumerate(turns):
-            if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
-                raise UserError(f"{self.where} (question {self.question_id}): reply {i} is no object with role, time and content.")
-            if turn.get("role") == "assistant":
-                replies.append(
-                    (number(turn.get("time"), f"{self.where} (question {self.question_id})", f"time of reply {i}"), turn["content"])
-                )
-        return replies
+    return unique(questions, path)
 
 
-def _probability(head: dict[str, Any], name: str, where: str) -> float:
-    value = head.get(name)
-    if isinstance(value, list) and len(value) == 2:  # MMDuet writes both classes
-        value = value[1]
-    return number(value, where, name)
+def unique(questions: list[Question], path: str | Path) -> list[Question]:
+    seen: set[str] = set()
+    for one in questions:
+        if one.key in seen:
+            raise UserError(f"{path}: question {one.key} is listed twice; question ids must differ.")
+        seen.add(one.key)
+    return questions
 
 
-def read_answers(path: str | Path) -> dict[str, Entry]:
-    """All entries of a prediction file by question id, in its order. Raises UserError naming file and line; also for a question twice."""
-    answers: dict[str, Entry] = {}
-    for where, content in read_entries(path, "prediction file"):
-        question_id = identity(content, where)
-        if question_id in answers:
-            raise UserError(f"{where}: question {question_id} is answered twice; keep one prediction for each question.")
-        answers[question_id] = Entry(question_id, where, content)
-    return answers
+def find_annotations(task: Task, given: str | Path | None = None) -> Path:
+    """`given` (a file, or the folder of the data set), else the annotation file of a benchmark under datasets/.
+
+    Raises UserError naming what to fetch.
+    """
+    if given is not None and not Path(given).is_dir():
+        return Path(given)
+    folder = Path(given) if given is not None else task.folder
+    for file in task.data.files:
+        if (folder / file.path).is_file():
+            return folder / file.path
+    names = " or ".join(Path(file.path).name for file in task.data.files)
+    raise UserError(
+        f"no {task.name} annotations ({names}) in {folder / 'annotations'}; `python -m aha.data.prepare {task.name}`  says where to get "
+        "them, or give --annotations."
+    )
+
+
+# ---------------------------------------------------------------- curves
+
+
+def timed_curves(
+    answers: Mapping[str, Prediction], questions: Mapping[str, Question], fusion: Fusion, wanted: Sequence[str]
+) -> Iterator[Curve]:
+    """Frame scores over the true spans, for the questions that have frame scores."""
+    from aha.results.figures import Curve  # matplotlib: only here
+
+    for key, prediction in answers.items():
+        if key in wanted and "debug_data" in prediction.record:
+            times, scores = prediction.timed_scores(fusion)
+            one = questions[key]
+            asked = one.queries[0][1] if one.queries else ""
+            end = max(one.duration or 0.0, float(times[-1]))
+            yield Curve(key, asked, end, {"prediction (stretched)": (times, scores)}, spans=("true spans", one.spans))

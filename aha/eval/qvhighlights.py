@@ -10,38 +10,82 @@ Source: Lei et al., NeurIPS 2021 (`jayleicn/moment_detr`). Highlight detection n
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aha.core.predictions import Weights
+from aha.core.fusion import RELEVANCE, Fusion
+from aha.core.prediction import CLIP_SECONDS, Prediction, interval, listed, number
 from aha.errors import UserError, run_command
-from aha.eval.benchmarks import find_annotations, question_items, read_qvhighlights
-from aha.eval.charades import select
-from aha.eval.questions import Entry, read_answers
+from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
+from aha.eval.questions import Question, conversation, find_annotations, question, read_entries, unique
 from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
 from aha.metrics import grounding, moments
-from aha.results.outcome import Outcome, Protocol, add_common_arguments, add_fusion_arguments, finish, mean
+from aha.results.layout import RANDOM, Headline, Protocol
+from aha.results.tree import Column, Scored, mean_of
 
-CLIP_SECONDS = 2.0
+if TYPE_CHECKING:
+    from aha.results.figures import Curve
+
 SEED = 0
-HEADLINE = (
+WHOLE = "whole_video"  # the row of answering "the whole video"
+SOURCE = "QVHighlights standalone_eval, Lei et al. 2021"
+HIGHLIGHTS = tuple(f"HL-min-{level}-{metric}" for level in moments.SALIENCY_LEVELS for metric in ("mAP", "Hit1"))
+RETRIEVAL = (
     "MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mAP@0.5", "MR-full-mAP@0.75", "MR-full-mAP",
     "MR-short-mAP", "MR-middle-mAP", "MR-long-mAP",
 )  # fmt: skip
-SOURCE = "QVHighlights standalone_eval, Lei et al. 2021"
 
 
-def clip_scores(entry: Entry, weights: Weights, smooth_window: int) -> np.ndarray:
+# ---------------------------------------------------------------- annotations
+
+
+def read_qvhighlights(path: str | Path) -> list[Question]:
+    """`highlight_val_release.jsonl` or `highlight_val-random_prompt.json`, with saliency scores (train or val; the test split has none)."""
+    questions = []
+    for where, entry in read_entries(path, "QVHighlights annotations"):
+        truth = entry["answer"] if isinstance(entry.get("answer"), dict) else entry
+        clips = listed(truth.get("relevant_clip_ids"), where, "relevant_clip_ids")
+        rows = listed(truth.get("saliency_scores"), where, "saliency_scores")
+        if len(clips) != len(rows):
+            raise UserError(
+                f"{where}: {len(rows)} saliency_scores for {len(clips)} relevant_clip_ids; the two lists must be of one length."
+            )
+        clips = tuple(int(number(clip, where, f"relevant_clip_ids {i}", 0)) for i, clip in enumerate(clips))
+        opinions = tuple(
+            tuple(
+                int(number(score, where, f"saliency score of clip {clip}", 0)) for score in listed(row, where, f"saliency of clip {clip}")
+            )
+            for clip, row in zip(clips, rows)
+        )
+        if len({len(row) for row in opinions}) > 1:
+            raise UserError(f"{where}: clips are rated by different numbers of workers; repair the entry.")
+        spans = tuple(interval(w, where, f"window {i}") for i, w in enumerate(truth.get("relevant_windows") or ()))
+        seconds = number(entry.get("duration", 150.0 if "conversation" in entry else None), where, "duration", 2.0)
+        video, key = str(entry.get("vid", entry.get("video", ""))), Prediction(entry, where).question_id
+        questions.append(question(key, video, conversation(entry, where), seconds, spans=spans, clips=clips, opinions=opinions))
+    return unique(questions, path)
+
+
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+    """The questions of an annotation file, or of that in the data set's folder; there is one split."""
+    return read_qvhighlights(find_annotations(TASK, root))
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def clip_scores(prediction: Prediction, fusion: Fusion, smooth_window: int) -> np.ndarray:
     """One score per 2-second clip: as listed, or the mean of the (smoothed) frame scores with 2c <= time < 2c + 2; without a frame
     that of the clip before."""
-    if "pred_saliency_scores" in entry.content:
-        return entry.clip_scores()
-    times, scores = entry.frames(weights)
+    if "pred_saliency_scores" in prediction.record:
+        return prediction.clip_scores()
+    times, scores = prediction.timed_scores(fusion)
     if times[0] < 0 or times[-1] > 24 * 3600:
-        raise UserError(
-            f"{entry.where} (question {entry.question_id}): frame times run from {times[0]:g} to {times[-1]:g} s; expected seconds."
-        )
+        raise UserError(f"{prediction.name}: frame times run from {times[0]:g} to {times[-1]:g} s; expected seconds.")
     clip = (times / CLIP_SECONDS + 1e-6).astype(int)
     smoothed = grounding.smooth(scores, smooth_window)
     total, count = np.bincount(clip, smoothed), np.bincount(clip)
@@ -49,98 +93,140 @@ def clip_scores(entry: Entry, weights: Weights, smooth_window: int) -> np.ndarra
     return (total / np.maximum(count, 1))[last_seen]
 
 
-def evaluate(args: argparse.Namespace) -> Outcome:
-    annotations = find_annotations("qvh", args.annotations)
-    questions = {q.question_id: q for q in read_qvhighlights(annotations)[: args.limit]}
-    answers = read_answers(args.predictions)
-    scored, skipped = select(answers, list(questions))
-    weights = Weights(args.alpha, args.beta, args.epsilon, args.uncertainty_threshold)
-    protocols: dict[str, Protocol] = {}
-    constant: list[str] = []
+def protocols_for(smooth_window: int, windows_from_scores: float | None) -> list[Protocol]:
+    note = SOURCE + (f"; mean of {smooth_window} frames on both sides looks ahead" if smooth_window else "")
+    found = [Protocol("highlight_detection", note, HIGHLIGHTS, HIGHLIGHTS), Protocol("moment_retrieval", SOURCE, RETRIEVAL, RETRIEVAL)]
+    if windows_from_scores is not None:
+        about = f"{SOURCE}; windows = runs of clips with min-max normalised score >= {windows_from_scores:g}, which looks ahead"
+        found.append(Protocol("moment_retrieval_from_scores", about, RETRIEVAL, RETRIEVAL))
+    return found
 
-    has_scores = [{"pred_saliency_scores", "debug_data"} & answers[q].content.keys() for q in scored]
-    has_windows = ["pred_relevant_windows" in answers[q].content for q in scored]
-    for name, has in (("scores", has_scores), ("windows", has_windows)):
-        if any(has) and not all(has):
-            lacking = next(q for q, there in zip(scored, has) if not there)
+
+@dataclass(kw_only=True)
+class QVHighlights(Benchmark):
+    questions: Mapping[str, Question]
+    smooth_window: int
+    windows_from_scores: float | None
+
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+        answers, skipped = answers_of(path, self.chosen, "question_id")
+        kinds = {
+            "scores": [bool({"pred_saliency_scores", "debug_data"} & answer.record.keys()) for answer in answers.values()],
+            "windows": ["pred_relevant_windows" in answer.record for answer in answers.values()],
+        }
+        for name, has in kinds.items():
+            if any(has) and not all(has):
+                lacking = next(q for q, there in zip(answers, has) if not there)
+                raise UserError(f"{path}: question {lacking} has no {name} while others have; complete the file or evaluate the two apart.")
+        has_scores, has_windows = (all(has) for has in kinds.values())
+        if not has_scores and not has_windows:
+            raise UserError(f"{path} has neither debug_data, pred_saliency_scores nor pred_relevant_windows; was it written by aha.score?")
+        if self.windows_from_scores is not None and not has_scores:
+            raise UserError(f"--windows_from_scores needs frame or clip scores, and {path} has none.")
+        seen = [q for q, answer in answers.items() if answer.trained_on or q in trained_on]
+        scored = Scored(str(path), [], [], len(answers), skipped, [], seen)
+        scores: dict[str, np.ndarray] = {}
+        if has_scores:
+            scores = {q: clip_scores(answer, fusion, self.smooth_window) for q, answer in answers.items()}
+            scored.constant = [q for q, values in scores.items() if np.ptp(values) == 0]
+        for protocol in self.protocols:
+            if protocol.name == "highlight_detection" and has_scores:
+                self._highlights(scored, protocol, scores)
+            elif protocol.name == "moment_retrieval" and has_windows:
+                self._retrieval(scored, protocol, {q: answer.windows() for q, answer in answers.items()})
+            elif protocol.name == "moment_retrieval_from_scores":
+                starts = CLIP_SECONDS * np.arange(max(len(s) for s in scores.values()))
+                found = {q: moments.windows_from_scores(s, starts, CLIP_SECONDS, self.windows_from_scores) for q, s in scores.items()}
+                self._retrieval(scored, protocol, found)
+        if not scored.columns:
+            raise UserError(f"{path} does not hold what the protocols of --protocols need; leave --protocols out.")
+        scored.extra = {"official_rounded_2_decimals": official_brief(scored.columns)}
+        return scored
+
+    def _highlights(self, scored: Scored, protocol: Protocol, scores: Mapping[str, np.ndarray]) -> None:
+        tables = {q: moments.saliency_table(self.questions[q].opinions, self.questions[q].clips, self.clips(q)) for q in scores}
+        found = [moments.highlight_metrics(values, tables[q]) for q, values in scores.items()]
+        _add(scored, protocol, scored.columns, list(scores), {m: np.array([row[m] for row in found]) for m in found[0]})
+
+    def _retrieval(self, scored: Scored, protocol: Protocol, windows: Mapping[str, np.ndarray]) -> None:
+        """MR metrics; the tables show those of the official summary, the others stay in the file."""
+        if not any(self.questions[q].spans for q in windows):
             raise UserError(
-                f"{args.predictions}: question {lacking} has no {name} while others have; complete the file or evaluate the two apart."
+                f"{self.annotations} has no relevant_windows, so moment retrieval cannot be judged; use highlight_val_release.jsonl."
             )
-    if not any(has_scores) and not any(has_windows):
-        raise UserError(
-            f"{args.predictions} has neither debug_data, pred_saliency_scores nor pred_relevant_windows; was it written by aha.score?"
-        )
+        truths = [np.array(self.questions[q].spans).reshape(-1, 2) for q in windows]
+        whole = moments.retrieval_metrics([np.array([[0.0, self.questions[q].duration, 1.0]]) for q in windows], truths)
+        _add(scored, protocol, scored.columns, list(windows), moments.retrieval_metrics(list(windows.values()), truths))
+        _add(scored, protocol, scored.rows.setdefault(WHOLE, []), list(windows), whole)
 
-    if any(has_scores):
-        scores = {q: clip_scores(answers[q], weights, args.smooth_window) for q in scored}
-        constant = [q for q in scored if np.ptp(scores[q]) == 0]
-        note = SOURCE + (f"; mean of {args.smooth_window} frames on both sides looks ahead" if args.smooth_window else "")
-        protocols["highlight_detection"] = highlight_protocol(note, [scores[q] for q in scored], [questions[q] for q in scored])
-    if any(has_windows):
-        with_truth = [q for q in scored if questions[q].spans]
-        if not with_truth:
-            raise UserError(
-                f"{annotations} has no relevant_windows, so moment retrieval cannot be judged; use highlight_val_release.jsonl."
-            )
-        protocols["moment_retrieval"] = retrieval_protocol(SOURCE, {q: answers[q].windows() for q in scored}, questions, scored)
-    if args.windows_from_scores is not None:
-        if not any(has_scores):
-            raise UserError(f"--windows_from_scores needs frame or clip scores, and {args.predictions} has none.")
-        starts = CLIP_SECONDS * np.arange(max(len(s) for s in scores.values()))
-        windows = {q: moments.windows_from_scores(s, starts, CLIP_SECONDS, args.windows_from_scores) for q, s in scores.items()}
-        note = f"{SOURCE}; windows = runs of clips with min-max normalised score >= {args.windows_from_scores:g}, which looks ahead"
-        protocols["moment_retrieval_from_scores"] = retrieval_protocol(note, windows, questions, scored)
+    def clips(self, q: str) -> int:
+        return int(self.questions[q].duration / CLIP_SECONDS)
 
-    settings = {key: value for key, value in vars(args).items() if key not in ("output", "report")} | {"annotations": str(annotations)}
-    trained_on = [q for q in scored if answers[q].trained_on]
-    extra = {"official_rounded_2_decimals": official_brief(protocols)}
-    return Outcome("QVHighlights", scored, protocols, settings, skipped, constant, trained_on, extra=extra)
+    def rows(self, scored: Scored | None, runs: int, progress: bool) -> dict[str, list[Column]]:
+        """Random clip scores, where highlights are judged."""
+        ids = [q for q in self.chosen if scored is None or q not in scored.skipped]
+        if "highlight_detection" not in {p.name for p in (scored.protocols if scored else self.protocols)}:
+            return {}
+        random = np.random.default_rng(SEED)
+        found: dict[str, list[list[float]]] = {metric: [] for metric in HIGHLIGHTS}
+        for q in ids:
+            table = moments.saliency_table(self.questions[q].opinions, self.questions[q].clips, self.clips(q))
+            draws = [moments.highlight_metrics(random.random(self.clips(q)), table) for _ in range(runs)]
+            for metric, values in found.items():
+                values.append([draw[metric] for draw in draws])
+        return {RANDOM: [Column("highlight_detection", metric, "", ids, np.array(values)) for metric, values in found.items()]}
+
+    def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
+        from aha.results.figures import Curve  # matplotlib: only here
+
+        for q, answer in answers_of(path, self.chosen, "question_id")[0].items():
+            if q in wanted and {"pred_saliency_scores", "debug_data"} & answer.record.keys():
+                values = clip_scores(answer, fusion, self.smooth_window)
+                one, seconds = self.questions[q], CLIP_SECONDS * np.arange(len(values))
+                asked = one.queries[0][1] if one.queries else ""
+                yield Curve(q, asked, one.duration, {"prediction (stretched)": (seconds, values)}, spans=("relevant windows", one.spans))
 
 
-def official_brief(protocols: dict[str, Protocol]) -> dict[str, float]:
+def _add(scored: Scored, protocol: Protocol, columns: list[Column], ids: list[str], metrics: Mapping[str, np.ndarray]) -> None:
+    scored.protocols = list(dict.fromkeys([*scored.protocols, protocol]))
+    columns.extend(Column(protocol.name, metric, "", ids, values) for metric, values in metrics.items())
+
+
+def official_brief(columns: Sequence[Column]) -> dict[str, float]:
     """The official tool's `brief` summary."""
-    retrieval = protocols["moment_retrieval"].metrics if "moment_retrieval" in protocols else {}
-    highlights = protocols["highlight_detection"].metrics if "highlight_detection" in protocols else {}
-    chosen = {name: retrieval[name] for name in HEADLINE if name in retrieval} | highlights
-    return {name: round(mean(values), 2) for name, values in chosen.items()}
+    wanted = {("moment_retrieval", m) for m in RETRIEVAL} | {("highlight_detection", m) for m in HIGHLIGHTS}
+    return {column.metric: round(mean_of(column.values), 2) for column in columns if (column.protocol, column.metric) in wanted}
 
 
-def highlight_protocol(note: str, scores: list[np.ndarray], questions: list) -> Protocol:
-    """HL metrics of every question, and those of random scores beside them."""
-    random = np.random.default_rng(SEED)
-    rows, chance = [], []
-    for values, question in zip(scores, questions):
-        n_clips = int(question.duration / CLIP_SECONDS)
-        table = moments.saliency_table(question.opinions, question.clips, n_clips)
-        rows.append(moments.highlight_metrics(values, table))
-        draws = [moments.highlight_metrics(random.random(n_clips), table) for _ in range(5)]
-        chance.append({metric: np.mean([draw[metric] for draw in draws]) for metric in draws[0]})
-    metrics, random_row = ({m: np.array([row[m] for row in table]) for m in rows[0]} for table in (rows, chance))
-    return Protocol(note, metrics, {"random": random_row})
+def load(
+    annotations: str | Path | None = None,
+    protocols: Sequence[str] | None = None,
+    video_ids: Sequence[str] | None = None,
+    limit: int | None = None,
+    smooth_window: int = 0,
+    windows_from_scores: float | None = None,
+) -> QVHighlights:
+    """Read the questions and select: by id, the first `limit`."""
+    if smooth_window < 0:
+        raise UserError(f"--smooth_window {smooth_window} is a number of frames from 0 on.")
+    path = find_annotations(TASK, annotations)
+    questions = {q.key: q for q in read_qvhighlights(path)}
+    return QVHighlights(
+        annotations=str(path), chosen=select(list(questions), str(path), video_ids, limit), questions=questions,
+        protocols=select_protocols(protocols_for(smooth_window, windows_from_scores), protocols),
+        smooth_window=smooth_window, windows_from_scores=windows_from_scores,
+    )  # fmt: skip
 
 
-def retrieval_protocol(note: str, windows: dict[str, np.ndarray], questions: dict, scored: list[str]) -> Protocol:
-    """MR metrics; the table shows those of the official summary, the others stay in the file."""
-    truths = [np.array(questions[q].spans).reshape(-1, 2) for q in scored]
-    whole = moments.retrieval_metrics([np.array([[0.0, questions[q].duration, 1.0]]) for q in scored], truths)
-    metrics = moments.retrieval_metrics([windows[q] for q in scored], truths)
-    return Protocol(note, metrics, {"whole video": whole}, HEADLINE)
+def evaluate(predictions: str | Path, annotations: str | Path | None = None, **options: Any) -> dict[str, Any]:
+    """Score a prediction file; returns the metrics file's content. options: the other flags of the command, and
+    aha.eval.command.evaluate's. Raises UserError for bad input."""
+    return TASK.evaluate(predictions, annotations=annotations, **options)
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        "python -m aha.eval.qvhighlights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_common_arguments(p, "highlight_val_release.jsonl or highlight_val-random_prompt.json (default: datasets/qvh/annotations)")
-    add_fusion_arguments(p)
+def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--smooth_window", type=int, default=0, help="frames averaged on each side; above 0 looks ahead (default %(default)s)")
     p.add_argument("--windows_from_scores", type=float, metavar="X", help="moment retrieval from scores: threshold 0..1 on min-max scores")
-    return p
-
-
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
-    """The questions of the annotations in the data set's folder; there is one split."""
-    return question_items("qvh", root)
 
 
 TASK = Task(
@@ -153,15 +239,18 @@ TASK = Task(
         "videos", "https://github.com/jayleicn/moment_detr (data/README.md, qvhilights_videos.tar.gz)",
         "10,148 clips of 150 s (1,550 val queries)", "CC BY-NC-SA 4.0", "evaluation: highlight detection (qvh.sh)",
     ),
-    short="QVHighlights", items=items, evaluate=evaluate, frame_fps=1.0, max_num_frames=400, unit="questions",
+    short="QVHighlights", items=items, load=load, add_flags=add_flags, frame_fps=1.0, max_num_frames=400, unit="questions",
+    protocols=tuple(protocols_for(0, None)), rows={RANDOM: "random", WHOLE: "whole video"}, random_runs=5,
+    headlines=(
+        Headline("highlight_detection", "HL-min-VeryGood-mAP", "HL mAP"), Headline("highlight_detection", "HL-min-VeryGood-Hit1", "HIT@1"),
+        Headline("moment_retrieval", "MR-full-mAP", "MR mAP"), Headline("moment_retrieval", "MR-full-R1@0.5", "R1, IoU 0.5"),
+    ),
+    ablation=tuple(Headline("highlight_detection", metric, metric) for metric in HIGHLIGHTS),
 )  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
-    args = parser().parse_args(argv)
-    if args.smooth_window < 0:
-        raise UserError(f"--smooth_window {args.smooth_window} is a number of frames from 0 on.")
-    finish(evaluate(args), args.output, args.report, args.strict)
+    run(TASK, __doc__, "aha.eval.qvhighlights", argv)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ Scoring takes items and the published sampling from here, preparation the files,
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aha.eval.command import Benchmark, evaluate
 from aha.results.layout import Headline, Layout, Protocol
 
 DATA = Path("datasets")
@@ -70,13 +72,15 @@ class Task:
     by default; fold: held-out fold k of `n_folds`. Raises UserError. frame_fps, max_num_frames: sampling of the published results.
     protocols, headlines, rows: see aha.results.layout; a benchmark whose protocols depend on flags lists those of the default flags.
     ablation: the columns of the ablation table and of lmms-eval where these are others than the headlines.
-    evaluate(predictions, annotations, **flags of the command) -> content of the metrics file.
+    load(**flags of its command) -> Benchmark; add_flags: its own flags beside those of all (aha.eval.command).
+    random_runs: default of --random_runs, 0: there is no random row.
     """
 
     data: DataSet
     short: str
     items: Callable[..., list[Item]]
-    evaluate: Callable[..., dict[str, Any]]
+    load: Callable[..., Benchmark]
+    add_flags: Callable[[argparse.ArgumentParser], None]
     frame_fps: float
     max_num_frames: int | None = None
     splits: tuple[str, ...] = ()
@@ -85,6 +89,7 @@ class Task:
     headlines: tuple[Headline, ...] = ()
     rows: Mapping[str, str] = field(default_factory=dict)
     ablation: tuple[Headline, ...] = ()
+    random_runs: int = 0
     unit: str = "videos"
 
     @property
@@ -94,6 +99,10 @@ class Task:
     @property
     def folder(self) -> Path:
         return DATA / self.data.folder
+
+    def evaluate(self, predictions: str | Path | None = None, **options: Any) -> dict[str, Any]:
+        """Score a prediction file, or the baselines alone; options: as aha.eval.command.evaluate. Content of the metrics file."""
+        return evaluate(self, predictions, **options)
 
     def layout(self, protocols: tuple[Protocol, ...] | None = None) -> Layout:
         """What the tables need to know; `protocols`: those of this evaluation."""

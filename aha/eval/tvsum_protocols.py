@@ -10,27 +10,27 @@ from functools import cached_property
 
 import numpy as np
 
-from aha.eval.annotations import TVSumVideo
+from aha.eval.annotations import HIGHEST, TVSumVideo
 from aha.eval.grids import clip_label_frames, clip_scores, hold, second_frames
 from aha.metrics import keyshots
 from aha.metrics.highlights import above_lower_median, average_precision, f1_of_best, top_labels, top_share, trapezoid_ap
 from aha.metrics.rank import rank_correlation
+from aha.results.layout import Protocol
 
-# protocol -> (what it is, its metrics in the order of the table)
-PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "corr_full": ("each annotator, every frame (Otani et al., CVPR 2019)", ("kendall", "spearman")),
-    "corr_every15": ("each annotator, every 15th frame (CSTA, LLMVS)", ("kendall", "spearman")),
-    "corr_1fps": ("each annotator, the predictor's own frames", ("kendall", "spearman")),
-    "corr_clip2s": ("each annotator, 2-second clips", ("kendall", "spearman")),
-    "corr_full_mean": ("mean annotation, every frame; not comparable with the above", ("kendall", "spearman")),
-    "aha_1fps_mean": ("mean annotation, the predictor's own frames (Aha, NeurIPS 2025)",
-                      ("kendall", "spearman", "map50", "map15", "top5", "f1_15")),
-    "f1_official60": ("key shots of 60 frames, official script (Song et al., CVPR 2015)", ("f1",)),
-    "f1_official_pred50": ("as official60, the predictor's shots of 50 frames", ("f1",)),
-    "f1_otani60": ("key shots of 60 frames, remainder its own shot (Otani et al., CVPR 2019)", ("f1",)),
-    "f1_shots": ("key shots of the given shot list (PGL-SUM, CSTA, DSNet)", ("f1", "f1_max_over_users")),
-    "hd_top5": ("top-5 mAP of 2-second clips, each annotator (UMT, CVPR 2022)", ("top5_map",)),
-}  # fmt: skip
+TAU = ("kendall", "spearman")
+PROTOCOLS = (
+    Protocol("corr_full", "each annotator, every frame (Otani et al., CVPR 2019)", TAU),
+    Protocol("corr_every15", "each annotator, every 15th frame (CSTA, LLMVS)", TAU),
+    Protocol("corr_1fps", "each annotator, the predictor's own frames", TAU),
+    Protocol("corr_clip2s", "each annotator, 2-second clips", TAU),
+    Protocol("corr_full_mean", "mean annotation, every frame; not comparable with the above", TAU),
+    Protocol("aha_1fps_mean", "mean annotation, the predictor's own frames (Aha, NeurIPS 2025)", (*TAU, "map50", "map15", "top5", "f1_15")),
+    Protocol("f1_official60", "key shots of 60 frames, official script (Song et al., CVPR 2015)", ("f1",)),
+    Protocol("f1_official_pred50", "as official60, the predictor's shots of 50 frames", ("f1",)),
+    Protocol("f1_otani60", "key shots of 60 frames, remainder its own shot (Otani et al., CVPR 2019)", ("f1",)),
+    Protocol("f1_shots", "key shots of the given shot list (PGL-SUM, CSTA, DSNet)", ("f1", "f1_max_over_users")),
+    Protocol("hd_top5", "top-5 mAP of 2-second clips, each annotator (UMT, CVPR 2022)", ("top5_map",)),
+)
 
 
 @dataclass
@@ -47,6 +47,10 @@ class Truth:
     @cached_property
     def total(self) -> np.ndarray:  # [n] int64, sum over annotators: orders frames as the mean does, without rounding
         return self.video.user_scores.sum(axis=0, dtype=np.int64)
+
+    @cached_property
+    def share(self) -> np.ndarray:  # [n] float64, mean annotation as a share of the highest, in 0..1
+        return self.total / (len(self.video.user_scores) * HIGHEST)
 
     @cached_property
     def clip_labels(self) -> np.ndarray:  # [A, C]
@@ -153,7 +157,7 @@ def score_video(truth: Truth, frames: np.ndarray, scores: np.ndarray, protocols:
                 "spearman": mean_defined(np.atleast_1d(correlation.spearman)),
             }
         elif protocol == "aha_1fps_mean":
-            values = aha_metrics(truth.total[frames] / 100.0, scores)
+            values = aha_metrics(truth.share[frames], scores)
         elif protocol == "hd_top5":
             values = clip_metrics(truth.clip_positives, clips)
         else:

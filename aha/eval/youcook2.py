@@ -12,24 +12,72 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aha.core.files import read_json
+from aha.core.fusion import RELEVANCE, Fusion
+from aha.core.prediction import Prediction, interval, listed, text, writable
 from aha.errors import UserError, run_command
-from aha.eval.benchmarks import Question, find_annotations, interval, question_items, read_youcook2, writable
-from aha.eval.charades import select
-from aha.eval.questions import Entry, read_answers
+from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
+from aha.eval.questions import Question, duration, find_annotations, question, read_answers, timed_curves
 from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
 from aha.metrics import captions as caption_metrics
 from aha.metrics.captions import THRESHOLDS
 from aha.metrics.java_captions import Meteor, simple_words, treebank_words, why_no_java
-from aha.results.outcome import Outcome, Protocol, add_common_arguments, finish
+from aha.results.layout import Headline, Protocol
+from aha.results.tree import Column, Scored
 
-HEADLINE = ("SODA_c", "CIDER", "METEOR", "F1_Score", "Precision_Mean", "Recall_Mean", "n_preds")
+if TYPE_CHECKING:
+    from aha.results.figures import Curve
+
+# What is asked where a file holds no question: the published annotations name steps only.
+CAPTION_QUERY = "Please concisely narrate the video in real time."
+METRICS = ("SODA_c", "CIDER", "METEOR", "F1_Score", "Precision_Mean", "Recall_Mean", "n_preds")
 UNMATCHED = ["unmatchedreference"]  # the reference text of a prediction that matches nothing; no caption contains this word
+PROTOCOL = Protocol("dense_captioning", "Vid2Seq-style evaluation of MMDuet and Aha", METRICS)
+NO_JAVA = "; words tokenised without Java: CIDEr of captions with punctuation may differ slightly"
+
+
+# ---------------------------------------------------------------- annotations
+
+
+def read_youcook2(path: str | Path) -> list[Question]:
+    """The validation videos of `youcookii_annotations_trainval.json` (category: the recipe type), or `val-random_prompt.json`."""
+    path = Path(path)
+    document = read_json(path, "YouCook2 annotations")
+    if not isinstance(document, dict):
+        return read_answers(path, "YouCook2 annotations", CAPTION_QUERY)
+    database = document.get("database")
+    if not isinstance(database, dict):
+        raise UserError(f"{path} has no `database`; expected youcookii_annotations_trainval.json or val-random_prompt.json.")
+    questions = []
+    for video_id, entry in database.items():
+        where = f"{path}, video {video_id}"
+        if not isinstance(entry, dict) or entry.get("subset") != "validation":
+            continue
+        steps = listed(entry.get("annotations"), where, "annotations")
+        spans = tuple(interval(step.get("segment"), where, f"segment {i}") for i, step in enumerate(steps))
+        answers = tuple(text(step.get("sentence"), where, f"sentence {i}") for i, step in enumerate(steps))
+        recipe = str(entry.get("recipe_type", ""))
+        video = f"validation/{recipe}/{video_id}" if recipe else video_id
+        one = question(writable(video_id), video, ((0.0, CAPTION_QUERY),), duration(entry, where), spans=spans, answers=answers)
+        questions.append(replace(one, category=f"recipe {recipe}" if recipe else ""))
+    if not questions:
+        raise UserError(f"{path} holds no video of the validation subset; is it the train part only?")
+    return questions
+
+
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+    """The questions of an annotation file, or of that in the data set's folder; there is one split."""
+    return read_youcook2(find_annotations(TASK, root))
+
+
+# ---------------------------------------------------------------- evaluation
 
 
 @dataclass(frozen=True)
@@ -47,51 +95,35 @@ def merge_replies(replies: list[tuple[float, str]], first_caption: str = "keep")
     """
     segments: list[list[float]] = []
     texts: list[str] = []
-    for time, text in replies:
-        if texts and text == texts[-1]:
+    for time, words in replies:
+        if texts and words == texts[-1]:
             segments[-1][1] = time
         else:
             segments.append([segments[-1][1] if segments else 0.0, time])
-            texts.append(text)
+            texts.append(words)
     if first_caption == "drop":
         segments, texts = segments[1:], texts[1:]
     return Captions(np.array(segments).reshape(-1, 2), texts)
 
 
-def read_captions(path: str, first_caption: str) -> tuple[dict[str, Captions], list[str]]:
-    """Captions by question id from either layout, and the trained-on ids. Raises UserError naming the entry."""
-    document = read_json(path, "prediction file") if _is_object_of_lists(path) else None
-    if document is None:
-        answers = read_answers(path)
-        return {q: _captions_of(answer, first_caption) for q, answer in answers.items()}, [q for q, a in answers.items() if a.trained_on]
-    found = {}
-    for question_id, listed in document.items():
-        segments, texts = [], []
-        for i, caption in enumerate(listed):
-            where = f"{path}: question {question_id}, caption {i}"
-            if not isinstance(caption, dict) or not isinstance(caption.get("caption"), str):
-                raise UserError(f"{where} is no object with timestamp and caption; repair the entry.")
-            segments.append(interval(caption.get("timestamp"), where, "timestamp"))
-            texts.append(caption["caption"])
-        found[writable(question_id)] = Captions(np.array(segments).reshape(-1, 2), texts)
-    return found, []
+def captions_of(prediction: Prediction, first_caption: str) -> Captions:
+    """The captions of one video: merged replies, or as listed ({"timestamp": [start, end], "caption": words}). Raises UserError."""
+    if "scores" not in prediction.record:
+        return merge_replies(prediction.replies(), first_caption)
+    segments, texts = [], []
+    for i, caption in enumerate(listed(prediction.record["scores"], prediction.name, "captions")):
+        where = f"{prediction.name}, caption {i}"
+        if not isinstance(caption, dict) or not isinstance(caption.get("caption"), str):
+            raise UserError(f"{where} is no object with timestamp and caption; repair the entry.")
+        segments.append(interval(caption.get("timestamp"), where, "timestamp"))
+        texts.append(caption["caption"])
+    return Captions(np.array(segments).reshape(-1, 2), texts)
 
 
-def _captions_of(answer: Entry, first_caption: str) -> Captions:
-    return merge_replies(answer.replies(), first_caption)
-
-
-def _is_object_of_lists(path: str) -> bool:
-    """Whether the file is one JSON object of lists (captions), not a list or JSON Lines of entries."""
-    with contextlib.suppress(UserError):
-        document = read_json(path, "prediction file")
-        return isinstance(document, dict) and all(isinstance(value, list) for value in document.values()) and bool(document)
-    return False
-
-
-def evaluate_captions(found: dict[str, Captions], questions: dict[str, Question], scored: list[str], why_not: str | None) -> Protocol:
-    """All metrics of the scored videos. why_not: why METEOR, SODA_c and the Treebank tokenizer are not used; None = they are."""
-    use_java = why_not is None
+def caption_values(
+    found: Mapping[str, Captions], questions: Mapping[str, Question], scored: list[str], use_java: bool
+) -> dict[str, np.ndarray]:
+    """Every metric on the scored videos: name -> [V]. use_java: METEOR, SODA_c and the Treebank tokenizer."""
     # Inside an answer the reference turns ". " into ", ", because it joins a video's answers with it.
     gold_texts = {q: [text.replace(". ", ", ") for text in questions[q].answers] for q in scored}
     flat = [text for q in scored for text in (*found[q].texts, *gold_texts[q])]
@@ -109,11 +141,7 @@ def evaluate_captions(found: dict[str, Captions], questions: dict[str, Question]
                 similarity = meteor.corpus([(g, p) for p in predicted for g in gold])[1]
                 row["SODA_c"] = caption_metrics.soda_c(iou, np.array(similarity).reshape(len(predicted), len(gold)))
             rows.append(row | {"n_preds": float(len(predicted))})
-    metrics = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    tokenizer = "Treebank tokenizer" if use_java else "words tokenised without Java: CIDEr of captions with punctuation may differ slightly"
-    missing = {} if why_not is None else dict.fromkeys(("SODA_c", "METEOR"), why_not)
-    headline = tuple(name for name in HEADLINE if name in metrics)
-    return Protocol(f"Vid2Seq-style evaluation of MMDuet and Aha; {tokenizer}", metrics, {}, headline, percent=False, missing=missing)
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def matched_meteor(meteor: Meteor, iou_PG: np.ndarray, predicted: list[list[str]], gold: list[list[str]]) -> float:
@@ -125,24 +153,61 @@ def matched_meteor(meteor: Meteor, iou_PG: np.ndarray, predicted: list[list[str]
     return float(np.mean(scores))
 
 
-def evaluate(args: argparse.Namespace) -> Outcome:
-    annotations = find_annotations("youcook2", args.annotations)
-    questions = {q.question_id: q for q in read_youcook2(annotations)[: args.limit]}
-    found, trained_on = read_captions(args.predictions, args.first_caption)
-    scored, skipped = select(found, list(questions))
-    for q in [q for q in scored if not questions[q].spans]:
-        skipped[q] = "no gold captions"
-    scored = [q for q in scored if questions[q].spans]
-    if not scored:
-        raise UserError(f"no predicted video has gold captions in {annotations}; check the file.")
-    protocol = evaluate_captions(found, questions, scored, "switched off" if args.no_java else why_no_java())
-    settings = {key: value for key, value in vars(args).items() if key not in ("output", "report")} | {"annotations": str(annotations)}
-    return Outcome("YouCook2", scored, {"dense_captioning": protocol}, settings, skipped, [], [q for q in trained_on if q in scored])
+@dataclass(kw_only=True)
+class YouCook2(Benchmark):
+    questions: Mapping[str, Question]
+    first_caption: str
+    no_java: bool
+
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+        answers, skipped = answers_of(path, self.chosen, "question_id")
+        for q in [q for q in answers if not self.questions[q].spans]:
+            skipped[q] = "no gold captions"
+            del answers[q]
+        if not answers:
+            raise UserError(f"no predicted video has gold captions in {self.annotations}; check the file.")
+        why_not = "switched off" if self.no_java else why_no_java()
+        found = {q: captions_of(answer, self.first_caption) for q, answer in answers.items()}
+        ids = list(answers)
+        metrics = caption_values(found, self.questions, ids, why_not is None)
+        about = PROTOCOL.about + ("; Treebank tokenizer" if why_not is None else NO_JAVA)
+        protocols = [replace(protocol, about=about).selected(list(metrics)) for protocol in self.protocols]
+        columns = [Column(PROTOCOL.name, metric, "", ids, values) for metric, values in metrics.items()]
+        missing = {} if why_not is None else dict.fromkeys(("SODA_c", "METEOR"), why_not)
+        seen = [q for q, answer in answers.items() if answer.trained_on or q in trained_on]
+        return Scored(str(path), protocols, columns, len(ids), skipped, [], seen, missing=missing)
+
+    def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
+        return timed_curves(answers_of(path, self.chosen, "question_id")[0], self.questions, fusion, wanted)
 
 
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
-    """The questions of the annotations in the data set's folder; there is one split."""
-    return question_items("youcook2", root)
+def load(
+    annotations: str | Path | None = None,
+    protocols: Sequence[str] | None = None,
+    video_ids: Sequence[str] | None = None,
+    limit: int | None = None,
+    first_caption: str = "keep",
+    no_java: bool = False,
+) -> YouCook2:
+    """Read the videos and select: by id, the first `limit`."""
+    path = find_annotations(TASK, annotations)
+    questions = {q.key: q for q in read_youcook2(path)}
+    return YouCook2(
+        annotations=str(path), chosen=select(list(questions), str(path), video_ids, limit), questions=questions,
+        categories={q.key: q.category for q in questions.values() if q.category}, protocols=select_protocols([PROTOCOL], protocols),
+        first_caption=first_caption, no_java=no_java,
+    )  # fmt: skip
+
+
+def evaluate(predictions: str | Path, annotations: str | Path | None = None, **options: Any) -> dict[str, Any]:
+    """Score a prediction file; returns the metrics file's content. options: the other flags of the command, and
+    aha.eval.command.evaluate's. Raises UserError for bad input."""
+    return TASK.evaluate(predictions, annotations=annotations, **options)
+
+
+def add_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--first_caption", choices=("keep", "drop"), default="keep", help="first caption of a video: starts at 0, or left out")
+    p.add_argument("--no_java", action="store_true", help="leave METEOR and SODA_c out even where Java is there")
 
 
 TASK = Task(
@@ -155,21 +220,14 @@ TASK = Task(
         "videos", "https://opendatalab.com/OpenDataLab/YouCook2", "2,000 videos, 176 h (val: 457 videos)",
         "annotations MIT; videos YouTube's terms", "evaluation: dense captioning (youcook2.sh)",
     ),
-    short="YouCook2", items=items, evaluate=evaluate, frame_fps=0.5, max_num_frames=200, unit="questions",
+    short="YouCook2", items=items, load=load, add_flags=add_flags, frame_fps=0.5, max_num_frames=200, unit="videos",
+    protocols=(PROTOCOL,),
+    headlines=tuple(Headline(PROTOCOL.name, metric, metric) for metric in ("SODA_c", "CIDER", "METEOR", "F1_Score")),
 )  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        "python -m aha.eval.youcook2", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_common_arguments(parser, "youcookii_annotations_trainval.json or val-random_prompt.json (default: datasets/youcook2/annotations)")
-    parser.add_argument(
-        "--first_caption", choices=("keep", "drop"), default="keep", help="first caption of a video: starts at 0, or left out"
-    )
-    parser.add_argument("--no_java", action="store_true", help="leave METEOR and SODA_c out even where Java is there")
-    args = parser.parse_args(argv)
-    finish(evaluate(args), args.output, args.report, args.strict)
+    run(TASK, __doc__, "aha.eval.youcook2", argv)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,8 @@ from typing import Any
 
 from aha.results import table
 from aha.results import tree as results
-
-BASELINE_NAMES = {
-    "random": "random",
-    "human_vs_each_other_human": "one human",
-    "human_vs_mean_of_the_19_others": "one human (mean of 19)",
-    "mean_annotation_as_predictor": "mean annotation",
-    "gtscore_as_predictor": "gtscore itself",
-}
-
-
-def compare(names: Sequence[str], columns: Sequence[Sequence[results.Column]]) -> dict[str, Any]:
-    """{"names", "differences": {name: tree of paired differences to the first file}}; columns[k] are those of file names[k]."""
-    trees = {name: results.differences_tree(columns[0], others) for name, others in zip(names[1:], columns[1:])}
-    return {"names": list(names), "differences": trees}
+from aha.results.console import counts
+from aha.results.layout import Layout, Protocol
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -33,56 +21,39 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def render(
-    names: Sequence[str],
-    all_metrics: Sequence[Mapping[str, Any]],
-    differences: Mapping[str, Any],
-    protocols: Mapping[str, tuple[str, Sequence[str]]],
-    percent: set[tuple[str, str]] = frozenset(),
+    names: Sequence[str], all_metrics: Sequence[Mapping[str, Any]], differences: Mapping[str, Any], layouts: Sequence[Layout]
 ) -> str:
-    """The comparison as console text, at most 120 columns: one block for each protocol, one column for each file.
-
-    `percent` names the (protocol, metric) pairs that are percentages. A star marks a difference whose 95% interval leaves out 0.
-    """
+    """The comparison as console text, at most 120 columns: one block for each protocol, one column for each file; layouts[k] is that of
+    file k. A star marks a difference whose 95% interval leaves out 0."""
     letters = [chr(ord("A") + index) for index in range(len(names))]
-    lines = [f"{letter} = {name}: {_counts(metrics['videos'])}" for letter, name, metrics in zip(letters, names, all_metrics)]
-    lines.append("differences to A: mean over the videos that both score, 95% paired bootstrap interval, * where it leaves out 0")
-    for protocol, (description, metric_names) in protocols.items():
+    lines = [f"{letter} = {name}: {counts(metrics['videos'])}" for letter, name, metrics in zip(letters, names, all_metrics)]
+    lines.append(f"differences to A: mean over {layouts[0].unit} that both score, 95% paired bootstrap interval, * where it leaves out 0")
+    for protocol in {protocol.name: protocol for layout in layouts for protocol in layout.protocols}.values():
         rows = []
-        for metric in metric_names:
-            entries = [metrics["protocols"].get(protocol, {}).get(metric) for metrics in all_metrics]
-            if all(entry is None for entry in entries):
-                continue
-            for subset in _subsets(entries):
-                rows += _rows(protocol, metric, subset, names, all_metrics, differences, (protocol, metric) in percent)
+        for metric in protocol.metrics:
+            entries = [metrics["protocols"].get(protocol.name, {}).get(metric) for metrics in all_metrics]
+            subsets = dict.fromkeys(subset for entry in entries if entry is not None for subset in results.subsets(entry))
+            for subset in subsets:
+                rows += _rows(protocol.name, metric, subset, names, all_metrics, differences, metric in protocol.percent)
         if rows:
-            lines += ["", table.block(f"{protocol}: {description}", letters, rows)]
-            lines += _baseline_lines(protocol, metric_names, all_metrics[0]["baselines"], percent)
+            lines += ["", table.block(f"{protocol.name}: {protocol.about}", letters, rows)]
+            lines += _baseline_lines(protocol, all_metrics[0]["baselines"], layouts[0])
     return "\n".join(lines)
 
 
-def _baseline_lines(protocol: str, metric_names: Sequence[str], baselines: Mapping[str, Any], percent: set[tuple[str, str]]) -> list[str]:
+def _baseline_lines(protocol: Protocol, baselines: Mapping[str, Any], layout: Layout) -> list[str]:
     """One line for each metric: what the numbers are read against (on the videos of A)."""
     lines = []
-    for metric in metric_names:
+    for metric in protocol.metrics:
         parts = []
         for row, tree in baselines.items():
-            entry = tree.get(protocol, {}).get(metric)
+            entry = tree.get(protocol.name, {}).get(metric)
             if entry is not None:
-                entry = entry if "mean" in entry else next(iter(entry.values()))
-                parts.append(f"{BASELINE_NAMES.get(row, row)} {table.shown(entry['mean'], (protocol, metric) in percent)}")
+                mean = results.leaf(tree, protocol.name, metric, results.subsets(entry)[0])["mean"]
+                parts.append(f"{layout.rows.get(row, row)} {table.shown(mean, metric in protocol.percent)}")
         if parts:
-            lines.append(f"  {metric} of others: {', '.join(parts)}")
+            lines.append(f"  {metric} of others: {'; '.join(parts)}")
     return lines
-
-
-def _counts(videos: Mapping[str, Any]) -> str:
-    text = f"{videos['scored']} scored, {len(videos['skipped'])} skipped, {len(videos['constant'])} constant"
-    return text + (f", TRAINED ON {len(videos['trained_on'])} of them" if videos["trained_on"] else "")
-
-
-def _subsets(entries: Sequence[Mapping[str, Any] | None]) -> list[str]:
-    present = [entry for entry in entries if entry is not None]
-    return [""] if "mean" in present[0] else list(dict.fromkeys(subset for entry in present for subset in entry))
 
 
 def _rows(
@@ -97,9 +68,9 @@ def _rows(
     label = " ".join(filter(None, (metric, subset)))
     values = [results.leaf(metrics["protocols"], protocol, metric, subset) for metrics in all_metrics]
     means = []
-    for entry, metrics in zip(values, all_metrics):
+    for entry in values:
         text = table.shown(entry["mean"] if entry else None, percent)
-        if entry and subset != "val10" and entry["videos"] < metrics["videos"]["scored"]:
+        if entry and entry["videos"] < len(entry["per_video"]):
             text += f" ({entry['videos']})"  # mean over fewer videos
         means.append(text)
     rows = [(label, means)]

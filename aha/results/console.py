@@ -1,68 +1,74 @@
-"""The parts of the console tables that TVSum and Mr.HiSum share; input is a metrics file's content."""
+"""The console tables of an evaluation; input is a metrics file's content and the benchmark's layout."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aha.eval.baselines import RANDOM
 from aha.results import table
 from aha.results import tree as results
+from aha.results.layout import RANDOM, Layout, Protocol
 
-NO_PERCENT: frozenset[tuple[str, str]] = frozenset()
-
-
-def random_label(runs: int) -> str:
-    return "random, 1 run" if runs == 1 else f"random, {runs} runs (sd)"
+MOST_CATEGORIES = 20
 
 
-def counts(videos: Mapping[str, Any], more: str = "") -> str:
-    return (
-        f"videos: {videos['scored']} scored, {len(videos['skipped'])} skipped, {len(videos['constant'])} constant, "
-        f"{len(videos['trained_on'])} trained on; {more}95% intervals: bootstrap over videos"
+def render(metrics: Mapping[str, Any], layout: Layout, remarks: Sequence[str] = ()) -> str:
+    """Every protocol's table, the table per category, and what to know about some videos; at most 120 columns."""
+    settings, videos = metrics["settings"], metrics["videos"]
+    if settings["predictions"]:
+        lines = [f"{layout.title}, {settings['predictions']}"]
+        lines.append(f"{layout.unit}: {counts(videos)}; 95% intervals: bootstrap over {layout.unit}")
+    else:
+        lines = [f"{layout.title}, baselines of {settings['selected_videos']} {layout.unit}"]
+    lines += remarks
+    for protocol in layout.protocols:
+        lines += ["", protocol_block(metrics, layout, protocol)]
+    lines += [f"  {metric}: {why}" for metric, why in metrics.get("missing_metrics", {}).items()]
+    return "\n".join(lines + categories(metrics, layout) + notes(videos))
+
+
+def counts(videos: Mapping[str, Any]) -> str:
+    return f"{videos['scored']} scored, {len(videos['skipped'])} skipped, {len(videos['constant'])} constant, " + (
+        f"TRAINED ON {len(videos['trained_on'])} of them" if videos["trained_on"] else "0 trained on"
     )
 
 
-def protocol_block(
-    metrics: Mapping[str, Any],
-    protocol: str,
-    description: str,
-    names: Sequence[str],
-    labels: Mapping[str, str],
-    percent: frozenset[tuple[str, str]] = NO_PERCENT,
-) -> str:
-    """One protocol: this prediction, its 95% interval, over how many videos (where not over all), and the baseline rows of `labels`."""
-    videos = metrics["videos"]
-    columns = _columns(metrics, protocol, names)
-    is_percent = [(protocol, metric) in percent for metric, _ in columns]
+def protocol_block(metrics: Mapping[str, Any], layout: Layout, protocol: Protocol) -> str:
+    """One protocol: this prediction, its 95% interval, over how many videos (where not over all), and the baseline rows."""
+    trees = [metrics["protocols"].get(protocol.name, {})] + [row.get(protocol.name, {}) for row in metrics["baselines"].values()]
+    columns = []
+    for metric in protocol.metrics:
+        tree = next((tree[metric] for tree in trees if metric in tree), None)
+        columns += [(metric, subset) for subset in (results.subsets(tree) if tree is not None else [])]
+    percent = [metric in protocol.percent for metric, _ in columns]
     rows = []
     if metrics["settings"]["predictions"]:
-        entries = [results.leaf(metrics["protocols"], protocol, *column) for column in columns]
-        bounds = [results.leaf(metrics["confidence_intervals"], protocol, *column) for column in columns]
-        trained_on = " (TRAINED ON)" if videos["trained_on"] else ""
-        rows.append((f"this prediction{trained_on}", [table.shown(entry["mean"], p) for entry, p in zip(entries, is_percent)]))
-        rows.append(("  95% interval", [table.interval(pair, p) for pair, p in zip(bounds, is_percent)]))
+        entries = [results.leaf(metrics["protocols"], protocol.name, *column) for column in columns]
+        bounds = [results.leaf(metrics["confidence_intervals"], protocol.name, *column) for column in columns]
+        trained_on = " (TRAINED ON)" if metrics["videos"]["trained_on"] else ""
+        rows.append((f"this prediction{trained_on}", [table.shown(entry["mean"], p) for entry, p in zip(entries, percent)]))
+        rows.append(("  95% interval", [table.interval(pair, p) for pair, p in zip(bounds, percent)]))
         if any(entry["videos"] < len(entry["per_video"]) for entry in entries):
             rows.append(("  mean over", [f"{entry['videos']} of {len(entry['per_video'])}" for entry in entries]))
-    for row, label in labels.items():
-        entries = [results.leaf(metrics["baselines"].get(row, {}), protocol, *column) for column in columns]
+    for row, tree in metrics["baselines"].items():
+        entries = [results.leaf(tree, protocol.name, *column) for column in columns]
         if any(entry is not None for entry in entries):
-            rows.append((label, [_baseline_cell(entry, p) for entry, p in zip(entries, is_percent)]))
-    return table.block(f"{protocol}: {description}", [_heading(metrics, protocol, column) for column in columns], rows)
+            rows.append((_label(row, entries, layout), [_baseline_cell(entry, p) for entry, p in zip(entries, percent)]))
+    return table.block(f"{protocol.name}: {protocol.about}", [_heading(trees, column) for column in columns], rows)
 
 
-def _columns(metrics: Mapping[str, Any], protocol: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    """(metric, subset) columns of a protocol's block; subset is "" where the protocol has none."""
-    random_row = metrics["baselines"][RANDOM][protocol]
-    return [(name, subset) for name in names for subset in ([""] if "mean" in random_row[name] else random_row[name])]
+def _label(row: str, entries: Sequence[Mapping[str, Any] | None], layout: Layout) -> str:
+    label = layout.rows.get(row, row)
+    runs = next((entry["runs"] for entry in entries if entry and "runs" in entry), None)
+    return label if row != RANDOM or runs is None else f"{label}, 1 run" if runs == 1 else f"{label}, {runs} runs (sd)"
 
 
-def _heading(metrics: Mapping[str, Any], protocol: str, column: tuple[str, str]) -> str:
+def _heading(trees: Sequence[Mapping[str, Any]], column: tuple[str, str]) -> str:
     metric, subset = column
     if not subset:
         return metric
-    videos = results.leaf(metrics["baselines"][RANDOM], protocol, *column)["videos"]
-    return f"{metric} {'all' if subset == 'all50' else 'val'} {videos}"
+    videos = next(tree[metric][subset]["videos"] for tree in trees if metric in tree)
+    return f"{metric} {subset.rstrip('0123456789')} {videos}"
 
 
 def _baseline_cell(entry: Mapping[str, Any] | None, percent: bool) -> str:
@@ -72,22 +78,21 @@ def _baseline_cell(entry: Mapping[str, Any] | None, percent: bool) -> str:
     return f"{table.shown(entry['mean'], percent)}{spread}"
 
 
-def categories(
-    metrics: Mapping[str, Any],
-    wanted: Sequence[tuple[str, str, str]],
-    percent: frozenset[tuple[str, str]] = NO_PERCENT,
-    most: int = 20,
-) -> list[str]:
-    """The table per category of the `wanted` (protocol, metric, subset) columns that are there; at most the `most` largest categories."""
-    columns = [column for column in wanted if (results.leaf(metrics["protocols"], *column) or {}).get("per_category")]
-    if not columns:
+def categories(metrics: Mapping[str, Any], layout: Layout) -> list[str]:
+    """The headline columns per category, where there are categories; at most the first 20 of these."""
+    there = [(h, results.leaf(metrics["protocols"], *h.place)) for h in layout.headlines]
+    there = [(h, entry) for h, entry in there if (entry or {}).get("per_category")]
+    if not there:
         return []
-    entries = [results.leaf(metrics["protocols"], *column) for column in columns]
-    names = list(entries[0]["per_category"])
-    title = "per category" if len(names) <= most else f"per category, {most} of {len(names)} (all in the metrics file)"
-    is_percent = [column[:2] in percent for column in columns]
-    rows = [(name, [table.shown(entry["per_category"].get(name), p) for entry, p in zip(entries, is_percent)]) for name in names[:most]]
-    return ["", table.block(title, [f"{protocol} {metric}" for protocol, metric, _ in columns], rows)]
+    names = list(there[0][1]["per_category"])
+    title = "per category"
+    if len(names) > MOST_CATEGORIES:
+        title += f", {MOST_CATEGORIES} of {len(names)} (all in the metrics file)"
+    rows = [
+        (name, [table.shown(entry["per_category"].get(name), layout.is_percent(h.protocol, h.metric)) for h, entry in there])
+        for name in names[:MOST_CATEGORIES]
+    ]
+    return ["", table.block(title, [f"{h.protocol} {h.metric}" for h, _ in there], rows)]
 
 
 def notes(videos: Mapping[str, Any]) -> list[str]:

@@ -39,10 +39,10 @@ def block(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence
 
 
 def _broken(name: str, width: int) -> list[str]:
-    """A column name on lines of at most `width` characters, broken after spaces and underscores where it has some."""
+    """A column name on lines of at most `width` characters, broken after spaces, underscores and hyphens where it has some."""
     lines = [""]
-    for part in name.replace("_", "_ ").split(" "):
-        joined = lines[-1] + ("" if lines[-1].endswith("_") or not lines[-1] else " ") + part
+    for part in name.replace("_", "_ ").replace("-", "- ").split(" "):
+        joined = lines[-1] + ("" if lines[-1].endswith(("_", "-")) or not lines[-1] else " ") + part
         if len(joined) <= width or not lines[-1]:
             lines[-1] = joined
         else:

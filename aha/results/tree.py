@@ -6,18 +6,14 @@ Every mean is over the videos on which a metric is defined, and says over how ma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from aha.metrics.bootstrap import confidence_intervals
-
-PerVideo = Mapping[str, Mapping[str, Mapping[str, float]]]  # video id -> protocol -> metric -> value
-Subsets = Callable[
-    [str, list[str]], dict[str, list[str]]
-]  # (protocol, video ids) -> named subsets; {"": ids} for a protocol without subsets
+from aha.results.layout import Protocol
 
 
 @dataclass(frozen=True)
@@ -28,19 +24,34 @@ class Column:
     metric: str
     subset: str
     ids: Sequence[str]
-    values: np.ndarray  # [V] float64, NaN = undefined
+    values: np.ndarray  # [V] float64, NaN = undefined; of a baseline row also [V, R], R runs
 
 
-def columns_of(per_video: PerVideo, subsets: Subsets) -> list[Column]:
-    """Everything that was computed, column by column."""
-    ids = list(per_video)
-    columns = []
-    for protocol, metrics in per_video[ids[0]].items() if ids else ():
-        for subset, members in subsets(protocol, ids).items():
-            for metric in metrics:
-                values = np.array([per_video[i][protocol][metric] for i in members], dtype=np.float64)
-                columns.append(Column(protocol, metric, subset, members, values))
-    return columns
+@dataclass
+class Scored:
+    """One prediction file scored on a benchmark.
+
+    protocols: those that were computed. count: videos (or questions) with a prediction. undefined: those without a value where every one
+    should have one. rows: baselines that depend on the file (its own grid of frames), row -> columns. missing: metric -> why it could not
+    be computed ("needs Java"). extra: further keys of the metrics file.
+    """
+
+    path: str
+    protocols: Sequence[Protocol]
+    columns: list[Column]
+    count: int
+    skipped: dict[str, str] = field(default_factory=dict)
+    constant: list[str] = field(default_factory=list)
+    trained_on: list[str] = field(default_factory=list)
+    undefined: list[str] = field(default_factory=list)
+    rows: dict[str, list[Column]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def undefined_in(columns: Iterable[Column]) -> list[str]:
+    """Ids of the videos on which a metric has no value."""
+    return sorted({i for column in columns for i, value in zip(column.ids, column.values) if np.isnan(value)})
 
 
 def number(value: float) -> float | None:
@@ -84,11 +95,32 @@ def leaf(tree: Mapping[str, Any], protocol: str, metric: str, subset: str = "") 
     return value.get(subset) if subset and value is not None else value
 
 
+def subsets(metrics: Mapping[str, Any]) -> list[str]:
+    """The subsets under a metric of a tree of summaries; [""] where it has none."""
+    return [""] if "mean" in metrics else list(metrics)
+
+
 def protocols_tree(columns: Iterable[Column], categories: Mapping[str, str]) -> dict[str, Any]:
     """The "protocols" part of a metrics file."""
     tree: dict[str, Any] = {}
     for column in columns:
         place(tree, column, summary(column, categories))
+    return tree
+
+
+def baselines_tree(rows: Mapping[str, Iterable[Column]]) -> dict[str, Any]:
+    """The "baselines" part: row -> protocol -> metric -> {"mean", "videos"}; of a row with several runs (values [V, R]) also {"sd" (of the
+    runs' means), "runs"}."""
+    tree: dict[str, Any] = {}
+    for row, columns in rows.items():
+        for column in columns:
+            values = column.values.reshape(len(column.values), -1)
+            defined = values[~np.isnan(values).any(axis=1)]
+            means = defined.mean(axis=0) if len(defined) else np.array([np.nan])
+            entry: dict[str, Any] = {"mean": number(means.mean()), "videos": len(defined)}
+            if column.values.ndim == 2:
+                entry |= {"sd": number(means.std(ddof=1)) if len(means) > 1 else None, "runs": values.shape[1]}
+            place(tree.setdefault(row, {}), column, entry)
     return tree
 
 
@@ -128,3 +160,23 @@ def differences_tree(first: Sequence[Column], second: Sequence[Column]) -> dict[
         videos = int((~np.isnan(column.values)).sum())
         place(tree, column, {"mean": number(mean_of(column.values)), "interval": bounds, "videos": videos})
     return tree
+
+
+def document(scored: Scored | None, rows: Mapping[str, list[Column]], categories: Mapping[str, str], settings: Mapping[str, Any]) -> dict:
+    """What a metrics file holds; rows: the baselines, row -> columns (values [V] or [V, R])."""
+    columns = scored.columns if scored else []
+    found = {
+        "protocols": protocols_tree(columns, categories),
+        "baselines": baselines_tree({**rows, **(scored.rows if scored else {})}),
+        "confidence_intervals": intervals_tree(columns),
+        "videos": {
+            "scored": scored.count if scored else 0,
+            "skipped": scored.skipped if scored else {},
+            "constant": scored.constant if scored else [],
+            "trained_on": scored.trained_on if scored else [],
+        },
+        "settings": dict(settings),
+    }
+    if scored and scored.missing:
+        found["missing_metrics"] = scored.missing
+    return found | (scored.extra if scored else {})

@@ -21,14 +21,16 @@ import argparse
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aha.core.files import read_json, write_json, write_text
-from aha.core.predictions import RELEVANCE_ONLY, Weights
+from aha.core.fusion import Fusion
 from aha.errors import UserError, run_command
+from aha.eval import MODULES, load_task
 from aha.results import table
+from aha.results.tree import leaf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 STUDIES = ("cache", "corruption", "prompt", "heads")
 BOUNDED = ("sink", "dynamic_sink", "sliding", "static")
-ZERO_SHOT = Weights(0.7, 1.0, -2.9, 0.3)  # Aha paper, table 11: "zero-shot"; the sign of epsilon rewards uncertainty
+ZERO_SHOT = Fusion(0.7, 1.0, -2.9, 0.3)  # Aha paper, table 11: "zero-shot"; the sign of epsilon rewards uncertainty
 CHUNK = 32
 
 
@@ -48,16 +50,16 @@ class Variant:
     study: str
     name: str
     options: tuple[str, ...] = ()
-    weights: Weights = RELEVANCE_ONLY
+    weights: Fusion = Fusion()
 
 
 def variants(args: argparse.Namespace) -> list[Variant]:
     """The rows of the chosen studies, in order."""
     given = [args.alpha, args.beta, args.epsilon, args.uncertainty_threshold]
     weights = (
-        RELEVANCE_ONLY
+        Fusion()
         if given == [None] * 4
-        else Weights(*(value if value is not None else default for value, default in zip(given, (0.0, 1.0, 0.0, 0.0))))
+        else Fusion(*(value if value is not None else default for value, default in zip(given, (0.0, 1.0, 0.0, 0.0))))
     )
     heads = ZERO_SHOT if given == [None] * 4 else weights
     window = [] if args.window is None else ["--window", str(args.window)]
@@ -276,36 +278,16 @@ def file_name(options: Sequence[str]) -> str:
 # ---------------------------------------------------------------- evaluation
 
 
-def columns(dataset: str, predictions: Path, root: str | None, weights: Weights) -> dict[str, float | None]:
+def columns(dataset: str, predictions: Path, root: str | None, fusion: Fusion) -> dict[str, float | None]:
     """The numbers of one row."""
-    if dataset == "tvsum":
-        from aha.eval import tvsum
-
-        wanted = ("corr_1fps", "aha_1fps_mean", "hd_top5", "f1_official60")
-        found = tvsum.evaluate(predictions, root, protocols=wanted, random_runs=1, weights=weights)["protocols"]
-        return {
-            "tau, each": found["corr_1fps"]["kendall"]["mean"], "rho, each": found["corr_1fps"]["spearman"]["mean"],
-            "tau, mean": found["aha_1fps_mean"]["kendall"]["mean"], "rho, mean": found["aha_1fps_mean"]["spearman"]["mean"],
-            "Aha top-5": found["aha_1fps_mean"]["top5"]["mean"], "top-5 mAP": found["hd_top5"]["top5_map"]["all50"]["mean"],
-            "F1 at 15%": found["f1_official60"]["f1"]["mean"],
-        }  # fmt: skip
-    if dataset == "hisum":
-        from aha.eval import hisum
-
-        found = hisum.evaluate(predictions, root, random_runs=1, weights=weights)["protocols"]
-        return {f"{protocol} {name}": value["mean"] for protocol in ("official",) for name, value in found[protocol].items()}
-    from aha.eval import charades, qvhighlights
-    from aha.results.outcome import mean
-
-    fusion = ["--alpha", weights.alpha, "--beta", weights.beta, "--epsilon", weights.epsilon, "--uncertainty_threshold", weights.threshold]
-    module = {"charades": charades, "qvh": qvhighlights}[dataset]
-    arguments = ["--predictions", str(predictions), *(["--annotations", root] if root else []), *map(str, fusion)]
-    outcome = module.evaluate(module.parser().parse_args(arguments))
-    protocol = next(iter(outcome.protocols.values()))
-    return {name: mean(values) for name, values in protocol.metrics.items()}
+    task = load_task(dataset)
+    wanted = list(dict.fromkeys(column.protocol for column in task.ablation))
+    runs = {"random_runs": 1} if task.random_runs else {}
+    found = task.evaluate(predictions, annotations=root, protocols=wanted, fusion=fusion, **runs)["protocols"]
+    return {column.label: leaf(found, *column.place)["mean"] for column in task.ablation}
 
 
-DATASETS = ("tvsum", "hisum", "charades", "qvh")
+DATASETS = tuple(name for name in MODULES if load_task(name).ablation)
 
 
 def render(rows: list[dict[str, Any]], counts: dict[str, int]) -> str:
@@ -371,15 +353,8 @@ def main(argv: list[str]) -> None:
     rows = []
     for variant in chosen:
         numbers = columns(args.dataset, files[variant.options], args.data_root, variant.weights)
-        weights = {
-            "alpha": variant.weights.alpha,
-            "beta": variant.weights.beta,
-            "epsilon": variant.weights.epsilon,
-            "threshold": variant.weights.threshold,
-        }
-        rows.append(
-            {"study": variant.study, "name": variant.name, "score_options": list(variant.options), "weights": weights, "metrics": numbers}
-        )
+        row = {"study": variant.study, "name": variant.name, "score_options": list(variant.options)}
+        rows.append(row | {"weights": asdict(variant.weights), "metrics": numbers})
     print("\n" + render(rows, counts))
     write_json(Path(args.output) / "ablation.json", {"rows": rows, "vision": counts, "settings": vars(args)})
     write_text(Path(args.output) / "ablation.md", markdown(rows))

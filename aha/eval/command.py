@@ -1,0 +1,230 @@
+"""What the commands of all benchmarks share: flags, selection, comparison, console, metrics file and report.
+
+A benchmark's `load` returns a subclass of Benchmark, the ground truth that is to be scored on; everything else happens here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aha.core.files import read_json, write_json
+from aha.core.fusion import RELEVANCE, Fusion, add_fusion_flags, fusion_of
+from aha.core.prediction import Prediction, read_predictions
+from aha.errors import UserError
+from aha.results import console, table
+from aha.results import tree as results
+from aha.results.compare import render as render_comparison
+from aha.results.compare import short_names
+from aha.results.layout import Protocol
+
+if TYPE_CHECKING:
+    from aha.eval.task import Task
+    from aha.results.figures import Curve
+
+WEIGHTS = tuple(f.name for f in fields(Fusion))
+COMMON = ("predictions", "compare", "output", "report", "strict", "trained_on", "random_runs", *WEIGHTS)  # the others go to `load`
+
+
+@dataclass(kw_only=True)
+class Benchmark:
+    """The ground truth of one run. annotations: where it was read; chosen: keys to be scored on; protocols: those to be computed."""
+
+    annotations: str
+    chosen: Sequence[str]
+    protocols: Sequence[Protocol]
+    categories: Mapping[str, str] = field(default_factory=dict)  # key -> category
+
+    def score(self, path: Path, fusion: Fusion, trained_on: set[str], progress: bool) -> results.Scored:
+        """Score what the file predicts of the chosen ones. Raises UserError."""
+        raise NotImplementedError
+
+    def rows(self, scored: results.Scored | None, runs: int, progress: bool) -> dict[str, list[results.Column]]:
+        """The baselines that need no prediction, over the same videos as the prediction: row -> columns."""
+        return {}
+
+    def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
+        """Score curves of the report."""
+        return iter(())
+
+    def remarks(self, scored: results.Scored | None) -> list[str]:
+        """Further lines of the console table's head."""
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+# ---------------------------------------------------------------- flags
+
+
+def parser(task: Task, about: str, module: str) -> argparse.ArgumentParser:
+    """The flags of a benchmark's command: those of all, then its own."""
+    p = argparse.ArgumentParser(f"python -m {module}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    files = p.add_mutually_exclusive_group(required=task.random_runs == 0)
+    alone = "; without it the baseline rows are printed" if task.random_runs else ""
+    files.add_argument("--predictions", metavar="FILE", help=f"prediction file (JSON list, JSON Lines or a short form){alone}")
+    files.add_argument("--compare", nargs="+", metavar="FILE", help="several prediction files side by side, with differences to the first")
+    p.add_argument("--annotations", metavar="FILE", help=f"annotation file or the data set's folder (default: {task.folder})")
+    names = ", ".join(protocol.name for protocol in task.protocols)
+    p.add_argument("--protocols", nargs="+", metavar="NAME", help=f"only these (default: all), such as {names}")
+    p.add_argument("--video_ids", nargs="+", metavar="ID", help=f"only these {task.unit}")
+    p.add_argument("--limit", type=int, metavar="N", help=f"only the first N {task.unit}")
+    p.add_argument("--strict", action="store_true", help=f"missing, constant, undefined or trained-on {task.unit} are an error")
+    p.add_argument("--trained_on", metavar="JSON", help="list of ids the model was trained on (trained_on_videos.json)")
+    if task.random_runs:
+        p.add_argument(
+            "--random_runs", type=int, default=task.random_runs, metavar="N", help="runs of the random row (default %(default)s)"
+        )
+    p.add_argument("--output", metavar="JSON", help="write all numbers to this file")
+    p.add_argument("--report", metavar="DIR", help="write metrics.json, report.html and its figures (PNG) into this folder")
+    add_fusion_flags(p)
+    task.add_flags(p)
+    return p
+
+
+def select(known: Sequence[str], where: str, video_ids: Sequence[str] | None, limit: int | None) -> list[str]:
+    """The known ids that --video_ids and --limit leave. Raises UserError for an unknown id and where none is left."""
+    chosen = list(known)
+    if video_ids:
+        if unknown := [i for i in video_ids if i not in set(known)]:
+            raise UserError(f"--video_ids: {table.named_list(unknown)} not in {where}; the ids are those of the annotation file.")
+        chosen = [i for i in chosen if i in set(video_ids)]
+    if limit is not None:
+        if limit < 1:
+            raise UserError(f"--limit {limit}: at least 1 video is needed.")
+        chosen = chosen[:limit]
+    if not chosen:
+        raise UserError(f"{where}: the flags that select (--video_ids, --fold, --split) leave nothing to score on; loosen one.")
+    return chosen
+
+
+def select_protocols(known: Sequence[Protocol], wanted: Sequence[str] | None) -> list[Protocol]:
+    """The protocols that --protocols names, in its order; all without it."""
+    by_name = {protocol.name: protocol for protocol in known}
+    if unknown := [name for name in wanted or () if name not in by_name]:
+        raise UserError(f"--protocols {unknown[0]} is none of {', '.join(by_name)}.")
+    return [by_name[name] for name in wanted or by_name]
+
+
+def read_trained_on(path: str | Path | None) -> set[str]:
+    if path is None:
+        return set()
+    ids = read_json(path, "list of trained-on videos")
+    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+        raise UserError(f"{path} is no JSON list of video ids; use the trained_on_videos.json that the trainer wrote beside the weights.")
+    return set(ids)
+
+
+def answers_of(path: Path, chosen: Sequence[str], key: str) -> tuple[dict[str, Prediction], dict[str, str]]:
+    """The chosen keys that have a prediction, in their order, and why the others have none. key: the Prediction's property that names it.
+
+    Raises UserError where the file predicts none of them.
+    """
+    found = {getattr(prediction, key): prediction for prediction in read_predictions(path)}
+    answers = {i: found[i] for i in chosen if i in found}
+    if not answers:
+        raise UserError(
+            f"{path}: none of its {len(found)} predictions (first: {next(iter(found))!r}) is for one of the {len(chosen)} chosen (first: "
+            f"{chosen[0]!r}); check the flags that select, or the two files belong to different data sets."
+        )
+    return answers, {i: "no prediction" for i in chosen if i not in found}
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def evaluate(
+    task: Task,
+    predictions: str | Path | None = None,
+    *,
+    fusion: Fusion = RELEVANCE,
+    strict: bool = False,
+    trained_on: str | Path | None = None,
+    random_runs: int | None = None,
+    progress: bool = False,
+    **flags: Any,
+) -> dict[str, Any]:
+    """The content of the metrics file. flags: those of the benchmark's command, by name. Raises UserError for bad input."""
+    runs = task.random_runs if random_runs is None else random_runs
+    with closing(task.load(**flags)) as benchmark:
+        scored = _score(benchmark, predictions, fusion, trained_on, strict, progress) if predictions is not None else None
+        return _document(task, benchmark, scored, runs, fusion, flags, progress)
+
+
+def _score(benchmark: Benchmark, path: Any, fusion: Fusion, trained_on: Any, strict: bool, progress: bool) -> results.Scored:
+    scored = benchmark.score(Path(path), fusion, read_trained_on(trained_on), progress)
+    if scored.trained_on:
+        how_many = f"{len(scored.trained_on)} of the {scored.count} scored"
+        print(f"WARNING: {path}: the model was TRAINED ON {how_many}; these numbers are no held-out result.", file=sys.stderr)
+    for what, ids in (
+        ("no prediction for", list(scored.skipped)), ("constant scores for", scored.constant),
+        ("a metric without a value for", scored.undefined), ("trained-on:", scored.trained_on), ("metrics missing:", list(scored.missing)),
+    ):  # fmt: skip
+        if strict and ids:
+            raise UserError(f"{path}: {what} {len(ids)} ({table.named_list(ids)}), and --strict allows none; leave out --strict.")
+    return scored
+
+
+def _document(
+    task: Task, benchmark: Benchmark, scored: results.Scored | None, runs: int, fusion: Fusion, flags: Mapping[str, Any], progress: bool
+) -> dict[str, Any]:
+    protocols = scored.protocols if scored else benchmark.protocols
+    settings = {
+        **{name: str(value) if isinstance(value, Path) else value for name, value in flags.items()},
+        "benchmark": task.name,
+        "predictions": scored.path if scored else None,
+        "annotations": benchmark.annotations,
+        "protocols": [protocol.name for protocol in protocols],
+        "weights": asdict(fusion),
+        "selected_videos": len(benchmark.chosen),
+        **({"random_runs": runs} if task.random_runs else {}),
+    }
+    return results.document(scored, benchmark.rows(scored, runs, progress), benchmark.categories, settings)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run(task: Task, about: str, module: str, argv: list[str]) -> None:
+    """The command of a benchmark: print the tables, write what was asked for."""
+    args = parser(task, about, module).parse_args(argv)
+    runs = getattr(args, "random_runs", 0)
+    if task.random_runs and runs < 1:
+        raise UserError(f"--random_runs {runs}: at least 1 run is needed.")
+    if args.report and not args.predictions:
+        raise UserError("--report needs --predictions: it shows one prediction file; give --output for the numbers alone.")
+    if args.compare and len(args.compare) < 2:
+        raise UserError("--compare needs at least two prediction files; give --predictions for one.")
+    fusion = fusion_of(args)
+    flags = {name: value for name, value in vars(args).items() if name not in COMMON}
+    with closing(task.load(**flags)) as benchmark:
+        if args.compare:
+            _compare(task, benchmark, args, runs, fusion, flags)
+            return
+        scored = _score(benchmark, args.predictions, fusion, args.trained_on, args.strict, True) if args.predictions else None
+        metrics = _document(task, benchmark, scored, runs, fusion, flags, progress=True)
+        layout = task.layout(tuple(scored.protocols if scored else benchmark.protocols))
+        print(console.render(metrics, layout, benchmark.remarks(scored)))
+        if args.output:
+            write_json(args.output, metrics)
+        if args.report:
+            from aha.results.report import wanted_curves, write_report  # matplotlib: only here
+
+            curves = benchmark.curves(Path(args.predictions), fusion, wanted_curves(metrics, layout))
+            print(f"\nreport: {write_report(args.report, metrics, layout, curves)}")
+
+
+def _compare(task: Task, benchmark: Benchmark, args: argparse.Namespace, runs: int, fusion: Fusion, flags: Mapping[str, Any]) -> None:
+    files = [_score(benchmark, path, fusion, args.trained_on, args.strict, True) for path in args.compare]
+    metrics = [_document(task, benchmark, scored, runs, fusion, flags, progress=True) for scored in files]
+    names = short_names(args.compare)
+    differences = {name: results.differences_tree(files[0].columns, other.columns) for name, other in zip(names[1:], files[1:])}
+    print(render_comparison(names, metrics, differences, [task.layout(tuple(scored.protocols)) for scored in files]))
+    if args.output:
+        write_json(args.output, {"predictions": dict(zip(names, metrics)), "differences_to_first": differences})
