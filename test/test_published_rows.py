@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from aha.eval import MODULES, published
+from aha.eval import MODULES, load_task, published
 from aha.eval.published import Row, Scored
-from aha.eval.tvsum_protocols import PROTOCOLS as TVSUM
-from aha.metrics.hisum import PROTOCOLS as HISUM
 
 ROW = Row("M", "P", 2020, "hd_top5", "val10", 10, {"top5_map": 0.8}, "somewhere")
 NUMBERS = {"hd_top5": {"top5_map": {"all50": {"mean": 0.7}, "val10": {"mean": 0.75}}}}
 
 
-def protocols_of(benchmark: str) -> dict[str, set[str]]:
-    """protocol -> metrics that our evaluation prints."""
-    tables = {"tvsum": TVSUM, "hisum": HISUM}
-    return {name: set(metrics) for name, (_, metrics) in tables[benchmark].items()}
-
-
 @pytest.mark.parametrize("benchmark", ["tvsum", "hisum"])
 def test_every_row_has_a_protocol_and_metrics_of_ours(benchmark):
-    known = protocols_of(benchmark)
+    known = {protocol.name: set(protocol.metrics) for protocol in load_task(benchmark).protocols}
     rows = published.read_rows(benchmark)
     assert rows
     for row in rows:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from aha.core.files import write_json
 from aha.core.folds import folds
@@ -131,7 +130,9 @@ def _average_precision(share: float):
 
 def _standard_ranks(rows: np.ndarray) -> np.ndarray:
     """Average ranks of each row, centred and of length 1: [R, S]; NaN for a constant row."""
-    ranks = stats.rankdata(rows, axis=1)
+    from scipy.stats import rankdata  # half a second to import; --help needs none
+
+    ranks = rankdata(rows, axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
         return ranks / np.sqrt((ranks**2).sum(axis=1, keepdims=True))

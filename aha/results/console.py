@@ -103,7 +103,7 @@ def notes(videos: Mapping[str, Any]) -> list[str]:
         reasons.setdefault(reason, []).append(video_id)
     lines += [f"skipped, {reason}: {table.named_list(ids)}" for reason, ids in reasons.items()]
     if videos["constant"]:
-        lines.append(f"constant prediction (no correlation, left out of its mean): {table.named_list(videos['constant'])}")
+        lines.append(f"constant prediction (it has no correlation, which is left out of the mean): {table.named_list(videos['constant'])}")
     if videos["trained_on"]:
         lines.append(f"TRAINED ON (no held-out result): {table.named_list(videos['trained_on'])}")
     return ["", *lines] if lines else []

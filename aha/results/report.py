@@ -1,4 +1,4 @@
-"""The evaluation report: metrics.json, figures as PNG, and report.html, one file that needs nothing else (template: report.html.jinja)."""
+"""The evaluation report: metrics.json, figures as PNG, and report.html, one file that needs nothing else (its template is beside this)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write_report(folder: str | Path, metrics: Mapping[str, Any], layout: Layout,
     listed = [{"id": i, "value": table.shown(value, percent)} for value, i in ordered]
     environment = Environment(loader=PackageLoader("aha.results", "."), autoescape=True, undefined=StrictUndefined)
     environment.filters["data"] = lambda png: "data:image/png;base64," + base64.b64encode(png).decode()
-    page = environment.get_template("report.html.jinja").render(
+    page = environment.get_template("report.html").render(
         layout=layout, videos=metrics["videos"], source=metrics["settings"]["predictions"], settings=json.dumps(metrics["settings"]),
         cards=[_card(metrics, layout, headline) for headline in headlines], heads=_heads(metrics, layout), table=_table(metrics, layout),
         missing=metrics.get("missing_metrics", {}), bars=pictures.get("per_category"), first=first,
@@ -155,5 +155,5 @@ def _table(metrics: Mapping[str, Any], layout: Layout) -> list[dict[str, Any]]:
 
 def _left_out(videos: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [(i, f"skipped: {reason}") for i, reason in videos["skipped"].items()]
-    rows += [(i, "constant prediction: no correlation, left out of its mean") for i in videos["constant"]]
+    rows += [(i, "constant prediction: it has no correlation, which is left out of the mean") for i in videos["constant"]]
     return rows + [(i, "trained on") for i in videos["trained_on"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 WIDTH = 120
@@ -30,7 +31,7 @@ def block(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence
     width = max(12, min(longest + 2, (WIDTH - label) // max(1, len(columns))))
     headings = [_broken(name, width - 2) for name in columns]
     height = max(map(len, headings), default=0)
-    lines = [title]
+    lines = textwrap.wrap(title, WIDTH, subsequent_indent="    ")
     for line in range(height):
         cells = [heading[line - height + len(heading)] if line >= height - len(heading) else "" for heading in headings]
         lines.append((" " * label + "".join(cell.rjust(width) for cell in cells)).rstrip())
