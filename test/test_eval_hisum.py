@@ -14,7 +14,7 @@ from aha.core.h5 import FIELDS_KEPT
 from aha.errors import UserError
 from aha.eval import hisum
 from aha.eval.data_hisum import HiSumFile
-from aha.metrics.hisum import PROTOCOLS, machine_summary, score_video, segment_means, summary_runs
+from aha.metrics.hisum import PROTOCOLS, machine_summary, score_video, segment_means
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,11 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def made(tmp_path):
     return tmp_path, write_hisum(tmp_path)
+
+
+def summary_runs(summary: np.ndarray) -> list[int]:
+    """Alternating start and (exclusive) end indices of the selected runs of a summary [n] bool."""
+    return np.flatnonzero(np.diff(summary.astype(np.int8), prepend=0, append=0)).tolist()
 
 
 def same(found: float | None, expected: float | None) -> bool:

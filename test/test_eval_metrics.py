@@ -15,7 +15,6 @@ from scipy import stats
 from aha.core.folds import folds
 from aha.errors import UserError
 from aha.metrics import bootstrap, highlights, keyshots, rank
-from aha.metrics.hisum import summary_runs
 
 
 def unit(part: str) -> list[dict]:
@@ -150,10 +149,6 @@ def test_orders_of_equal_scores():
 def test_lower_median_and_top_share():
     assert highlights.above_lower_median(np.array([[1, 2, 3, 4]])).tolist() == [[False, False, True, True]]
     assert highlights.top_share(np.array([3.0, 1.0, 3.0, 2.0]), 0.15).tolist() == [True, False, True, False]
-
-
-def test_runs():
-    assert summary_runs(np.array([1, 1, 0, 0, 1], dtype=bool)) == [0, 2, 4, 5]
 
 
 # ---------------------------------------------------------------- bootstrap, folds

@@ -48,11 +48,6 @@ def machine_summary(scores: np.ndarray, change_points: np.ndarray) -> np.ndarray
     return summary
 
 
-def summary_runs(summary: np.ndarray) -> list[int]:
-    """Alternating start and (exclusive) end indices of the selected runs of a summary [n] bool."""
-    return np.flatnonzero(np.diff(summary.astype(np.int8), prepend=0, append=0)).tolist()
-
-
 def official(x: np.ndarray, g: np.ndarray, gt_summary: np.ndarray, change_points: np.ndarray) -> dict[str, float]:
     """`MRHiSum/MR.HiSum` (NeurIPS 2023 Datasets and Benchmarks), `model/solver.py` and `model/utils`.
 
