@@ -20,6 +20,7 @@ MODULES = {  # name of the benchmark (`--dataset NAME`, datasets/NAME) -> module
     "qvh": "aha.eval.qvhighlights",
     "youcook2": "aha.eval.youcook2",
     "magqa": "aha.eval.magqa",
+    "summe": "aha.eval.summe",
 }
 
 
