@@ -285,6 +285,10 @@ def test_hihd(tmp_path, six_videos, tokenizer):
         (["v0", "q", 6, "[0.1, 'x']", "[]", "train"], r"h\.csv:2: column scores"),
         (["v0", "q", 6, '[0.1, "x"]', "[]", "train"], "'x' is no number"),
         (["v0", "q", 6, "[0.1]", '[[1, 2, "rain"]]', "train"], "rain"),
+        (["v0", "q", 6, "[0.1]", '[[1, 2, ["blackout"]]]', "train"], "is not .start, end, kind."),
+        (["v0", "q", 6, "[0.1]", '[["1", 2, "blackout"]]', "train"], "is not .start, end, kind."),
+        (["v0", "q", 6, f"[{10**400}]", "[]", "train"], "is no number"),
+        (["v0", "q", 6, "[" * 99_999, "[]", "train"], "column scores is no usable JSON"),
         (["v0", "q", 6, "[0.1]"], r"h\.csv:2: the row has not as many columns"),
     ],
 )
