@@ -93,9 +93,7 @@ def load_hihd(entry: dict, folder: VideoFolder, split: str) -> tuple[list[Sample
             raise UserError(f"{where}: score {str(bad[0])[:40]!r} is no number; repair the row.")
         degradations = _json_list(row["quality_dropout"], where, "quality_dropout")
         for interval in degradations:
-            if not (
-                isinstance(interval, list) and len(interval) == 3 and all(map(is_number, interval[:2])) and interval[2] in tuple(KINDS)
-            ):
+            if not (isinstance(interval, list) and len(interval) == 3 and all(map(is_number, interval[:2])) and interval[2] in KINDS):
                 form = f"[start, end, kind] with kind one of {', '.join(KINDS)}"
                 raise UserError(f"{where}: quality_dropout {str(interval)[:60]} is not {form}; repair the row.")
         youtube_id = row["youtube_id"]
