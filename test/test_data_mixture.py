@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -23,6 +25,7 @@ from aha.data.samples import RelevanceSample
 from aha.data.tvsum import split_ids
 from aha.errors import UserError
 from aha.eval.annotations import read_tvsum
+from aha.video.library import index_videos
 
 FPS = 5  # of the videos made here
 
@@ -282,6 +285,10 @@ def test_hihd(tmp_path, six_videos, tokenizer):
         (["v0", "q", 6, "[0.1, 'x']", "[]", "train"], r"h\.csv:2: column scores"),
         (["v0", "q", 6, '[0.1, "x"]', "[]", "train"], "'x' is no number"),
         (["v0", "q", 6, "[0.1]", '[[1, 2, "rain"]]', "train"], "rain"),
+        (["v0", "q", 6, "[0.1]", '[[1, 2, ["blackout"]]]', "train"], "is not .start, end, kind."),
+        (["v0", "q", 6, "[0.1]", '[["1", 2, "blackout"]]', "train"], "is not .start, end, kind."),
+        (["v0", "q", 6, f"[{10**400}]", "[]", "train"], "is no number"),
+        (["v0", "q", 6, "[" * 99_999, "[]", "train"], "column scores is no usable JSON"),
         (["v0", "q", 6, "[0.1]"], r"h\.csv:2: the row has not as many columns"),
     ],
 )
@@ -458,6 +465,26 @@ def test_a_video_that_changes_after_indexing_is_an_error_that_names_it(tmp_path,
         ([{"name": "a", "type": "tvsum", "videos": "v", "annotations": "a", "wieght": 1}], "unknown key wieght"),
         ([{"name": "a", "type": "tvsum", "videos": "v", "annotations": "a", "weight": 0}], "weight is 0"),
         ([{"name": "a", "type": "tvsum", "videos": "v", "annotations": "a"}] * 2, "used twice"),
+        *(
+            ([{"name": "a", "type": "captions", "videos": "v", "annotations": "a", **wrong}], f"entry 0: {said}")
+            for wrong, said in (
+                ({"type": ["a"]}, "type .* is none of"),
+                ({"type": {}}, "type .* is none of"),
+                ({"annotations": {}}, "annotations is '{}', not the path"),
+                ({"annotations": -0.0}, "annotations is '-0.0', not the path"),
+                ({"annotations": "a" * 5000}, "annotations is 'aaa"),
+                ({"annotations": "a\x00b"}, "annotations is"),
+                ({"videos": float("inf")}, "videos is 'inf', not the path"),
+                ({"videos": ""}, "videos is '', not the path"),
+                ({"index": 0}, "index is '0', not the path"),
+                ({"name": 1}, "name is '1', not the text"),
+                ({"source": []}, "source is '\\[\\]', not the text"),
+                ({"weight": None}, "weight is None, not a number above 0"),
+                ({"weight": True}, "weight is True"),
+                ({"fps": float("nan")}, "fps is nan"),
+                ({"max_num_frames": 0.5}, "max_num_frames is 0.5, not a number from 1 on"),
+            )
+        ),
     ],
 )
 def test_bad_configs_are_one_sentence(tmp_path, entries, said):
@@ -465,6 +492,48 @@ def test_bad_configs_are_one_sentence(tmp_path, entries, said):
     path.write_text(json.dumps(entries))
     with pytest.raises(UserError, match=said):
         read_config(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: "no entry",
+        lambda entry: {**entry, "duration": float("nan")},
+        lambda entry: {**entry, "frame_count": {}},
+        lambda entry: {**entry, "fps": "5"},
+        lambda entry: {**entry, "valid": "yes"},
+        lambda entry: {**entry, "valid": False},
+        lambda entry: {**entry, "valid": False, "error": 1},
+        lambda entry: {**entry, "duration": -1.0},
+        lambda entry: {key: value for key, value in entry.items() if key != "size"},
+    ],
+)
+def test_a_damaged_entry_of_an_index_is_made_anew(tmp_path, damage):
+    make_video(tmp_path / "v.mp4", 1)
+    right = index_videos(tmp_path)
+    (tmp_path / "videos_metadata.json").write_text(json.dumps({"v.mp4": damage(right["v.mp4"])}))
+    assert index_videos(tmp_path) == right == json.loads((tmp_path / "videos_metadata.json").read_text())
+    (tmp_path / "videos_metadata.json").write_text("[]")
+    with pytest.raises(UserError, match="must hold one JSON object"):
+        index_videos(tmp_path)
+
+
+def test_mutated_files_are_refused_in_one_sentence_or_loaded():
+    """In a process of its own: damaged HDF5 reaches C code."""
+    script = REPO / "test" / "mutate_data.py"
+    done = subprocess.run([sys.executable, script, "--runs", "90"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["refused"] + found["loaded"] == 90 and min(found.values()) > 15
+
+
+def test_tvsum_without_annotations_is_the_copy_that_ships(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "video" / "-esJrBWj2d8.mp4", 231)  # a real id that begins with a dash
+    config = write_config(tmp_path / "c.json", {"name": "tvsum", "type": "tvsum", "videos": "video"})
+    assert missing_files(config) == []
+    mixture = build_mixture(config, tokenizer)
+    assert mixture.trained_on_ids() == ["-esJrBWj2d8"] and len(mixture.problems) == 49
 
 
 def test_the_shipped_configs_are_valid():

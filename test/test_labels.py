@@ -145,3 +145,9 @@ def test_third_of_a_frame_per_second_loses_no_frame():
     narrations = [{"time": 3 * k / 0.333 - 0.1, "timespan": [0, 1], "text": str(k)} for k in range(1, 6)]
     turns = dense_caption_turns(narrations, 60, 0.333, "q")
     assert [t.num_frames for t in turns if t.role == "stream"] == [3, 3, 3, 3, 3]
+
+
+def test_a_start_before_the_videos_is_the_videos():
+    annotation = {"video_start_time": -1, "conversation": [{"role": "user", "content": "?", "time": 2.5}]}
+    fewest, most = waiting_range(annotation, 7.0, 1.0)
+    assert fewest == most == waiting_range({**annotation, "video_start_time": 0}, 7.0, 1.0)[0] > 0

@@ -86,13 +86,18 @@ def read_text(path: str | os.PathLike, what: str) -> str:
 def read_json(path: str | os.PathLike, what: str, of_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Read a JSON file; `what` names it in the error (e.g. "dataset config"); of_pairs makes an object of its (name, value) pairs. Raises
     UserError if missing or malformed."""
+    return parse_json(read_text(path, what), f"{what} {path}", of_pairs)
+
+
+def parse_json(text: str, where: str, of_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value of a JSON text. Raises UserError if it is malformed."""
     try:
-        return json.loads(read_text(path, what), object_pairs_hook=of_pairs)
+        return json.loads(text, object_pairs_hook=of_pairs)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"{what} {path} is not valid JSON ({place}: {error.msg}); repair or rewrite it.") from error
+        raise UserError(f"{where} is not valid JSON ({place}: {error.msg}); repair or rewrite it.") from error
     except (RecursionError, ValueError) as error:  # nested a thousand deep, or a number of thousands of digits
-        raise UserError(f"{what} {path} is no usable JSON ({error}); repair or rewrite it.") from error
+        raise UserError(f"{where} is no usable JSON ({error}); repair or rewrite it.") from error
 
 
 def read_csv(path: str | os.PathLike, columns: tuple[str, ...], what: str) -> list[tuple[int, dict[str, str]]]:

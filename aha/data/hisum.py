@@ -7,12 +7,12 @@ HIHD (Aha): `HIHD_metadata.csv` (youtube_id, query, duration, scores, quality_dr
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 
-from aha.core.files import read_csv
+from aha.core.files import parse_json, read_csv
+from aha.data.mmduetit import is_number
 from aha.data.samples import Problem, RelevanceSample, Sample
 from aha.errors import UserError
 from aha.eval.data_hisum import HiSumFile, read_keys, read_metadata
@@ -71,10 +71,7 @@ def load_hisum(entry: dict, folder: VideoFolder, split: str) -> tuple[list[Sampl
 
 
 def _json_list(text: str, where: str, column: str) -> list[Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: column {column} is not a JSON list ({error.msg}, character {error.pos}); repair the row.") from error
+    value = parse_json(text, f"{where}: column {column}")
     if not isinstance(value, list):
         raise UserError(f"{where}: column {column} is {text[:40]!r}, not a JSON list; repair the row.")
     return value
@@ -91,12 +88,12 @@ def load_hihd(entry: dict, folder: VideoFolder, split: str) -> tuple[list[Sample
         if split not in ("all", row["training_split"]):
             continue
         values = _json_list(row["scores"], where, "scores")
-        bad = [value for value in values if isinstance(value, bool) or not isinstance(value, (int, float))]
+        bad = [value for value in values if not is_number(value) and value == value]  # NaN: the sample is left out
         if bad:
             raise UserError(f"{where}: score {str(bad[0])[:40]!r} is no number; repair the row.")
         degradations = _json_list(row["quality_dropout"], where, "quality_dropout")
         for interval in degradations:
-            if not (isinstance(interval, list) and len(interval) == 3 and interval[2] in KINDS):
+            if not (isinstance(interval, list) and len(interval) == 3 and all(map(is_number, interval[:2])) and interval[2] in KINDS):
                 form = f"[start, end, kind] with kind one of {', '.join(KINDS)}"
                 raise UserError(f"{where}: quality_dropout {str(interval)[:60]} is not {form}; repair the row.")
         youtube_id = row["youtube_id"]

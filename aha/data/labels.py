@@ -106,7 +106,8 @@ def waiting_range(annotation: dict, duration: float, fps: float) -> tuple[int, i
         return 0, 0
     asked = _on_grid(annotation["conversation"][0]["time"], fps, 0, duration)
     fewest, most = _frames_between(annotation["video_start_time"], asked, fps), _frames_between(0, asked, fps)
-    return min(max(fewest, 0), MAX_WAITING_FRAMES), min(max(most, 0), MAX_WAITING_FRAMES)
+    most = min(max(most, 0), MAX_WAITING_FRAMES)
+    return min(max(fewest, 0), most), most  # a start before the video's is the video's
 
 
 def question_answer_turns(annotation: dict, duration: float, fps: float, waiting_frames: int) -> tuple[int, list[Turn]]:

@@ -100,14 +100,14 @@ def _check(items: Any, where: str, fields: dict[str, type]) -> None:
     for i, item in enumerate(items):
         for name, kind in fields.items():
             value = item.get(name) if isinstance(item, dict) else None
-            ok = _is_number(value) if kind is float else isinstance(value, kind)
+            ok = is_number(value) if kind is float else isinstance(value, kind)
             if ok and name == "timespan":
-                ok = len(value) == 2 and all(_is_number(v) for v in value)
+                ok = len(value) == 2 and all(is_number(v) for v in value)
             if not ok:
                 expected = {float: "a number", str: "a text", list: "a list", dict: "an object"}[kind]
                 expected = "[start, end] in seconds" if name == "timespan" else expected
                 raise UserError(f"{where}: item {i} has {name} = {str(value)[:40]!r}, not {expected}; repair the entry.")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value and abs(value) < 1e9
