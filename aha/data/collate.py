@@ -1,6 +1,6 @@
 """Samples -> one batch, padded on the right.
 
-Dimensions in names: B samples, T tokens of the longest, N frames of all samples together, C H W = 3 384 384.
+Dimensions in names: B samples, T tokens of the longest, N frames of all samples together, C H W of a picture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def collate(samples: Sequence[dict[str, Any]], pad_id: int, pad_to_multiple_of: 
     """Batch the dicts that `aha.data.mixture.Mixture` gives; T is the longest sample's length, or the next multiple.
 
     Returns input_ids_BT, attention_mask_BT (1 = token, 0 = padding), labels_BT, informative_labels_BT (int64) and relevance_labels_BT
-    (float32), with IGNORE_INDEX where there is no label; frames [N,3,384,384] uint8, in the order of the `<image>` tokens of the batch
+    (float32), with IGNORE_INDEX where there is no label; frames [N,3,S,S] uint8, in the order of the `<image>` tokens of the batch
     (sample after sample); and lists with one entry per sample: sample_ids, num_frames, video_paths, frame_fps, frame_times (seconds),
     frame_indices (in the original video).
     """

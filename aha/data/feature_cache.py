@@ -8,7 +8,7 @@
 A key holds the file's path, size and time of change and how its frames were chosen; the folder's name holds a hash of the tower's
 weights and their type. So what is stale is never found, and any number of processes and runs may share a folder.
 
-Shapes: F frames, P patches of a frame (729), C tower width.
+Shapes: F frames, P patches of a frame, C tower width.
 """
 
 from __future__ import annotations

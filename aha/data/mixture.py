@@ -197,7 +197,7 @@ class Mixture(Dataset):
         return first, [Turn("system", DEFAULT_SYSTEM_PROMPT), *keep_frames(turns, source.max_num_frames)]
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """input_ids, labels, informative_labels, relevance_labels [T]; frames uint8 [F,3,384,384]; sample_id, dataset, video_id,
+        """input_ids, labels, informative_labels, relevance_labels [T]; frames uint8 [F,3,S,S]; sample_id, dataset, video_id,
         video_path, frame_fps, frame_times (seconds) and frame_indices (in the original video); `degraded`: whether a picture was made worse
         on purpose.
 

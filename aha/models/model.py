@@ -6,8 +6,8 @@
 The score of a frame is read at the last of its tokens. `forward` computes and returns; it logs nothing, reads no environment
 and touches no file.
 
-Shapes: B batch, T tokens, H decoder width, V vocabulary, K tokens of a frame (49), F frames in the batch, N scored frames (normally F),
-M positions with language logits, P patches (729), C tower width.
+Shapes: B batch, T tokens, H decoder width, V vocabulary, K tokens of a frame, F frames in the batch, N scored frames (normally F),
+M positions with language logits, P patches, C tower width.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a mixture of data sets to the batches of one rank: order, sharding, cached vision features, broken samples.
 
-Shapes: F frames of a sample, P patches (729), C tower width, T tokens.
+Shapes: F frames of a sample, P patches, C tower width, T tokens.
 """
 
 from __future__ import annotations

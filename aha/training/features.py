@@ -1,6 +1,6 @@
 """Vision features of the training videos, computed once before training: epochs after that read no video and run no vision tower.
 
-Shapes: F frames, P patches (the 169 of 729 that pooling looks at), C tower width.
+Shapes: F frames, P patches (those that pooling looks at), C tower width.
 """
 
 from __future__ import annotations

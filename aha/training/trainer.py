@@ -133,7 +133,7 @@ class AhaTrainer(Trainer):
         )  # fmt: skip
 
     def _features(self, frames: Tensor) -> Tensor:
-        """Pixels or cached features of one sample -> features [F,169,C] on the device."""
+        """Pixels or cached features of one sample -> features [F,P,C] on the device."""
         if frames.dtype == torch.uint8:
             return self.model.used_patches(self.model.tower_features(frames))
         return frames.to(self.args.device, non_blocking=True)

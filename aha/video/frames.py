@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from llava_next import PUBLISHED
 from PIL import Image, ImageOps
 
 from aha.errors import UserError
@@ -66,7 +67,7 @@ def resize_bilinear(image_HWC: np.ndarray, height: int, width: int) -> np.ndarra
     return upper.astype(np.uint8).reshape(height, width, 3)
 
 
-def letterbox(image_HWC: np.ndarray, size: int = 384, pixel_aspect: float = 1.0) -> np.ndarray:
+def letterbox(image_HWC: np.ndarray, size: int = PUBLISHED.side, pixel_aspect: float = 1.0) -> np.ndarray:
     """Scale the longer side to `size`, keep the aspect, centre on black: uint8 [H,W,3] -> uint8 [size,size,3].
 
     The shorter side is rounded down; of an odd rest the larger part goes below or to the right. An image that is already size x size

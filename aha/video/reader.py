@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from llava_next import PUBLISHED
 
 from aha.errors import UserError
 from aha.video.backends import decode_decord, decode_pyav, decode_torchcodec, shown_size
@@ -119,7 +120,7 @@ def read_video(
     start: float | None = None,
     end: float | None = None,
     backend: Literal["pyav", "decord", "torchcodec"] = "pyav",
-    size: int = 384,
+    size: int = PUBLISHED.side,
     resize: bool = True,
     source_fps: float | None = None,
     threads: int = 2,
@@ -158,7 +159,7 @@ def iter_frames(
     start: float | None = None,
     end: float | None = None,
     backend: Literal["pyav", "decord", "torchcodec"] = "pyav",
-    size: int = 384,
+    size: int = PUBLISHED.side,
     resize: bool = True,
     source_fps: float | None = None,
     threads: int = 2,

@@ -5,7 +5,7 @@
         for event in watcher.push(frame.image_CHW, frame.time):
             print(json.dumps(event))
 
-An event is a dict with "event" and "time" (seconds of the stream at which it was decided, never falling). K tokens of a frame (49).
+An event is a dict with "event" and "time" (seconds of the stream at which it was decided, never falling). K tokens of a frame.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Watcher:
         self._best: list[tuple[float, int, dict[str, Any]]] = []
 
     def push(self, image_CHW: np.ndarray, time: float) -> list[dict[str, Any]]:
-        """uint8 [3, 384, 384] at `time` seconds -> what was decided at this frame."""
+        """uint8 [3, S, S] at `time` seconds -> what was decided at this frame."""
         visual_1KH = self.model.embed(image_CHW[None])
         informative, relevance, uncertainty = self.model.push(self.session, visual_1KH)
         feature_H = visual_1KH[0].float().mean(0).cpu().numpy()
