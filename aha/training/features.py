@@ -37,35 +37,37 @@ class VisionCache:
         source, sample = mixture.items[i]
         return mixture[i] if has_own_pixels(mixture.sources[source].samples[sample]) else mixture.item(i, self.read)
 
-    def stored(self, path: str, *, fps: float, start: float, max_frames: int) -> VideoFrames | None:
+    def stored(self, path: str, *, max_frames: int, size: int, **sampling: Any) -> VideoFrames | None:
         """What `read_video` gives, with features as `frames_TCHW`; None where they are not in the cache (or the file is not there)."""
-        found = self.cache.get(video_key(path, fps=fps, start=start), max_frames) if Path(path).is_file() else None
+        del size  # the tower's
+        found = self.cache.get(video_key(path, **sampling), max_frames) if Path(path).is_file() else None
         if found is None:
             return None
         _, indices, times, frame_times = zip(*found.frames)
         return VideoFrames(
             frames_TCHW=found.features_FPC, frame_indices=list(indices), times=list(times), frame_times=list(frame_times),
-            video_fps=float("nan"), duration=float("nan"), frame_count=0, sample_fps=fps,
+            video_fps=float("nan"), duration=float("nan"), frame_count=0, sample_fps=sampling["fps"],
         )  # fmt: skip
 
-    def read(self, path: str, *, fps: float, start: float, max_frames: int, size: int) -> VideoFrames:
-        """`read_video` with features as `frames_TCHW`, or `read_video` itself."""
-        found = self.stored(path, fps=fps, start=start, max_frames=max_frames)
-        return read_video(path, fps=fps, start=start, max_frames=max_frames, size=size) if found is None else found
+    def read(self, path: str, **request: Any) -> VideoFrames:
+        """`read_video` with features as `frames_TCHW`, or `read_video` itself. request: fps, start, max_frames, size, backend."""
+        found = self.stored(path, **request)
+        return read_video(path, **request) if found is None else found
 
     @torch.no_grad()
     def fill(self, mixture: Mixture, model: AhaModel, rank: int, world_size: int) -> None:
         """Compute what is missing; rank r takes every world_size-th item. A video that cannot be read is left to training to report."""
 
-        def compute(path: str, *, fps: float, start: float, max_frames: int, size: int) -> VideoFrames:
-            if self.stored(path, fps=fps, start=start, max_frames=max_frames) is None:
+        def compute(path: str, *, max_frames: int, size: int, **sampling: Any) -> VideoFrames:
+            if self.stored(path, max_frames=max_frames, size=size, **sampling) is None:
                 # One more than is planned: where the video ends there, scoring, which takes every frame, finds all of them.
-                video = read_video(path, fps=fps, start=start, max_frames=max_frames + 1, size=size)
+                video = read_video(path, max_frames=max_frames + 1, size=size, **sampling)
                 frames = [Frame(None, *row) for row in zip(video.frame_indices, video.times, video.frame_times, strict=True)]
                 features_FPC = model.used_patches(model.tower_features(torch.from_numpy(video.frames_TCHW)))
-                complete = len(frames) <= max_frames or start + len(frames) / fps >= video.duration + 1e-9
-                self.cache.put(video_key(path, fps=fps, start=start), VideoFeatures(frames, features_FPC, complete))
-            return self.read(path, fps=fps, start=start, max_frames=max_frames, size=size)
+                end = sampling["start"] + len(frames) / sampling["fps"]
+                complete = len(frames) <= max_frames or end >= video.duration + 1e-9
+                self.cache.put(video_key(path, **sampling), VideoFeatures(frames, features_FPC, complete))
+            return self.read(path, max_frames=max_frames, size=size, **sampling)
 
         own = range(rank, len(mixture), world_size)
         for i in tqdm(own, desc="vision features", unit="video", disable=rank > 0):
