@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,17 +25,17 @@ import numpy as np
 from aha.errors import UserError
 from aha.highlights.result import Options, Result, find_highlights
 from aha.highlights.timeline import ScoreTrack
-from aha.video.reader import iter_frames, probe
+from aha.scoring.config import ScoreConfig
+from aha.scoring.model_choice import ModelChoice
+from aha.video.reader import Frame
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from aha.models.model import AhaModel
     from aha.streaming import Session
+    from aha.streaming.chunks import ScoredFrame
 
-DEMO = Path(__file__).parent / "demo" / "checkpoints"
-DEMO_BASE = DEMO / "llava-onevision-qwen2-demo-ov"
-DEMO_ADAPTER = DEMO / "aha-demo"  # trained as `train_on_tvsum.sh --demo` does
 DEMO_NOTE = "Scored by the embedded demo model, which knows only simple coloured shapes; name a real model for real videos."
 LONGEST_QUERY = 2000  # characters
 BATCH = 16  # frames that go through the vision tower, or the decoder, at once
@@ -74,33 +73,12 @@ def load(
     device: "cpu" or "cuda" (default: cuda where there is one). dtype: float32, bfloat16, float16 (default: bfloat16 on cuda, else float32).
     Raises UserError where something is missing or does not fit.
     """
-    import torch
+    choice = ModelChoice(os.fspath(model), None if adapter is None else os.fspath(adapter), dtype, device, attn_implementation)
+    return load_choice(choice)
 
-    from aha.models import AhaModel
-    from aha.streaming.session import tokenizer_of
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise UserError(f"dtype {dtype!r} is none of float32, bfloat16, float16.")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("device cuda was asked for, but torch sees no GPU; use device cpu or repair the driver.")
-    is_demo = os.fspath(model) == "demo"
-    if is_demo and adapter is not None:
-        raise UserError("an adapter needs its base model: give --llm_pretrained with --lora_pretrained.")
-    settings: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device, "attn_implementation": attn_implementation}
-    if is_demo:
-        if missing := [path for path in (DEMO_BASE, DEMO_ADAPTER) if not path.is_dir()]:
-            raise UserError(
-                f"the embedded demo model is not complete: {missing[0]} is not there; install the project again or name a model."
-            )
-        loaded = AhaModel.from_base(DEMO_BASE, DEMO_ADAPTER, **settings)
-    elif adapter is not None:
-        loaded = AhaModel.from_base(model, adapter, **settings)
-    else:
-        loaded = AhaModel.from_pretrained(model, **settings)
-    name = "the embedded demo model" if is_demo else " + ".join(os.fspath(part) for part in (model, adapter) if part)
-    return Highlighter(loaded.eval(), tokenizer_of(loaded), name, is_demo)
+def load_choice(choice: ModelChoice) -> Highlighter:
+    return Highlighter(*choice.load(), choice.name, choice.is_demo)
 
 
 def checked_query(text: str) -> str:
@@ -130,6 +108,7 @@ class Highlighter:
         fps: float = 1.0,
         max_num_frames: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        video_backend: str = "pyav",
     ) -> EncodedVideo:
         """Read `fps` frames a second and run them through the vision tower. progress(done, total) is called after each batch.
 
@@ -137,55 +116,37 @@ class Highlighter:
         """
         import torch
 
-        info = probe(video)
-        total = max(1, int(info.duration * fps))
-        total = min(total, max_num_frames or total)
-        frames_F, times_F, batch = [], [], []
+        from aha.scoring.offline import OpenVideo
+
+        config = ScoreConfig(frame_fps=fps, max_num_frames=max_num_frames, chunk_frames=BATCH, video_backend=video_backend)
+        opened = OpenVideo(video, config, side=self.model.config.frame.side)
+        total = config.expected_frames(opened.duration)
+        seen: list[Frame] = []
         # One block for all: small pieces kept between the tower's large temporary ones cost 15 times their size over a long video.
         visual_FKH = torch.empty(0)
-        done = 0
-
-        def flush() -> None:
-            nonlocal visual_FKH, done
-            if batch:
-                visual_NKH = self.embed(np.stack(batch))
-                if done == 0:  # the length that a file says may be wrong
-                    room = max(len(batch), min(total + 1, 1 << 14))
-                    visual_FKH = torch.empty((room, *visual_NKH.shape[1:]), dtype=visual_NKH.dtype)
-                elif done + len(batch) > len(visual_FKH):
-                    visual_FKH = torch.cat([visual_FKH, torch.empty_like(visual_FKH)])
-                visual_FKH[done : done + len(batch)] = visual_NKH
-                done += len(batch)
-                batch.clear()
-                if progress:
-                    progress(len(frames_F), max(total, len(frames_F)))
-
-        for frame in iter_frames(video, fps=fps, max_frames=max_num_frames):
-            batch.append(frame.frame_CHW)
-            frames_F.append(frame.frame_index)
-            times_F.append(frame.time)
-            if len(batch) == BATCH:
-                flush()
-        flush()
-        visual_FKH = visual_FKH[:done]
+        for frames, visual_NKH in opened.embed(self.model):
+            done = len(seen)
+            if done == 0:  # the length that a file says may be wrong
+                room = max(len(frames), min(total + 1, 1 << 14))
+                visual_FKH = torch.empty((room, *visual_NKH.shape[1:]), dtype=visual_NKH.dtype)
+            elif done + len(frames) > len(visual_FKH):
+                visual_FKH = torch.cat([visual_FKH, torch.empty_like(visual_FKH)])
+            visual_FKH[done : done + len(frames)] = visual_NKH
+            seen += frames
+            if progress:
+                progress(len(seen), max(total, len(seen)))
+        visual_FKH = visual_FKH[: len(seen)]
         features = [part.float().mean(1).numpy() for part in visual_FKH.split(256)]  # not of all at once: as large again in float32
         return EncodedVideo(
             os.fspath(video),
-            info.duration,
-            info.fps,
+            opened.duration,
+            opened.video_fps,
             fps,
-            np.array(frames_F),
-            np.array(times_F),
+            np.array([frame.frame_index for frame in seen]),
+            np.array([frame.time for frame in seen]),
             visual_FKH,
             np.concatenate(features),
         )
-
-    def embed(self, frames_NCHW: np.ndarray) -> Tensor:
-        """uint8 [N, 3, 384, 384] -> frame tokens [N, 49, H]."""
-        import torch
-
-        with torch.inference_mode():
-            return self.model.visual_embed(torch.from_numpy(frames_NCHW))
 
     def stream(self, query: str | None, **settings: Any) -> Session:
         """A streaming session; constant memory unless `cache` says otherwise."""
@@ -193,19 +154,22 @@ class Highlighter:
 
     def score(self, video: EncodedVideo, query: str, progress: Callable[[int, int], None] | None = None) -> ScoreTrack:
         """Score every encoded frame for one query, each from the frames before it only."""
-        session = self.stream(checked_query(query))
-        rows = []
-        for start in range(0, len(video), BATCH):
-            rows.append(self.push(session, video.visual_FKH[start : start + BATCH]))
-            if progress:
-                progress(min(start + BATCH, len(video)), len(video))
-        informative, relevance, uncertainty = (None if column[0] is None else np.concatenate(column) for column in zip(*rows))
-        return ScoreTrack(video.times_F, video.frames_F, informative, relevance, uncertainty, video.duration, video.features_FH)
+        from aha.streaming.chunks import score_frames
 
-    def push(self, session: Session, visual_NKH: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Informative, relevance and uncertainty [N] of frames that were embedded before."""
-        scores = session.push_embeds(visual_NKH.to(self.model.model.norm.weight.device))
-        return tuple(None if values is None else values.float().cpu().numpy().astype(np.float64) for values in scores)
+        frames = [Frame(None, int(index), float(time), float(time)) for index, time in zip(video.frames_F, video.times_F)]
+        chunks = ((frames[k : k + BATCH], video.visual_FKH[k : k + BATCH]) for k in range(0, len(video), BATCH))
+        rows = []
+        for scored in score_frames(self.stream(checked_query(query)), chunks):
+            rows.append(scored.row)
+            if progress:
+                progress(len(rows), len(video))
+        return ScoreTrack.of_rows(rows, video.frames_F, video.duration, video.features_FH)
+
+    def push(self, session: Session, frames: Sequence[Frame]) -> list[ScoredFrame]:
+        """Frames with their pixels through the tower and the decoder, now."""
+        from aha.streaming.chunks import embed_chunks, pixel_chunk, score_frames
+
+        return list(score_frames(session, embed_chunks(self.model, [pixel_chunk(frames)])))
 
     def query(
         self, video: EncodedVideo, query: str, *, budget: float | None = None, top: int | None = None, options: Options | None = None,
@@ -223,7 +187,7 @@ class Highlighter:
         for highlight in result.highlights:
             best = highlight.first + int(np.argmax(result.fused_F[highlight.first : highlight.last]))
             session = self.stream(result.query)
-            self.push(session, video.visual_FKH[max(highlight.first, best + 1 - BATCH) : best + 1])
+            session.push_embeds(video.visual_FKH[max(highlight.first, best + 1 - BATCH) : best + 1])
             sentences.append(session.respond(max_new_tokens=max_new_tokens).strip() or None)
         return result.with_sentences(sentences)
 

@@ -19,35 +19,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aha.api import DEMO_NOTE, Highlighter, load, queries_of
+from aha.api import DEMO_NOTE, Highlighter, load_choice, queries_of
 from aha.core.extras import need
+from aha.core.flags import add_flags, from_args
+from aha.core.fusion import add_fusion_flags, fusion_of
 from aha.errors import UserError, run_command
 from aha.highlights.online import OnlineSettings
-from aha.highlights.ranking import Fusion
 from aha.highlights.result import Options, Result, open_output, write_result
-
-
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--llm_pretrained", default="demo", help="base checkpoint or whole Aha model: folder or hub id (default: embedded demo model)"
-    )
-    group.add_argument("--lora_pretrained", help="LoRA adapter of that base (MMDuet, Aha or our own): folder or hub id")
-    group.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    group.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="number format (default: bfloat16 on cuda, float32 on cpu)"
-    )
-    group.add_argument(
-        "--attn_implementation", choices=("sdpa", "eager", "flash_attention_2"), help="attention kernel (default: the best there is)"
-    )
+from aha.scoring.model_choice import ModelChoice
+from aha.video.reader import BACKENDS
 
 
 def add_score_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("score = alpha * informative + beta * relevance - epsilon * max(0, variance - uncertainty_threshold)")
-    group.add_argument("--alpha", type=float, default=0.0, help="weight of the informative head (default %(default)s)")
-    group.add_argument("--beta", type=float, default=1.0, help="weight of the relevance head (default %(default)s)")
-    group.add_argument("--epsilon", type=float, default=0.0, help="weight of the variance above the threshold (default %(default)s)")
-    group.add_argument("--uncertainty_threshold", type=float, default=0.0, help="variance that costs nothing (default %(default)s)")
+    add_fusion_flags(parser)
     group = parser.add_argument_group("online segmentation: a segment ends when enough has been seen or the evidence changes")
     default = OnlineSettings()
     group.add_argument(
@@ -76,20 +60,13 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def fusion_of(args: argparse.Namespace) -> Fusion:
-    try:
-        return Fusion(args.alpha, args.beta, args.epsilon, args.uncertainty_threshold)
-    except ValueError as error:
-        raise UserError(f"{error}.") from error
-
-
 def online_of(args: argparse.Namespace) -> OnlineSettings:
     try:
         return OnlineSettings(
             information_threshold=args.information_threshold or None,
             change_threshold=args.change_threshold or None,
             min_frames=args.min_frames,
-            uncertainty_threshold=args.uncertainty_wait_threshold,
+            uncertainty_wait_threshold=args.uncertainty_wait_threshold,
             max_wait_frames=args.max_wait_frames,
         )
     except ValueError as error:
@@ -98,9 +75,7 @@ def online_of(args: argparse.Namespace) -> OnlineSettings:
 
 def load_model(args: argparse.Namespace) -> Highlighter:
     """The model of the flags; where it is the demo model the user is told so."""
-    model = load(
-        args.llm_pretrained, args.lora_pretrained, device=args.device, dtype=args.dtype, attn_implementation=args.attn_implementation
-    )
+    model = load_choice(from_args(ModelChoice, args))
     if model.is_demo:
         print(f"note: {DEMO_NOTE}", file=sys.stderr)
     return model
@@ -141,6 +116,7 @@ def highlights_parser(parser: argparse.ArgumentParser) -> None:
     amount.add_argument("--min_score", type=float, metavar="X", help="every segment with at least this mean score")
     parser.add_argument("--frame_fps", type=positive, default=1.0, help="frames a second that are scored (default %(default)s)")
     parser.add_argument("--max_num_frames", type=int, help="score at most this many frames (default: all)")
+    parser.add_argument("--video_backend", choices=tuple(BACKENDS), default="pyav", help="who decodes the video (default %(default)s)")
     parser.add_argument(
         "--segmentation",
         choices=("online", "kernel", "uniform"),
@@ -158,7 +134,7 @@ def highlights_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no_reel", action="store_true", help="do not write reel.mp4")
     parser.add_argument("--speak", action="store_true", help="the model adds a sentence to each highlight")
     add_score_flags(parser)
-    add_model_flags(parser)
+    add_flags(parser.add_argument_group("model"), ModelChoice)
 
 
 def run_highlights(args: argparse.Namespace) -> None:
@@ -179,7 +155,7 @@ def run_highlights(args: argparse.Namespace) -> None:
     output = open_output(args.output, args.overwrite)
     model = load_model(args)
     with progress_bar("encode") as progress:
-        video = model.encode(args.video, args.frame_fps, args.max_num_frames, progress)
+        video = model.encode(args.video, args.frame_fps, args.max_num_frames, progress, args.video_backend)
     for number, query in enumerate(queries, 1):
         with progress_bar("score") as progress:
             result = model.query(video, query, options=options, progress=progress)
@@ -221,7 +197,7 @@ def _watch_parser(parser: argparse.ArgumentParser) -> None:
 
     watch_parser(parser)
     add_score_flags(parser)
-    add_model_flags(parser)
+    add_flags(parser.add_argument_group("model"), ModelChoice)
 
 
 def _run_demo(args: argparse.Namespace) -> None:
@@ -236,7 +212,7 @@ def _demo_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in (default %(default)s)")
     parser.add_argument("--max_megabytes", type=positive, default=200, help="largest upload in MB (default %(default)s)")
     parser.add_argument("--max_minutes", type=positive, default=20, help="longest video in minutes (default %(default)s)")
-    add_model_flags(parser)
+    add_flags(parser.add_argument_group("model"), ModelChoice)
 
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]]] = {
@@ -250,8 +226,8 @@ def run(argv: list[str]) -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="aha", description=__doc__, formatter_class=formatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (about, add_flags, _) in COMMANDS.items():
-        add_flags(commands.add_parser(name, help=about, description=about, epilog="--debug shows the traceback of an error"))
+    for name, (about, fill, _) in COMMANDS.items():
+        fill(commands.add_parser(name, help=about, description=about, epilog="--debug shows the traceback of an error"))
     args = parser.parse_args(argv)
     COMMANDS[args.command][2](args)
 

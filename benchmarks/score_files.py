@@ -23,10 +23,10 @@ from streaming_common import arguments, environment, pictures, random_model, set
 
 from aha.conversation import Query
 from aha.core.files import atomic_path
+from aha.scoring.config import ScoreConfig
 from aha.scoring.dataset import Item, open_ahead
-from aha.scoring.offline import OpenVideo, ScoreSettings, is_gpu, score_video
+from aha.scoring.offline import Scorer
 from aha.streaming import Session
-from aha.streaming.decoder import Decoder
 
 FPS = 30
 
@@ -62,32 +62,28 @@ def main() -> int:
         list(pool.map(write_video, *zip(*((p, args.seconds, args.height, k) for k, p in enumerate(paths) if not p.exists()))))
     device, dtype = settle(args)
     model, words = random_model(args.size, device, dtype), tokenizer()
-    decoder = Decoder(model, compiled=not args.no_compile)
-    settings = ScoreSettings(session={"decoder": decoder})
+    scorer = Scorer(model, words, ScoreConfig(compile=not args.no_compile))
     items = [Item(path.stem, path.stem, str(path), float(args.seconds), (Query("what is it about?"),)) for path in paths]
     with torch.inference_mode():
-        for count in (3, settings.chunk_frames):  # warm-up
+        for count in (3, scorer.config.chunk_frames):  # warm-up
             model.visual_embed(torch.from_numpy(pictures(count)))
-    score_video(model, words, items[0].path, items[0].queries, settings)
+    scorer.score(items[0].path, items[0].queries)
 
-    def open_video(item: Item) -> OpenVideo:
-        return OpenVideo(item.path, settings, is_gpu(model))
+    def opened():
+        return open_ahead(items, lambda item: scorer.open(item.path), args.readers)
 
     def decode_all() -> int:
-        return sum(len(frames) for _, video in open_ahead(items, open_video, args.readers) for frames, _ in video.result().chunks)
+        return sum(len(frames) for _, video in opened() for frames, _ in video.result().chunks)
 
     def score_all() -> int:
-        return sum(
-            len(score_video(model, words, video.result(), item.queries, settings)["debug_data"])
-            for item, video in open_ahead(items, open_video, args.readers)
-        )
+        return sum(len(scorer.score(video.result(), item.queries).rows()) for item, video in opened())
 
     decode_s, frames = timed(device, decode_all)
     total_s, scored = timed(device, score_all)
-    some = torch.from_numpy(pictures(settings.chunk_frames))
+    some = torch.from_numpy(pictures(scorer.config.chunk_frames))
     with torch.inference_mode():
         vision_s, visual = timed(device, model.visual_embed, some)
-    session = Session(model, "what is it about?", tokenizer=words, decoder=decoder)
+    session = Session(model, "what is it about?", tokenizer=words, decoder=scorer.decoder)
     session.push_embeds(visual)
     decoder_s, _ = timed(device, session.push_embeds, visual)
     hours = args.videos * args.seconds / 3600

@@ -22,7 +22,7 @@ from streaming_common import arguments, compare, environment, floors, gpu_gib, p
 from aha.conversation import Query, QuerySchedule
 from aha.models.model import FrameScores
 from aha.streaming import Session
-from aha.streaming.chunks import ReadAhead, pixel_chunks, score_frames
+from aha.streaming.chunks import ReadAhead, embed_chunks, pixel_chunks, score_frames
 from aha.streaming.decoder import Decoder
 
 
@@ -42,16 +42,11 @@ def score(session: Session, frames, chunk: int) -> FrameScores:
     """The path of `python -m aha.score`, without the video decoder."""
     items = (Frame(frame, k, float(k), float(k)) for k, frame in enumerate(frames))
     chunks = ReadAhead(pixel_chunks(items, chunk, session.decoder.device.type == "cuda"), 4)
-    embedded = ((batch, embed(session.model, pixels)) for batch, pixels in chunks)
-    rows = [scored.row for scored in score_frames(session, embedded, QuerySchedule([Query(QUERY)]))]
+    scored = score_frames(session, embed_chunks(session.model, chunks), QuerySchedule([Query(QUERY)]))
+    rows = [frame.row for frame in scored]
     return FrameScores(
         *(torch.tensor([row[name] for row in rows]) for name in ("informative_score", "relevance_score", "uncertainty_score"))
     )
-
-
-@torch.inference_mode()
-def embed(model, pixels: torch.Tensor) -> torch.Tensor:
-    return model.visual_embed(pixels)
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from tiny_benchmarks import tiny_model, write_tvsum
 from aha import score
 from aha.errors import UserError
 from aha.scoring import ablate
+from aha.scoring.config import ScoreConfig
 
 pytest.importorskip("torch")
 
@@ -38,7 +39,7 @@ def test_every_row_equals_aha_score_and_each_frame_is_encoded_once(tmp_path, tvs
         options = by_name[name]["score_options"]
         direct = tmp_path / f"{name}.json"
         score.main([*model, "--dataset", "tvsum", "--data_root", str(tvsum), *options, "--output", str(direct)])
-        ours = json.loads((tmp_path / "a" / "predictions" / f"{ablate.file_name(options)}.json").read_text())
+        ours = json.loads((tmp_path / "a" / "predictions" / f"{'-'.join(options).replace('--', '')}.json").read_text())
         for mine, theirs in zip(ours, json.loads(direct.read_text()), strict=True):
             assert mine["query"] == theirs["query"]
             assert mine["true_frames_list"] == theirs["true_frames_list"]
@@ -56,24 +57,15 @@ def test_every_row_equals_aha_score_and_each_frame_is_encoded_once(tmp_path, tvs
 
 
 def test_rows_of_the_studies():
-    def rows(*arguments):
-        parsed = ablate.argparse.Namespace(
-            study=["heads"],
-            alpha=None,
-            beta=None,
-            epsilon=None,
-            uncertainty_threshold=None,
-            window=None,
-            sink_tokens=None,
-            seed=0,
-            corrupt_ratio=0.2,
-        )
-        vars(parsed).update(dict(arguments))
-        return ablate.variants(parsed)
+    def rows(studies=("heads",), config=None, **given):
+        return ablate.variants(studies, config or ScoreConfig(), given)
 
-    assert [row.weights.alpha for row in rows()] == [0.7, 0, 0.7, 0.7]
-    assert [row.weights.beta for row in rows(("beta", 2.0), ("alpha", 1.0))] == [2, 2, 0, 2]
+    assert [row.fusion.alpha for row in rows()] == [0.7, 0, 0.7, 0.7]
+    assert [row.fusion.beta for row in rows(beta=2.0, alpha=1.0)] == [2, 2, 0, 2]
+    assert [row.options for row in rows(["cache"], ScoreConfig(window=300, sink_tokens=8))][:2] == [
+        [], ["--cache", "sink", "--window", "300", "--sink_tokens", "8"],
+    ]  # fmt: skip
     with pytest.raises(UserError, match="leaves no head but uncertainty"):
-        rows(("alpha", 0.0))
+        rows(alpha=0.0)
     with pytest.raises(ablate.argparse.ArgumentTypeError, match="cache, corruption"):
         ablate.study_list("cache,weather")

@@ -19,12 +19,13 @@ import pytest
 from highlights_media import make_video, reel_contents
 from paths import REPO, shared_fixture
 
-from aha import api, cli
+from aha import cli
 from aha.api import Highlighter, load
 from aha.core.fusion import Fusion
 from aha.core.prediction import read_predictions
 from aha.errors import UserError
 from aha.highlights.result import FILES
+from aha.scoring import offline
 from aha.video.reader import probe
 
 
@@ -68,7 +69,8 @@ def test_all_files_are_written_and_agree(aha, clip, tmp_path, capsys):
 
 def test_several_queries_encode_the_video_once(aha, model, clip, tmp_path, monkeypatch):
     embedded = []
-    monkeypatch.setattr(model, "embed", lambda frames, embed=model.embed: embedded.append(len(frames)) or embed(frames))
+    tower = model.model.tower_features
+    monkeypatch.setattr(model.model, "tower_features", lambda frames: embedded.append(len(frames)) or tower(frames))
     aha("highlights", clip, "--query", "one", "--query", "two things!", "--top", "2", "--output", tmp_path, "--no_reel", "--speak")
     assert sum(embedded) == 16
     assert sorted(os.listdir(tmp_path)) == ["1_one", "2_two-things"]
@@ -84,15 +86,15 @@ def test_a_long_video_is_encoded_into_one_block(model, clip, monkeypatch):
     whole = model.encode(clip, fps=5)
     kept, alive = [], []
 
-    def embed(frames, embed=model.embed):
+    def project(features, project=model.model.project):
         kept[:] = [piece for piece in kept if piece() is not None]
         alive.append(len(kept))
-        tokens = embed(frames)
+        tokens = project(features)
         kept.append(weakref.ref(tokens))
         return tokens
 
-    monkeypatch.setattr(model, "embed", embed)
-    monkeypatch.setattr(api, "probe", lambda video: replace(probe(video), duration=2.0))
+    monkeypatch.setattr(model.model, "project", project)
+    monkeypatch.setattr(offline, "probe", lambda video: replace(probe(video), duration=2.0))
     again = model.encode(clip, fps=5)
     assert len(again) == len(again.visual_FKH) == 80 and len(alive) == 5 and max(alive) <= 1
     assert (again.visual_FKH == whole.visual_FKH).all() and np.array_equal(again.features_FH, whole.features_FH)

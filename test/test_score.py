@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,12 +15,18 @@ import pytest
 from paths import REPO, shared_fixture
 from training_data import write_tvsum
 
-from aha import score
+from aha import cli, score
+from aha.conversation import load_tokenizer
 from aha.core.fusion import Fusion
 from aha.core.prediction import read_predictions
+from aha.data import check
+from aha.data.mixture import build_mixture
 from aha.errors import UserError
 from aha.models import AhaModel
+from aha.scoring import ablate
+from aha.scoring.config import ScoreConfig
 from aha.scoring.dataset import Item, read_parts, shard
+from aha.video import reader
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +128,7 @@ def test_stored_features_give_the_same_scores_without_the_tower(model_flags, tvs
     flags += ["--feature_cache", str(tmp_path / "features"), "--readers", "2"]
     score.main(flags)
     first = json.loads(output.read_text())
-    assert first == whole[:3] and len(list(tmp_path.glob("features/*/*/*.safetensors"))) == 6  # features and facts of three videos
+    assert first == whole[:3] and len(list(tmp_path.glob("features/*/*/*.safetensors"))) == 3
 
     def no_tower(self, frames):
         raise AssertionError("the tower ran")
@@ -211,3 +218,62 @@ def test_bad_input_is_one_sentence(model_flags, flags, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         score.main([*model_flags, *flags, "--output", str(tmp_path / "x.json")])
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_released_is_the_three_reference_choices(model_flags, tmp_path):
+    video = str(shared_fixture("reference/videos/landscape.mp4"))
+    common = [*model_flags, "--video", video, "--query", "q", "--cache", "dynamic_sink", "--window", "300"]
+    three = ["--prompt_order", "reference", "--cache_semantics", "reference", "--sampling", "reference"]
+    entries = []
+    for name, flags in (("released", ["--released"]), ("three", three), ("both", ["--released", *three]), ("ours", [])):
+        score.main([*common, *flags, "--output", str(tmp_path / f"{name}.json")])
+        entries.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert entries[0] == entries[1] == entries[2] != entries[3]
+    for own in (["--prompt_order", "aha"], ["--cache_semantics", "aha"], ["--sampling", "timestamps"]):
+        with pytest.raises(UserError, match=f"--released means {own[0]} reference, and {own[0]} {own[1]} was given; leave one"):
+            score.main([*common, "--released", *own, "--output", str(tmp_path / "x.json")])
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["aha.score", "aha.eval.ablate", "aha.cli", "aha.cli highlights", "aha.cli watch", "aha.cli demo", "aha.data.feature_cache"],
+)
+def test_help_needs_no_torch(command):
+    """The last is a control: the check finds torch where it is imported."""
+    module, *rest = command.split()
+    code = (
+        f"import runpy, sys; sys.argv = ['x', *{rest!r}, '--help']\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "found = {'torch', 'transformers'} & set(sys.modules); print(*found, file=sys.stderr); sys.exit(bool(found))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert done.returncode == (command == "aha.data.feature_cache"), done.stderr
+
+
+def test_the_video_backend_is_that_of_the_flag(model_flags, tvsum, tmp_path, monkeypatch):
+    used = []
+    pyav = reader.BACKENDS["pyav"]
+    monkeypatch.setitem(reader.BACKENDS, "decord", lambda *arguments: used.append("decord") or pyav(*arguments))
+    monkeypatch.setitem(reader.BACKENDS, "pyav", lambda *arguments: used.append("pyav") or pyav(*arguments))
+    video = str(shared_fixture("reference/videos/landscape.mp4"))
+    limits, dataset = ["--max_num_frames", "2"], ["--dataset", "tvsum", "--data_root", str(tvsum), "--limit", "1"]
+    backend = ["--video_backend", "decord"]
+    score.main([*model_flags, "--video", video, *limits, *backend, "--output", str(tmp_path / "one.json")])
+    score.main([*model_flags, *dataset, *limits, *backend, "--output", str(tmp_path / "all.json")])
+    assert used == ["decord"] * 2
+    ablate.main([*model_flags, *dataset, *limits, *backend, "--study", "corruption", "--output", str(tmp_path / "ablation")])
+    cli.run(["highlights", video, "--query", "q", *limits, *backend, *model_flags, "--no_reel", "--output", str(tmp_path / "highlights")])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))  # nobody types a question
+    cli.run(["watch", str(next(tvsum.rglob("*.mp4"))), "--query", "q", *backend, *model_flags])
+    config = write_tvsum(tmp_path / "mixture", videos=1)
+    check.main([str(config), "--read", *backend])
+    assert len(used) >= 6 and set(used) == {"decord"}
+    build_mixture(config, load_tokenizer(model_flags[1]), video_backend="decord")[0]
+    assert used[-1] == "decord"
+    with pytest.raises(SystemExit):
+        score.parse([*model_flags, "--video", video, "--video_backend", "vlc", "--output", "x"])
+    with pytest.raises(UserError, match="--video_backend vlc is none of pyav, decord, torchcodec"):
+        ScoreConfig(video_backend="vlc")

@@ -26,18 +26,18 @@ def test_two_workers_one_killed(tmp_path, monkeypatch):
     ]  # fmt: skip
     score.main([*flags, "--output", str(tmp_path / "alone.json")])
     killed: list[int] = []
-    workers: set[int] = set()
+    seen: set[int] = set()
     real = score_ray.score_items_on_ray
 
-    def watched(args, items, trained_on, write):
+    def watched(choice, config, workers, items, trained_on, write):
         def write_and_kill(record):
             write(record)
-            workers.add(record["worker"])
+            seen.add(record["worker"])
             if not killed:
                 killed.append(record["worker"])
                 os.kill(record["worker"], signal.SIGKILL)  # a process that this test started
 
-        real(args, items, trained_on, write_and_kill)
+        real(choice, config, workers, items, trained_on, write_and_kill)
 
     monkeypatch.setattr(score_ray, "score_items_on_ray", watched)
     ray.init(
@@ -48,7 +48,7 @@ def test_two_workers_one_killed(tmp_path, monkeypatch):
         score.main([*flags, "--output", str(tmp_path / "ray.json"), "--engine", "ray", "--workers", "2", "--device", "cpu"])
     finally:
         ray.shutdown()
-    assert killed and workers - set(killed)
+    assert killed and seen - set(killed)
     alone, together = (json.loads((tmp_path / name).read_text()) for name in ("alone.json", "ray.json"))
     assert together == alone and len(alone) == 10
     assert not list(Path(tmp_path).glob("*.parts-*"))

@@ -21,7 +21,7 @@ from aha.conversation import IGNORE_INDEX
 from aha.data.labels import keep_frames
 from aha.data.mixture import DEFAULT_MAX_NUM_FRAMES, Source, estimated_tokens, load_source, missing_files, read_config
 from aha.errors import UserError, run_command
-from aha.video.reader import iter_frames
+from aha.video.reader import BACKENDS, iter_frames
 
 BINS = np.linspace(0, 1, 11)  # of the relevance histogram
 
@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--max_num_frames", type=int, help=f"frames per sample, at most (default {DEFAULT_MAX_NUM_FRAMES} or the config's)")
     parser.add_argument("--split", default="all", choices=("train", "val", "test", "all"), help="which samples (default %(default)s)")
     parser.add_argument("--fold", type=int, choices=range(5), help="TVSum: the held-out fifth, for --split train and test")
+    parser.add_argument("--video_backend", choices=tuple(BACKENDS), default="pyav", help="who decodes with --read (default %(default)s)")
     parser.add_argument("--read", action="store_true", help="decode every video that training would read")
     arguments = parser.parse_args(argv)
     missing = missing_files(arguments.config)
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
         print(describe(source), flush=True)
         usable += len(source.samples)
         if arguments.read:
-            broken += read_all(source)
+            broken += read_all(source, arguments.video_backend)
     if usable == 0:
         raise UserError(f"{arguments.config} has no usable sample for split {arguments.split}; the lines above say what was left out.")
     if broken:
@@ -90,12 +91,12 @@ def describe(source: Source) -> str:
     return "\n".join(lines)
 
 
-def read_all(source: Source) -> int:
+def read_all(source: Source, backend: str = "pyav") -> int:
     """Decode what training would read of every video; print what breaks. Returns the number of broken videos."""
     broken = 0
     for path in tqdm(sorted({sample.video_path for sample in source.samples}), desc="reading", unit="video", disable=None):
         try:
-            for _ in iter_frames(path, fps=source.fps, max_frames=source.max_num_frames):
+            for _ in iter_frames(path, fps=source.fps, max_frames=source.max_num_frames, backend=backend):
                 pass
         except UserError as error:
             print(f"  breaks: {error}", flush=True)

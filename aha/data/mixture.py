@@ -143,8 +143,9 @@ class Mixture(Dataset):
     (seed, epoch, sample) alone, so that every rank, worker and resumed run gets the same. Call `set_epoch` at the start of an epoch.
     """
 
-    def __init__(self, sources: list[Source], tokenizer: Any, seed: int = 0, frame: FrameShape = PUBLISHED):
-        self.sources, self.frame = sources, frame
+    def __init__(self, sources: list[Source], tokenizer: Any, seed: int = 0, frame: FrameShape = PUBLISHED,
+                 video_backend: str = "pyav"):  # fmt: skip
+        self.sources, self.frame, self.video_backend = sources, frame, video_backend
         self.format = DuetFormat(tokenizer, frame.tokens)
         self.seed = seed
         self.set_epoch(0)
@@ -212,7 +213,14 @@ class Mixture(Dataset):
         sample = source.samples[n]
         first, turns = self._plan(i)
         planned = sum(turn.num_frames for turn in turns)
-        video = reader(sample.video_path, fps=source.fps, start=first / source.fps, max_frames=planned, size=self.frame.side)
+        video = reader(
+            sample.video_path,
+            fps=source.fps,
+            start=first / source.fps,
+            max_frames=planned,
+            size=self.frame.side,
+            backend=self.video_backend,
+        )
         read = len(video.frame_indices)
         if read < planned - 1:
             raise UserError(
@@ -287,12 +295,14 @@ def build_mixture(
     validation: bool = False,
     limit: int | None = None,
     frame: FrameShape = PUBLISHED,
+    video_backend: str = "pyav",
 ) -> Mixture:
     """Read a mixture config and every data set it names.
 
     frame_fps (frames a second): for entries that do not say theirs. max_num_frames: per sample, at most (an entry may say less). split:
     train, val, test or all. fold: which fifth of TVSum is held out (None: nothing is); validation: keep the next fifth out of "train"
     too, for split "val". limit: at most this many samples of each data set, for smoke runs. frame: `config.frame` of the base.
+    video_backend: who decodes.
 
     What is left out is printed once (by rank 0). Raises UserError for a bad config or annotation file, a missing folder, or where no sample
     is usable.
@@ -308,7 +318,7 @@ def build_mixture(
         sources.append(load_source(entry, entry["fps"] or frame_fps, frames, split, fold, validation))
         if limit is not None:
             del sources[-1].samples[limit:]
-    mixture = Mixture(sources, tokenizer, seed, frame)
+    mixture = Mixture(sources, tokenizer, seed, frame, video_backend)
     if mixture.problems and int(os.environ.get("RANK", "0")) == 0:
         print(mixture.report(), file=sys.stderr)
     if len(mixture) == 0:

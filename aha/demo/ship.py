@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from aha.api import DEMO_ADAPTER, DEMO_BASE
 from aha.core.files import atomic_path, read_json, write_text
 from aha.errors import UserError, run_command
+from aha.scoring.model_choice import DEMO_ADAPTER, DEMO_BASE
 
 CARD = """---
 library_name: peft

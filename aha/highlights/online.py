@@ -37,12 +37,12 @@ class OnlineSettings:
     information_threshold: float | None = 6.0  # sum of informative scores
     change_threshold: float | None = 12.0  # likelihood ratio statistic, in units of the noise variance
     min_frames: int = 2  # no segment is shorter (but the last one of a stream)
-    uncertainty_threshold: float | None = None  # hold a due boundary while the variance is above it
+    uncertainty_wait_threshold: float | None = None  # hold a due boundary while the variance is above it
     max_wait_frames: int = 5  # but not longer than this
     window: int = 32  # frames that the change test looks back
 
     def __post_init__(self) -> None:
-        for name in ("information_threshold", "change_threshold", "uncertainty_threshold"):
+        for name in ("information_threshold", "change_threshold", "uncertainty_wait_threshold"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
@@ -101,7 +101,8 @@ class OnlineSegmenter:
             self._due = ("change", split)
         if self._due is None:
             return None
-        unsure = settings.uncertainty_threshold is not None and uncertainty is not None and uncertainty > settings.uncertainty_threshold
+        wait = settings.uncertainty_wait_threshold
+        unsure = wait is not None and uncertainty is not None and uncertainty > wait
         if unsure and self._waited < settings.max_wait_frames:
             self._waited += 1
             return None

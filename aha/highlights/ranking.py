@@ -1,4 +1,4 @@
-"""Ranking: one number per frame out of three heads, smoothing, peaks, and no near-duplicates.
+"""Ranking: smoothing, peaks, and no near-duplicates.
 
 F frames, M moments, D feature width.
 """
@@ -6,33 +6,10 @@ F frames, M moments, D feature width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """Frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold)."""
-
-    alpha: float = 0.0
-    beta: float = 1.0
-    epsilon: float = 0.0
-    threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "epsilon", "threshold"):
-            if not np.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} of the score must be a finite number, not {getattr(self, name)}")
-
-    def __call__(self, track: ScoreTrack) -> np.ndarray:
-        """[F] float64. A model without an uncertainty head counts as sure."""
-        fused_F = self.alpha * np.asarray(track.informative_F, np.float64) + self.beta * np.asarray(track.relevance_F, np.float64)
-        if self.epsilon and track.uncertainty_F is not None:
-            fused_F = fused_F - self.epsilon * np.maximum(0.0, np.asarray(track.uncertainty_F, np.float64) - self.threshold)
-        return fused_F
 
 
 def smooth_causal(scores_F: np.ndarray, window: int = 5, order: int = 1) -> np.ndarray:

@@ -18,11 +18,13 @@ from typing import Any, Literal
 import numpy as np
 
 from aha.core.files import write_json, write_text
+from aha.core.fusion import Fusion
+from aha.core.prediction import Prediction, score_rows, write_predictions
 from aha.errors import UserError
 from aha.highlights.chapters import chapters_vtt, title_of
 from aha.highlights.offline import segment_kernel, segment_uniform
 from aha.highlights.online import OnlineSettings, segment_online
-from aha.highlights.ranking import Fusion, ranked_highlights, smooth_causal, smooth_centred
+from aha.highlights.ranking import ranked_highlights, smooth_causal, smooth_centred
 from aha.highlights.reel import Clip, ReelInfo, write_reel
 from aha.highlights.summary import summarise_budget, summarise_threshold, summarise_top
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
@@ -83,7 +85,7 @@ class Result:
 def find_highlights(track: ScoreTrack, query: str, options: Options | None = None, video_fps: float = 30.0) -> Result:
     """Fuse, smooth, segment, choose and rank. Without budget, top or min_score the budget is 0.15, as in TVSum."""
     options = options or Options()
-    fused_F = options.fusion(track)
+    fused_F = options.fusion(track.informative_F, track.relevance_F, track.uncertainty_F)
     if options.smooth_frames > 1:
         smooth = smooth_causal if options.smoothing == "causal" else smooth_centred
         fused_F = smooth(fused_F, options.smooth_frames, 1)
@@ -102,23 +104,11 @@ def find_highlights(track: ScoreTrack, query: str, options: Options | None = Non
     return Result(query, track, fused_F, segments, ranked_highlights(track, fused_F, chosen), video_fps)
 
 
-def prediction(result: Result, video_id: str, frame_fps: float) -> list[dict[str, Any]]:
-    """The contents of scores.json: a prediction file with one element, scores unrounded."""
+def prediction(result: Result, video_id: str, frame_fps: float) -> Prediction:
+    """What scores.json holds."""
     track = result.track
-    debug_data = []
-    for i in range(len(track)):
-        entry = {
-            "time": float(track.times_F[i]),
-            "informative_score": float(track.informative_F[i]),
-            "relevance_score": float(track.relevance_F[i]),
-        }
-        if track.uncertainty_F is not None:
-            entry["uncertainty_score"] = float(track.uncertainty_F[i])
-        debug_data.append(entry)
-    return [{
-        "video_uuid": video_id, "query": result.query, "video_duration": track.duration, "frame_fps": frame_fps,
-        "true_frames_list": [int(frame) for frame in track.frames_F], "debug_data": debug_data, "model_response_list": result.said,
-    }]  # fmt: skip
+    rows = score_rows(track.times_F, track.informative_F, track.relevance_F, track.uncertainty_F)
+    return Prediction.of_scores(video_id, result.query, track.duration, frame_fps, track.frames_F, rows, result.said)
 
 
 def open_output(folder: str | os.PathLike, overwrite: bool) -> Path:
@@ -155,7 +145,7 @@ def write_result(
         raise UserError(
             f"the disk of {folder} has {free >> 10} KiB left, not enough for a reel and a report; free some or choose another output."
         )
-    write_json(folder / "scores.json", prediction(result, video.stem, frame_fps))
+    write_predictions(folder / "scores.json", [prediction(result, video.stem, frame_fps)])
     segment_means = [float(np.mean(result.fused_F[s.first : s.last])) for s in result.segments]
     write_json(folder / "segments.json", [
         {"start": s.start, "end": s.end, "score": mean, "reason": s.reason,

@@ -5,10 +5,13 @@ F = scored frames. Time is in seconds from the first frame of the video; a segme
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+
+from aha.core.heads import SCORES
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,14 @@ class ScoreTrack:
                 raise ValueError(f"{name} has {len(values)} rows for {count} frames")
         if count > 1 and (np.diff(self.times_F) <= 0).any():
             raise ValueError("times_F must ascend")
+
+    @classmethod
+    def of_rows(
+        cls, rows: Sequence[Mapping[str, float]], frames: Sequence[int], duration: float, features_FD: np.ndarray | None = None
+    ) -> ScoreTrack:
+        """rows: `debug_data` of a prediction file."""
+        heads = (np.array([row[name] for row in rows]) if name in rows[0] else None for name in SCORES)
+        return cls(np.array([row["time"] for row in rows]), np.array(frames), *heads, duration, features_FD)
 
     def __len__(self) -> int:
         return len(self.times_F)

@@ -18,249 +18,193 @@ Shapes: F frames of a video, K tokens of a frame (49), H decoder width.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aha.core.files import read_json, write_json, write_text
-from aha.core.fusion import Fusion
+from aha.core.flags import add_flags, from_args
+from aha.core.fusion import Fusion, add_fusion_flags
 from aha.errors import UserError, run_command
 from aha.eval import MODULES, load_task
 from aha.results import table
 from aha.results.tree import leaf
+from aha.scoring.config import ScoreConfig, Selection, add_released_flag, score_config_of
+from aha.scoring.model_choice import ModelChoice
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from aha.data.feature_cache import VideoFeatures
     from aha.scoring.dataset import Item
+    from aha.scoring.offline import OpenVideo, Scorer
+    from aha.video.corrupt import Corruption
 
 STUDIES = ("cache", "corruption", "prompt", "heads")
 BOUNDED = ("sink", "dynamic_sink", "sliding", "static")
 ZERO_SHOT = Fusion(0.7, 1.0, -2.9, 0.3)  # Aha paper, table 11: "zero-shot"; the sign of epsilon rewards uncertainty
-CHUNK = 32
+FLAGS = ("frame_fps", "max_num_frames", "video_backend", "window", "sink_tokens", "corrupt_ratio", "seed")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: options of aha.score, and the weights of the heads."""
+    """One row: what it changes of ScoreConfig or Selection, and how the heads are weighted."""
 
     study: str
     name: str
-    options: tuple[str, ...] = ()
-    weights: Fusion = Fusion()
+    changes: tuple[tuple[str, Any], ...] = ()
+    fusion: Fusion = Fusion()
+
+    @property
+    def options(self) -> list[str]:
+        """The changes as options of aha.score."""
+        return [word for name, value in self.changes for word in (f"--{name}", str(value))]
 
 
-def variants(args: argparse.Namespace) -> list[Variant]:
-    """The rows of the chosen studies, in order."""
-    given = [args.alpha, args.beta, args.epsilon, args.uncertainty_threshold]
-    weights = (
-        Fusion()
-        if given == [None] * 4
-        else Fusion(*(value if value is not None else default for value, default in zip(given, (0.0, 1.0, 0.0, 0.0))))
-    )
-    heads = ZERO_SHOT if given == [None] * 4 else weights
-    window = [] if args.window is None else ["--window", str(args.window)]
-    sinks = [] if args.sink_tokens is None else ["--sink_tokens", str(args.sink_tokens)]
-    seed = ["--seed", str(args.seed)]
+def variants(studies: Sequence[str], config: ScoreConfig, given: dict[str, float]) -> list[Variant]:
+    """The rows of the chosen studies, in order. given: the weights of the heads that the user chose, for all rows."""
+    fusion = Fusion(**given)
+    heads = fusion if given else ZERO_SHOT
+    window = () if config.window is None else (("window", config.window),)
+    sinks = () if config.sink_tokens is None else (("sink_tokens", config.sink_tokens),)
+    seed = ("seed", config.seed)
     rows = {
-        "cache": [Variant("cache", "full", (), weights)] + [
-            Variant("cache", kind, ("--cache", kind, *window, *(sinks if kind == "sink" else [])), weights) for kind in BOUNDED
-        ],
-        "corruption": [Variant("corruption", "clean", (), weights)] + [
-            Variant("corruption", kind, ("--corrupt", kind, "--corrupt_ratio", str(args.corrupt_ratio), *seed), weights)
+        "cache": [("full", ())] + [(kind, (("cache", kind), *window, *(sinks if kind == "sink" else ()))) for kind in BOUNDED],
+        "corruption": [("clean", ())] + [
+            (kind, (("corrupt", kind), ("corrupt_ratio", config.corrupt_ratio), seed))
             for kind in ("quality", "block_noise", "color_banding", "blackout")
         ],
-        "prompt": [Variant("prompt", "specific", (), weights)] + [
-            Variant("prompt", style, ("--prompt_style", style, *seed), weights) for style in ("ambiguous", "unrelated", "none")
-        ],
-        "heads": [
-            Variant("heads", "all heads", (), heads),
-            Variant("heads", "without informative", (), replace(heads, alpha=0.0)),
-            Variant("heads", "without relevance", (), replace(heads, beta=0.0)),
-            Variant("heads", "without uncertainty", (), replace(heads, epsilon=0.0)),
-        ],
+        "prompt": [("specific", ())] + [(style, (("prompt_style", style), seed)) for style in ("ambiguous", "unrelated", "none")],
     }  # fmt: skip
-    chosen = [variant for study in STUDIES if study in args.study for variant in rows[study]]
-    empty = [variant for variant in chosen if variant.weights.alpha == variant.weights.beta == 0]
+    found = [Variant(study, name, changes, fusion) for study in rows if study in studies for name, changes in rows[study]]
+    if "heads" in studies:
+        without = {"informative": "alpha", "relevance": "beta", "uncertainty": "epsilon"}
+        found.append(Variant("heads", "all heads", (), heads))
+        found += [Variant("heads", f"without {head}", (), replace(heads, **{weight: 0.0})) for head, weight in without.items()]
+    empty = [variant for variant in found if variant.fusion.alpha == variant.fusion.beta == 0]
     if empty:
         raise UserError(f"row '{empty[0].name}' leaves no head but uncertainty (alpha and beta 0); give --alpha and --beta above zero.")
-    return chosen
+    return found
 
 
 # ---------------------------------------------------------------- vision features
 
 
 class Vision:
-    """Frame tokens of videos, kept on disk; counts what the tower really did."""
+    """Vision features of videos, clean and corrupted, kept on disk; counts what the tower really did."""
 
-    def __init__(self, model: Any, folder: Path, batch_frames: int = CHUNK):
-        from aha.data.feature_cache import FeatureCache, tower_key
-
-        digest = hashlib.sha256(tower_key(model).encode())
-        for name, weight in model.model.mm_projector.named_parameters():  # the tokens come out of the projector
-            digest.update(f"{name}{weight.detach().float().sum().item()!r}{weight.dtype}".encode())
-        self.model, self.batch_frames = model, batch_frames
-        self.cache = FeatureCache(folder, digest.hexdigest()[:16])
+    def __init__(self, scorer: Scorer):
+        self.scorer = scorer
         self.encoded = self.encoded_corrupted = self.reused = 0
 
-    def tokens(self, item: Item, settings: Any, corruptions: Sequence[Any]) -> tuple[dict, dict[Any, Tensor]]:
-        """({"times", "frame_indices", "duration", "fps"}, {None: clean tokens [F, K, H], corruption: tokens [F, K, H]})."""
-        from aha.data.feature_cache import video_key
+    def videos(self, item: Item, corruptions: Sequence[Corruption]) -> dict[Corruption | None, OpenVideo]:
+        """{None: the video with the features of its clean frames, corruption: with those of its bad frames in their place}."""
+        from aha.data.feature_cache import VideoFeatures
 
-        key = video_key(item.path, fps=settings.frame_fps, max_frames=settings.max_num_frames, sampling=settings.sampling) + "-tokens"
-        keys = {None: key} | {c: f"{key}-{c.kind}-{c.ratio:g}-{c.seed}" for c in corruptions}
-        facts_path = self.cache.folder / "facts" / f"{key}.json"
-        stored = {c: self.cache.get(k) for c, k in keys.items()} if facts_path.exists() else dict.fromkeys(keys)
-        absent = [c for c, tensor in stored.items() if tensor is None]
-        if absent:
-            facts, made = self._encode(item, settings, absent)
-            for c, tensor in made.items():
-                self.cache.put(keys[c], tensor)
-                stored[c] = tensor
-            write_json(facts_path, facts)
-        else:
-            facts = read_json(facts_path, "facts of a video's features")
-        clean = stored[None]
-        self.reused += 0 if None in absent else len(clean)
-        return facts, {c: clean if c is None else self._patched(clean, tensor, bad_frames(c, facts, item)) for c, tensor in stored.items()}
+        cache, config = self.scorer.features, self.scorer.config
+        video = self.scorer.open(item.path)
+        for _ in () if video.stored else video.embed(self.scorer.model):
+            pass  # stores the features
+        clean = cache.get(video.key, config.reading()["max_frames"])
+        self.reused += len(clean.frames) if video.stored else 0
+        self.encoded += 0 if video.stored else len(clean.frames)
+        keys = {c: f"{video.key}-{c.kind}-{c.ratio:g}-{c.seed}-{len(clean.frames)}" for c in corruptions}
+        bad = {c: cache.get(keys[c]) for c in corruptions}
+        absent = [c for c in corruptions if bad[c] is None]
+        for c, made in self._corrupted(item, video.duration, clean, absent).items():
+            cache.put(keys[c], made)
+            bad[c] = made
+        found = {None: video.with_features(clean)}
+        for c in corruptions:
+            whole_FPC = clean.features_FPC.clone()
+            whole_FPC[bad_frames(c, video.duration, clean, item)] = bad[c].features_FPC
+            found[c] = video.with_features(VideoFeatures(clean.frames, whole_FPC, complete=True))
+        return found
 
-    def _patched(self, clean_FKH: Tensor, bad: Tensor, places: list[int]) -> Tensor:
-        whole = clean_FKH.clone()
-        whole[places] = bad
-        return whole
-
-    def _encode(self, item: Item, settings: Any, wanted: Sequence[Any]) -> tuple[dict, dict[Any, Tensor]]:
-        """Read the video once; clean tokens (where wanted) and those of each corruption's bad frames."""
-        import numpy as np
+    def _corrupted(
+        self, item: Item, duration: float, clean: VideoFeatures, corruptions: Sequence[Corruption]
+    ) -> dict[Corruption, VideoFeatures]:
+        """Features of the bad frames of each corruption; the video is read once for all of them."""
         import torch
 
-        from aha.streaming.chunks import in_batches, read_ahead
-        from aha.video.reader import iter_frames, probe
+        from aha.data.feature_cache import VideoFeatures
+        from aha.streaming.chunks import in_batches
+        from aha.video.reader import iter_frames
 
-        info = probe(item.path)
-        spread = settings.frame_fps == 0
-        fps = settings.max_num_frames / info.duration if spread else settings.frame_fps
-        frames = iter_frames(
-            item.path, fps=None if spread else fps, num_frames=settings.max_num_frames if spread else None,
-            max_frames=None if spread else settings.max_num_frames, sampling=settings.sampling,
-        )  # fmt: skip
-        facts: dict[str, Any] = {"times": [], "frame_indices": [], "duration": info.duration, "fps": fps}
-        parts: dict[Any, list[Tensor]] = {c: [] for c in wanted}
-        name = Path(item.path).stem
-        hit = {c: c.bad_seconds(info.duration, name) for c in wanted if c is not None}
-
-        def embed(pictures: list[np.ndarray]) -> Tensor:
-            with torch.inference_mode():
-                return self.model.visual_embed(torch.from_numpy(np.stack(pictures))).cpu()
-
-        for batch in in_batches(read_ahead(frames, 2 * self.batch_frames), self.batch_frames):
-            facts["times"] += [frame.time for frame in batch]
-            facts["frame_indices"] += [frame.frame_index for frame in batch]
-            for c in wanted:
-                if c is None:
-                    pictures = [frame.frame_CHW for frame in batch]
-                    self.encoded += len(pictures)
-                else:
-                    pictures = [c.frame(f.frame_CHW, name, f.frame_index) for f in batch if math.floor(f.time + 1e-6) in hit[c]]
-                    self.encoded_corrupted += len(pictures)
+        model, config, name = self.scorer.model, self.scorer.config, Path(item.path).stem
+        hit = {c: set(bad_frames(c, duration, clean, item)) for c in corruptions}
+        parts: dict[Corruption, list[torch.Tensor]] = {c: [clean.features_FPC[:0]] for c in corruptions}
+        for batch in in_batches(enumerate(iter_frames(item.path, **config.reading())), config.chunk_frames) if corruptions else ():
+            for c in corruptions:
+                pictures = [torch.from_numpy(c.frame(f.frame_CHW, name, f.frame_index)) for k, f in batch if k in hit[c]]
+                self.encoded_corrupted += len(pictures)
                 if pictures:
-                    parts[c].append(embed(pictures))
-        if not facts["times"]:
-            raise UserError(f"video {item.path} gave no frame; check the file.")
-        empty = torch.zeros(0)
-        return facts, {c: torch.cat(tensors) if tensors else empty for c, tensors in parts.items()}
+                    with torch.inference_mode():
+                        parts[c].append(model.used_patches(model.tower_features(torch.stack(pictures))).cpu())
+        return {c: VideoFeatures([clean.frames[k] for k in sorted(hit[c])], torch.cat(parts[c]), complete=True) for c in corruptions}
 
 
-def bad_frames(corruption: Any, facts: dict, item: Item) -> list[int]:
+def bad_frames(corruption: Corruption, duration: float, clean: VideoFeatures, item: Item) -> list[int]:
     """Places, among the sampled frames, of those in a bad second."""
-    hit = corruption.bad_seconds(facts["duration"], Path(item.path).stem)
-    return [k for k, time in enumerate(facts["times"]) if math.floor(time + 1e-6) in hit]
+    hit = corruption.bad_seconds(duration, Path(item.path).stem)
+    return [k for k, frame in enumerate(clean.frames) if math.floor(frame.time + 1e-6) in hit]
 
 
 # ---------------------------------------------------------------- scoring
 
 
-def score_tokens(model: Any, tokenizer: Any, facts: dict, tokens_FKH: Tensor, item: Item, settings: Any) -> dict[str, Any]:
-    """One element of a prediction file, as aha.score writes it, from stored frame tokens."""
-    from aha.conversation import QuerySchedule
-    from aha.streaming.chunks import debug_rows
-    from aha.streaming.session import Session
-
-    session = Session(model, tokenizer=tokenizer, **(settings.session or {}))
-    schedule = QuerySchedule(item.queries, session.state.prompt_order, facts["fps"])
-    asked = [schedule.due(time) for time in facts["times"]]
-    starts = [k for k in range(len(asked)) if k % settings.chunk_frames == 0 or asked[k]]
-    rows: list[dict[str, float]] = []
-    for start, end in zip(starts, [*starts[1:], len(asked)]):
-        for query in asked[start]:
-            session.ask(query.text)
-        rows += debug_rows(facts["times"][start:end], session.push_embeds(tokens_FKH[start:end]))
-    return {
-        "video_uuid": item.video_id, **item.extra, "query": " ".join(query.text for query in item.queries),
-        "video_duration": facts["duration"], "frame_fps": facts["fps"], "true_frames_list": facts["frame_indices"],
-        "debug_data": rows, "model_response_list": [],
-    }  # fmt: skip
+def changed(settings: Any, changes: Sequence[tuple[str, Any]]) -> Any:
+    """A copy of a ScoreConfig or Selection with those of the changes that are its own."""
+    own = {entry.name for entry in fields(settings)}
+    return replace(settings, **{name: value for name, value in changes if name in own})
 
 
-def score_all(args: argparse.Namespace, options: Sequence[tuple[str, ...]]) -> tuple[dict[tuple[str, ...], Path], dict[str, int]]:
-    """Score the data set under every set of options: ({options: prediction file}, counts of the vision tower)."""
+def score_all(
+    choice: ModelChoice, config: ScoreConfig, selection: Selection, output: Path, settings: Sequence[tuple[tuple[str, Any], ...]]
+) -> tuple[dict[tuple[tuple[str, Any], ...], Path], dict[str, int]]:
+    """Score the data set under every one of `settings`: ({changes: prediction file}, counts of the vision tower)."""
     from tqdm import tqdm
 
-    from aha import score
-    from aha.scoring import dataset as score_dataset
+    from aha.scoring import dataset
+    from aha.scoring.offline import Scorer
 
-    output = Path(args.output)
-    common = ["--llm_pretrained", args.llm_pretrained, "--dataset", args.dataset]
-    for name in ("lora_pretrained", "data_root", "fold", "limit", "device", "dtype", "frame_fps", "max_num_frames"):
-        if getattr(args, name) is not None:
-            common += [f"--{name}", str(getattr(args, name))]
-    runs = []
-    for chosen in options:
-        run = score.parse([*common, *chosen, "--output", str(output / "predictions" / f"{file_name(chosen)}.json")])
-        items, missing = score_dataset.list_items(run)
-        runs.append((run, items, missing, score_dataset.parts_folder(run, items), score.score_settings(run)))
-    model, tokenizer = score.load_model(runs[0][0])
-    trained_on = score_dataset.trained_on_ids(runs[0][0])
-    vision = Vision(model, Path(args.features) if args.features else output / "features")
-    corruptions = [settings.corruption for *_, settings in runs if settings.corruption is not None]
-    done = [score_dataset.read_parts(folder) for *_, folder, _ in runs]
-    order = {item.key: item for item in runs[0][1]}
+    configs = {changes: changed(config, changes) for changes in settings}
+    files = {changes: output / "predictions" / f"{file_name(changes)}.json" for changes in settings}
+    listed = {changes: dataset.list_items(changed(selection, changes)) for changes in settings}
+    folders = {changes: dataset.parts_folder(files[changes], choice, configs[changes], listed[changes][0]) for changes in settings}
+    done = {changes: dataset.read_parts(folders[changes]) for changes in settings}
+    model, tokenizer = choice.load()
+    trained_on = dataset.trained_on_ids(choice)
+    vision = Vision(Scorer(model, tokenizer, config))
+    corruptions = [found.corruption for found in configs.values() if found.corruption is not None]
+    first = listed[settings[0]][0]
+    dataset.warn_trained_on(first, trained_on)
     frames_scored = 0
-    score_dataset.warn_trained_on(list(order.values()), trained_on)
-    for key in tqdm(order, desc=f"{len(runs)} settings", unit="video"):
-        todo = [i for i in range(len(runs)) if key not in done[i]]
+    for item in tqdm(first, desc=f"{len(settings)} settings", unit="video"):
+        todo = [changes for changes in settings if item.key not in done[changes]]
         if not todo:
             continue
         try:
-            facts, tokens = vision.tokens(order[key], runs[0][4], corruptions)
-            error = None
+            videos, error = vision.videos(item, corruptions), None
         except UserError as failure:
-            error = str(failure)
-        for i in todo:
-            frames_scored += len(facts["times"]) if error is None else 0
-            run, items, _, folder, settings = runs[i]
-            item = next(item for item in items if item.key == key)
+            videos, error = {}, str(failure)
+        for changes in todo:
+            own = next(other for other in listed[changes][0] if other.key == item.key)
+            record = {"key": item.key, "error": error}
             if error is None:
-                entry = score_tokens(model, tokenizer, facts, tokens[settings.corruption], item, settings)
-                record = {"key": key, "entry": entry | ({"trained_on": True} if item.video_id in trained_on else {})}
-            else:
-                record = {"key": key, "error": error}
-            with score_dataset.part_writer(folder, 0, 1) as write:
+                scorer = Scorer(model, tokenizer, replace(configs[changes], feature_cache=None))
+                record = dataset.record_of(scorer, own, partial(videos.get, configs[changes].corruption), trained_on)
+                frames_scored += len(record["entry"]["debug_data"]) if "entry" in record else 0
+            with dataset.part_writer(folders[changes], 0, 1) as write:
                 write(record)
-    files = {}
-    for chosen, (run, items, missing, folder, _) in zip(options, runs):
-        score_dataset.merge(run, items, score_dataset.read_parts(folder), missing)
-        files[chosen] = Path(run.output)
+    for changes in settings:
+        items, missing = listed[changes]
+        dataset.merge(files[changes], selection.dataset, items, dataset.read_parts(folders[changes]), missing)
     counts = {
-        "videos": len(order),
-        "frames_encoded": vision.encoded,
-        "corrupted_frames_encoded": vision.encoded_corrupted,
-        "frames_reused": vision.reused,
-        "frames_scored": frames_scored,
-    }
+        "videos": len(first), "frames_encoded": vision.encoded, "corrupted_frames_encoded": vision.encoded_corrupted,
+        "frames_reused": vision.reused, "frames_scored": frames_scored,
+    }  # fmt: skip
     return files, counts
 
 
@@ -270,9 +214,9 @@ def has_uncertainty(predictions: Path) -> bool:
     return "uncertainty_score" in first["debug_data"][0]
 
 
-def file_name(options: Sequence[str]) -> str:
+def file_name(changes: Sequence[tuple[str, Any]]) -> str:
     """A file name that says what was changed: "cache-sink-window-2048"; "default" for nothing."""
-    return "-".join(option.lstrip("-") for option in options) or "default"
+    return "-".join(f"{name}-{value}" for name, value in changes) or "default"
 
 
 # ---------------------------------------------------------------- evaluation
@@ -326,39 +270,34 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m aha.eval.ablate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=DATASETS, default="tvsum", help="benchmark (default %(default)s)")
     parser.add_argument("--study", type=study_list, default=list(STUDIES), metavar="A,B", help=f"of {','.join(STUDIES)} (default: all)")
-    parser.add_argument("--llm_pretrained", required=True, metavar="DIR|ID", help="base checkpoint, or a whole Aha model")
-    parser.add_argument("--lora_pretrained", metavar="DIR|ID", help="adapter on the base")
-    parser.add_argument("--data_root", metavar="DIR", help="folder of the data set (default datasets/NAME)")
-    parser.add_argument("--fold", type=int, help="tvsum: only the held-out videos of this fold, 0 to 4")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N videos (or questions)")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on cuda, float32 on cpu")
-    parser.add_argument("--frame_fps", type=float, help="frames a second (default 1)")
-    parser.add_argument("--max_num_frames", type=int, metavar="N", help="stop after N frames of each video")
-    parser.add_argument("--window", type=int, metavar="N", help="tokens kept by the bounded caches (default 2048)")
-    parser.add_argument("--sink_tokens", type=int, metavar="N", help="sink tokens of the sink cache (default 32)")
-    parser.add_argument("--corrupt_ratio", type=float, default=0.2, metavar="X", help="share of a video's seconds (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of corruptions and unrelated prompts (default %(default)s)")
-    for name, what in (("alpha", "informative"), ("beta", "relevance"), ("epsilon", "uncertainty")):
-        parser.add_argument(f"--{name}", type=float, help=f"weight of the {what} head, in all rows (default: see the studies)")
-    parser.add_argument("--uncertainty_threshold", type=float, help="variance below which uncertainty costs nothing")
-    parser.add_argument("--features", metavar="DIR", help="where frame tokens are kept (default OUTPUT/features)")
+    add_flags(parser, ModelChoice, required=("llm_pretrained",))
+    add_flags(parser, Selection, only=("data_root", "fold", "limit"))
+    add_released_flag(parser)
+    add_flags(parser, ScoreConfig, only=FLAGS)
+    add_fusion_flags(parser, None)
+    parser.add_argument("--features", metavar="DIR", help="where vision features are kept (default OUTPUT/features)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for ablation.json, ablation.md and the prediction files")
     args = parser.parse_args(argv)
-    chosen = variants(args)
-    files, counts = score_all(args, list(dict.fromkeys(variant.options for variant in chosen)))
+    output = Path(args.output)
+    config = score_config_of(args, feature_cache=args.features or str(output / "features"))
+    given = {name: getattr(args, name) for name in asdict(Fusion()) if getattr(args, name) is not None}
+    chosen = variants(args.study, config, given)
+    files, counts = score_all(
+        from_args(ModelChoice, args), replace(config, window=None, sink_tokens=None), from_args(Selection, args), output,
+        list(dict.fromkeys(variant.changes for variant in chosen)),
+    )  # fmt: skip
     if not has_uncertainty(next(iter(files.values()))):
         print("the model has no uncertainty head (an MMDuet adapter): epsilon is 0 in all rows")
-        chosen = [replace(v, weights=replace(v.weights, epsilon=0.0)) for v in chosen if v.name != "without uncertainty"]
+        chosen = [replace(v, fusion=replace(v.fusion, epsilon=0.0)) for v in chosen if v.name != "without uncertainty"]
     rows = []
     for variant in chosen:
-        numbers = columns(args.dataset, files[variant.options], args.data_root, variant.weights)
-        row = {"study": variant.study, "name": variant.name, "score_options": list(variant.options)}
-        rows.append(row | {"weights": asdict(variant.weights), "metrics": numbers})
+        numbers = columns(args.dataset, files[variant.changes], getattr(args, "data_root", None), variant.fusion)
+        row = {"study": variant.study, "name": variant.name, "score_options": variant.options}
+        rows.append(row | {"weights": asdict(variant.fusion), "metrics": numbers})
     print("\n" + render(rows, counts))
-    write_json(Path(args.output) / "ablation.json", {"rows": rows, "vision": counts, "settings": vars(args)})
-    write_text(Path(args.output) / "ablation.md", markdown(rows))
-    print(f"written: {Path(args.output) / 'ablation.json'}, ablation.md")
+    write_json(output / "ablation.json", {"rows": rows, "vision": counts, "settings": vars(args)})
+    write_text(output / "ablation.md", markdown(rows))
+    print(f"written: {output / 'ablation.json'}, ablation.md")
 
 
 if __name__ == "__main__":

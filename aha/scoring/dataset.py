@@ -10,10 +10,10 @@ goes on where it stopped: at most one video per rank is scored twice. `--engine 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -29,11 +29,15 @@ from llava_next import resolve_folder
 from tqdm import tqdm
 
 from aha.conversation import Query
-from aha.core.files import read_json, write_json, write_text
+from aha.core.files import read_json, write_json
+from aha.core.prediction import Prediction, json_line, write_predictions
 from aha.core.prompts import restyle
 from aha.errors import UserError
 from aha.eval import MODULES, load_task
 from aha.eval.task import Task
+from aha.scoring.config import ScoreConfig, Selection
+from aha.scoring.model_choice import ModelChoice
+from aha.scoring.offline import Scorer
 from aha.video.library import VideoFolder, index_videos, video_folder
 
 POLL_S = 0.5
@@ -56,24 +60,23 @@ class Item:
 # ---- which videos ----
 
 
-def list_items(args: argparse.Namespace) -> tuple[list[Item], dict[str, str]]:
+def list_items(selection: Selection) -> tuple[list[Item], dict[str, str]]:
     """(videos to score in the benchmark's order, {video: why it is left out}). Raises UserError."""
-    if args.dataset not in DATASETS:
-        raise UserError(f"--dataset {args.dataset} is none of {', '.join(DATASETS)}.")
-    task = load_task(args.dataset)
-    root = Path(args.data_root or task.folder)
-    if args.fold is not None and (args.dataset != "tvsum" or not 0 <= args.fold <= 4):
-        raise UserError(f"--fold {args.fold}: only tvsum has folds, 0 to 4.")
-    items, missing = task_items(task, root, args.split, args.fold)
-    if args.query_map is not None:
-        items = with_queries(items, args.query_map)
-    items = with_style(items, args.prompt_style, args.seed)
-    items = items[: args.limit]
+    name, fold = selection.dataset, selection.fold
+    if name not in DATASETS:
+        raise UserError(f"--dataset {name} is none of {', '.join(DATASETS)}.")
+    task = load_task(name)
+    root = Path(selection.data_root or task.folder)
+    if fold is not None and (name != "tvsum" or not 0 <= fold <= 4):
+        raise UserError(f"--fold {fold}: only tvsum has folds, 0 to 4.")
+    items, missing = task_items(task, root, selection.split, fold)
+    if selection.query_map is not None:
+        items = with_queries(items, selection.query_map)
+    items = with_style(items, selection.prompt_style, selection.seed)
+    items = items[: selection.limit]
     if not items:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(missing.items())[:3])
-        raise UserError(
-            f"no video of {args.dataset} under {root} can be scored ({reasons or 'the split is empty'}); see datasets/README.md."
-        )
+        reasons = "; ".join(f"{video}: {reason}" for video, reason in list(missing.items())[:3])
+        raise UserError(f"no video of {name} under {root} can be scored ({reasons or 'the split is empty'}); see datasets/README.md.")
     return items, missing
 
 
@@ -133,18 +136,20 @@ def shard(items: Sequence[Item], rank: int, world: int) -> list[Item]:
 # ---- parts on disk ----
 
 
-def parts_folder(args: argparse.Namespace, items: Sequence[Item]) -> Path:
-    """Beside the output; its name depends on everything that changes scores, so that parts of other settings are never mixed in."""
-    settings: list[Any] = sorted(
-        (name, value) for name, value in vars(args).items() if name not in ("output", "readers", "feature_cache", "engine", "workers")
-    )
-    for source in filter(None, (args.llm_pretrained, args.lora_pretrained)):
-        for path in sorted(resolve_folder(source).glob("*.safetensors")):
-            settings.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
-    settings.append([(item.key, item.path, [(q.text, q.time) for q in item.queries]) for item in items])
-    digest = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
-    output = Path(args.output)
-    return output.with_name(f"{output.name}.parts-{digest}")
+def parts_folder(output: Path, choice: ModelChoice, config: ScoreConfig, items: Sequence[Item]) -> Path:
+    """Beside the output; its name depends on everything that changes scores, so that parts of other settings are never mixed in.
+
+    Raises UserError where an earlier version left a folder there: its name was made of other things.
+    """
+    for folder in output.parent.glob(f"{output.name}.parts-*"):
+        if re.fullmatch(r"[0-9a-f]{12}", folder.name.rpartition("-")[2]):
+            raise UserError(
+                f"{folder} holds the beginning of a run of an earlier version (18f6d84), which named its settings in another way; "
+                "finish it with that version, or remove the folder to start anew."
+            )
+    asked = [(item.key, item.path, [(q.text, q.time) for q in item.queries]) for item in items]
+    settings = json.dumps([choice.weights_key(), config.key(), asked])
+    return output.with_name(f"{output.name}.parts-{hashlib.sha256(settings.encode()).hexdigest()[:16]}")
 
 
 def read_parts(folder: Path) -> dict[str, dict[str, Any]]:
@@ -167,7 +172,7 @@ def part_writer(folder: Path, rank: int, world: int) -> Iterator[Any]:
         file.truncate(data.rfind(b"\n") + 1)  # a line that a kill cut off
 
         def write(record: dict[str, Any]) -> None:
-            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n")
+            file.write(json_line(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -177,10 +182,10 @@ def part_writer(folder: Path, rank: int, world: int) -> Iterator[Any]:
 # ---- scoring ----
 
 
-def trained_on_ids(args: argparse.Namespace) -> set[str]:
+def trained_on_ids(choice: ModelChoice) -> set[str]:
     """Ids of the videos that the model was trained on: trained_on_videos.json beside its weights, empty where there is none."""
     ids: set[str] = set()
-    for source in filter(None, (args.llm_pretrained, args.lora_pretrained)):
+    for source in choice.sources:
         path = resolve_folder(source) / "trained_on_videos.json"
         if path.is_file():
             listed = read_json(path, "list of trained-on videos")
@@ -201,10 +206,11 @@ def warn_trained_on(items: Sequence[Item], ids: set[str]) -> None:
         )
 
 
-def readers(args: argparse.Namespace) -> int:
-    if args.readers is not None and args.readers < 1:
-        raise UserError(f"--readers is {args.readers}; give at least 1.")
-    return args.readers or min(max((os.cpu_count() or 1) // (2 * int(os.environ.get("LOCAL_WORLD_SIZE", 1))), 1), 8)
+def readers(given: int | None) -> int:
+    """Videos decoded at the same time by this process."""
+    if given is not None and given < 1:
+        raise UserError(f"--readers is {given}; give at least 1.")
+    return given or min(max((os.cpu_count() or 1) // (2 * int(os.environ.get("LOCAL_WORLD_SIZE", 1))), 1), 8)
 
 
 def open_ahead(items: Sequence[Item], open_video: Callable[[Item], Any], count: int) -> Iterator[tuple[Item, Future]]:
@@ -223,78 +229,55 @@ def open_ahead(items: Sequence[Item], open_video: Callable[[Item], Any], count: 
                     future.result().close()
 
 
-class Scorer:
-    """A loaded model and how to score with it. open: a video, to be decoded from now on; record: what is kept of a scored one."""
-
-    def __init__(self, args: argparse.Namespace, trained_on: set[str]):
-        from aha.score import load_model, score_settings  # that file starts this one; torch is loaded only now
-        from aha.scoring.offline import feature_cache
-
-        score_settings(args)  # wrong settings are said before the model is loaded
-        self.model, self.tokenizer = load_model(args)
-        self.settings, self.trained_on = score_settings(args, self.model), trained_on
-        self.features = feature_cache(self.model, self.settings)
-
-    def open(self, item: Item) -> Any:
-        from aha.scoring.offline import OpenVideo, is_gpu
-
-        return OpenVideo(item.path, self.settings, is_gpu(self.model), self.features)
-
-    def record(self, item: Item, video: Callable[[], Any], progress: Callable[[int], None] | None = None) -> dict[str, Any]:
-        """{"key", "entry": prediction}, or {"key", "error": reason} for a video that cannot be read. `video` gives the opened one."""
-        from aha.scoring.offline import score_video
-
-        try:
-            entry = score_video(self.model, self.tokenizer, video(), item.queries, self.settings, progress)
-        except UserError as error:
-            return {"key": item.key, "error": str(error)}
-        entry = {"video_uuid": item.video_id, **item.extra, **{k: v for k, v in entry.items() if k != "video_uuid"}}
-        if item.video_id in self.trained_on:
-            entry["trained_on"] = True
-        return {"key": item.key, "entry": entry}
+def record_of(
+    scorer: Scorer, item: Item, video: Callable[[], Any], trained_on: set[str], progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """{"key", "entry": prediction}, or {"key", "error": reason} for a video that cannot be read. `video` gives the opened one."""
+    try:
+        prediction = scorer.score(
+            video(), item.queries, progress, video_id=item.video_id, trained_on=item.video_id in trained_on, **item.extra
+        )
+    except UserError as error:
+        return {"key": item.key, "error": str(error)}
+    return {"key": item.key, "entry": prediction.record}
 
 
-def expected_frames(args: argparse.Namespace, item: Item) -> int:
-    return min(args.max_num_frames or sys.maxsize, max(int(item.duration * args.frame_fps), 1))
-
-
-def score_items(args: argparse.Namespace, items: Sequence[Item], trained_on: set[str], write: Any, rank: int) -> None:
-    """This rank's videos, one after the other; the next ones are being decoded meanwhile."""
-    scorer = Scorer(args, trained_on)
-    total = sum(expected_frames(args, item) for item in items)
-    with tqdm(total=total, unit=" frames", desc=f"rank {rank}: {len(items)} videos", disable=None if rank == 0 else True) as bar:
+def score_items(scorer: Scorer, items: Sequence[Item], trained_on: set[str], write: Any, rank: int, count: int) -> None:
+    """This rank's videos, one after the other; the next ones are being decoded meanwhile, `count` at a time."""
+    expected = [scorer.config.expected_frames(item.duration) for item in items]
+    with tqdm(total=sum(expected), unit=" frames", desc=f"rank {rank}: {len(items)} videos", disable=None if rank == 0 else True) as bar:
         done = 0
-        for item, video in open_ahead(items, scorer.open, readers(args)):
-            write(scorer.record(item, video.result, lambda frames, done=done: bar.update(done + frames - bar.n)))
-            done += expected_frames(args, item)
+        for (item, video), frames in zip(open_ahead(items, lambda item: scorer.open(item.path), count), expected):
+            write(record_of(scorer, item, video.result, trained_on, lambda frame, done=done: bar.update(done + frame - bar.n)))
+            done += frames
             bar.update(done - bar.n)
 
 
-def merge(args: argparse.Namespace, items: Sequence[Item], done: dict[str, dict[str, Any]], missing: dict[str, str]) -> None:
+def merge(output: Path, dataset: str, items: Sequence[Item], done: dict[str, dict[str, Any]], missing: dict[str, str]) -> None:
     """Write the prediction file in the benchmark's order, and OUTPUT.skipped.json where videos were left out."""
-    entries = [done[item.key]["entry"] for item in items if "entry" in done[item.key]]
+    entries = [Prediction(done[item.key]["entry"]) for item in items if "entry" in done[item.key]]
     skipped = {**missing, **{item.key: done[item.key]["error"] for item in items if "error" in done[item.key]}}
-    output = Path(args.output)
     if skipped:
         print(f"{len(skipped)} videos left out:", *(f"  {name}: {reason}" for name, reason in skipped.items()), sep="\n", file=sys.stderr)
         write_json(output.with_name(output.name + ".skipped.json"), skipped)
     if not entries:
-        raise UserError(
-            f"none of the {len(items)} videos of {args.dataset} could be scored; the first reason: {next(iter(skipped.values()))}"
-        )
-    # one line per video: as JSON a list, and readable for people and grep
-    write_text(output, "[" + ",\n".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) for entry in entries) + "]\n")
-    frames = sum(len(entry["debug_data"]) for entry in entries)
+        raise UserError(f"none of the {len(items)} videos of {dataset} could be scored; the first reason: {next(iter(skipped.values()))}")
+    write_predictions(output, entries)
+    frames = sum(len(entry.rows()) for entry in entries)
     print(f"{len(entries)} videos, {frames} frames scored -> {output}" + (f"; {len(skipped)} left out" if skipped else ""))
 
 
-def score_dataset(args: argparse.Namespace) -> None:
+def score_dataset(
+    choice: ModelChoice, config: ScoreConfig, selection: Selection, output: Path, *,
+    readers_wanted: int | None = None, engine: str = "torchrun", workers: int | None = None,
+) -> None:  # fmt: skip
     """The command, on one rank. Only rank 0 prints and merges. Raises UserError."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    items, missing = list_items(args)
-    folder = parts_folder(args, items)
+    count = readers(readers_wanted)
+    items, missing = list_items(selection)
+    folder = parts_folder(output, choice, config, items)
     done = read_parts(folder)
-    trained_on = trained_on_ids(args)
+    trained_on = trained_on_ids(choice)
     if rank == 0:
         warn_trained_on(items, trained_on)
         if done:
@@ -302,12 +285,12 @@ def score_dataset(args: argparse.Namespace) -> None:
     todo = [item for item in shard(items, rank, world) if item.key not in done]
     if todo:
         with part_writer(folder, rank, world) as write:
-            if args.engine == "ray":
+            if engine == "ray":
                 from aha.scoring.ray_engine import score_items_on_ray  # ray is an optional package
 
-                score_items_on_ray(args, todo, trained_on, write)
+                score_items_on_ray(choice, config, workers, todo, trained_on, write)
             else:
-                score_items(args, todo, trained_on, write, rank)
+                score_items(Scorer(*choice.load(), config), todo, trained_on, write, rank, count)
     if rank > 0:
         return
     while not all(item.key in done for item in items):
@@ -315,6 +298,6 @@ def score_dataset(args: argparse.Namespace) -> None:
         if world == 1:
             break
         time.sleep(POLL_S)
-    merge(args, items, done, missing)
+    merge(output, selection.dataset, items, done, missing)
     if todo:  # else another rank may still have to see that all is done
         shutil.rmtree(folder)

@@ -10,7 +10,6 @@ without Ray. Only the videos and the checkpoint must be reachable from every mac
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -23,45 +22,49 @@ from tqdm import tqdm
 from aha.conversation import Query
 from aha.core.extras import need
 from aha.errors import UserError
-from aha.scoring.dataset import Item, Scorer, expected_frames
+from aha.scoring.config import ScoreConfig
+from aha.scoring.dataset import Item, record_of
+from aha.scoring.model_choice import ModelChoice
+from aha.scoring.offline import Scorer
 
 
 class Worker:
     """One process of the cluster with a model of its own; called with batches of one item."""
 
-    def __init__(self, settings: dict[str, Any], trained_on: list[str]):
-        self.scorer = Scorer(argparse.Namespace(**settings), set(trained_on))
+    def __init__(self, choice: ModelChoice, config: ScoreConfig, trained_on: set[str]):
+        self.scorer, self.trained_on = Scorer(*choice.load(), config), trained_on
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         fields = json.loads(batch["item"][0])
         item = Item(**{**fields, "queries": tuple(Query(**query) for query in fields["queries"])})
-        record = self.scorer.record(item, lambda: self.scorer.open(item))
+        record = record_of(self.scorer, item, lambda: self.scorer.open(item.path), self.trained_on)
         return {"record": [json.dumps({**record, "worker": os.getpid()})]}
 
 
 def score_items_on_ray(
-    args: argparse.Namespace, items: Sequence[Item], trained_on: set[str], write: Callable[[dict[str, Any]], None]
-) -> None:
+    choice: ModelChoice, config: ScoreConfig, workers: int | None, items: Sequence[Item], trained_on: set[str],
+    write: Callable[[dict[str, Any]], None],
+) -> None:  # fmt: skip
     """Score `items` on the cluster named by RAY_ADDRESS, or on one made on this machine; `write` each record as it comes."""
     need("ray", "ray", "--engine ray")
     import ray
 
-    if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers is {args.workers}; give at least 1.")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}; give at least 1.")
     started_here = not ray.is_initialized()
     if started_here:
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    on_gpu = gpus > 0 and not (args.device or "cuda").startswith("cpu")
-    workers = min(args.workers or (gpus if on_gpu else 2), len(items))
+    on_gpu = gpus > 0 and not (choice.device or "cuda").startswith("cpu")
+    workers = min(workers or (gpus if on_gpu else 2), len(items))
     rows = [{"item": json.dumps(asdict(item))} for item in items]
     records = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        Worker, fn_constructor_args=(vars(args), sorted(trained_on)), batch_size=1, compute=ray.data.ActorPoolStrategy(size=workers),
+        Worker, fn_constructor_args=(choice, config, trained_on), batch_size=1, compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1, num_gpus=1 if on_gpu else 0, max_restarts=-1, max_task_retries=-1,
     )  # fmt: skip
-    frames = {item.key: expected_frames(args, item) for item in items}
+    frames = {item.key: config.expected_frames(item.duration) for item in items}
     try:
         with tqdm(total=sum(frames.values()), unit=" frames", desc=f"{workers} workers: {len(items)} videos", disable=None) as bar:
             for row in records.iter_rows():

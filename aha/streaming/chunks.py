@@ -1,4 +1,4 @@
-"""Frames in chunks: read ahead by a thread, scored a chunk at a time, with what is asked and said in between.
+"""From frames to scores, in chunks: read ahead by a thread, through the tower and the decoder, with what is asked and said in between.
 
 The scores are those of pushing frame by frame: a frame's score does not depend on later frames. Needs no video decoder: frames may come
 from anywhere.
@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from aha.conversation import Query, QuerySchedule
 from aha.core.prediction import score_rows
-from aha.models.model import FrameScores
+from aha.models.model import AhaModel, FrameScores
 from aha.streaming.session import Session
 
 if TYPE_CHECKING:
     from aha.video.reader import Frame
 
 Item = TypeVar("Item")
-Chunk = tuple[list["Frame"], Tensor]  # frames, and their pixels uint8 [N, 3, H, W] or tower features [N, P, C]
+Chunk = tuple[list["Frame"], Tensor]  # frames, and their pixels uint8 [N, 3, H, W], tower features [N, P, C] or tokens [N, K, H]
 
 
 # ---- reading ahead ----
@@ -74,10 +75,6 @@ class ReadAhead(Iterable[Item]):
         self.thread.join()
 
 
-def read_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    return iter(ReadAhead(items, depth))
-
-
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     batch: list[Item] = []
     for item in items:
@@ -89,40 +86,64 @@ def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def pixel_chunks(frames: Iterable[Frame], size: int, pinned: bool) -> Iterator[Chunk]:
-    """Frames `size` at a time with their pixels in one tensor, `pinned` in memory that a GPU can copy from while it computes."""
-    for batch in in_batches(frames, size):
-        pixels_NCHW = torch.empty((len(batch), *batch[0].frame_CHW.shape), dtype=torch.uint8, pin_memory=pinned)
-        for k, frame in enumerate(batch):
-            pixels_NCHW.numpy()[k] = frame.frame_CHW
-        yield [frame._replace(frame_CHW=None) for frame in batch], pixels_NCHW  # one copy of the pixels is enough
+def pixel_chunk(frames: Sequence[Frame], pinned: bool = False) -> Chunk:
+    """Frames, and their pixels in one tensor, `pinned` in memory that a GPU can copy from while it computes."""
+    pixels_NCHW = torch.empty((len(frames), *frames[0].frame_CHW.shape), dtype=torch.uint8, pin_memory=pinned)
+    for k, frame in enumerate(frames):
+        pixels_NCHW.numpy()[k] = frame.frame_CHW
+    return [frame._replace(frame_CHW=None) for frame in frames], pixels_NCHW  # one copy of the pixels is enough
+
+
+def pixel_chunks(frames: Iterable[Frame], size: int, pinned: bool = False) -> Iterator[Chunk]:
+    """Frames `size` at a time."""
+    return (pixel_chunk(batch, pinned) for batch in in_batches(frames, size))
+
+
+# ---- from pixels to tokens ----
+
+
+def embed_chunks(model: AhaModel, chunks: Iterable[Chunk], keep: Callable[[list[Frame], Tensor], None] | None = None) -> Iterator[Chunk]:
+    """Frames and their tokens [N, K, H]: pixels go through the vision tower, features [N, P, C] through the projector only.
+
+    keep: told the frames and features of every chunk that went through the tower.
+    """
+    for frames, values in chunks:
+        with torch.inference_mode():
+            if values.dtype == torch.uint8:
+                values = model.used_patches(model.tower_features(values))
+                if keep is not None:
+                    keep(frames, values)
+            visual_NKH = model.project(values.to(model.decoder_device))
+        yield frames, visual_NKH
 
 
 # ---- scoring ----
 
 
-def debug_rows(times: Sequence[float], scores: FrameScores) -> list[dict[str, float]]:
-    """`debug_data` of a prediction file for N frames; scores unrounded."""
-    return score_rows(times, *(None if values_N is None else values_N.tolist() for values_N in scores))
-
-
 @dataclass(frozen=True)
 class ScoredFrame:
-    """A frame, its `debug_data` row, the queries asked before it and the reply made after it (None: nothing was said)."""
+    """A frame, its `debug_data` row, its tokens [K, H], the queries asked before it and the reply made after it (None: nothing said)."""
 
     frame: Frame
     row: dict[str, float]
+    visual_KH: Tensor
     asked: list[Query]
     reply: str | None = None
 
+    @property
+    def feature_H(self) -> np.ndarray:
+        """Mean token of the frame: what tells one picture from another."""
+        return self.visual_KH.float().mean(0).cpu().numpy()
 
-def score_frames(session: Session, chunks: Iterable[tuple[list[Frame], Tensor]], schedule: QuerySchedule) -> Iterator[ScoredFrame]:
+
+def score_frames(session: Session, chunks: Iterable[Chunk], schedule: QuerySchedule | None = None) -> Iterator[ScoredFrame]:
     """Ask the queries when they are due, score every frame, and reply where the session's policy wants it.
 
     chunks: frames and their tokens [N, K, H]. Without a policy the decoder takes a chunk at once; with one it goes frame by frame, for
     a reply changes what follows. Scores are read one chunk late, so that a GPU need not wait for the next chunk to be launched.
     """
-    waiting: list[tuple[list[Frame], FrameScores, list[list[Query]], str | None]] = []
+    schedule = schedule or QuerySchedule([])
+    waiting: list[tuple[list[Frame], Tensor, FrameScores, list[list[Query]], str | None]] = []
     for frames, visual_NKH in chunks:
         asked = [schedule.due(frame.time) for frame in frames]
         starts = [k for k in range(len(frames)) if k == 0 or asked[k] or session.policy is not None]
@@ -132,14 +153,15 @@ def score_frames(session: Session, chunks: Iterable[tuple[list[Frame], Tensor]],
                 session.ask(query.text)
             scores = session.push_embeds(visual_NKH[start:end])
             reply = session.respond() if session.wants_to_speak else None
-            launched.append((frames[start:end], scores, asked[start:end], reply))
+            launched.append((frames[start:end], visual_NKH[start:end], scores, asked[start:end], reply))
         yield from _scored(waiting)
         waiting = launched
     yield from _scored(waiting)
 
 
-def _scored(pieces: Iterable[tuple[list[Frame], FrameScores, list[list[Query]], str | None]]) -> Iterator[ScoredFrame]:
+def _scored(pieces: Iterable[tuple[list[Frame], Tensor, FrameScores, list[list[Query]], str | None]]) -> Iterator[ScoredFrame]:
     """Wait for the scores; a reply belongs to the last frame of its piece."""
-    for frames, scores, asked, reply in pieces:
-        for k, row in enumerate(debug_rows([frame.time for frame in frames], scores)):
-            yield ScoredFrame(frames[k], row, asked[k], reply if k == len(frames) - 1 else None)
+    for frames, visual_NKH, scores, asked, reply in pieces:
+        heads = [None if values is None else values.tolist() for values in scores]
+        for k, row in enumerate(score_rows([frame.time for frame in frames], *heads)):
+            yield ScoredFrame(frames[k], row, visual_NKH[k], asked[k], reply if k == len(frames) - 1 else None)

@@ -123,6 +123,19 @@ class MinimumGap:
         self.policy.spoke(time)
 
 
+def speaking_policy(
+    threshold: float | None, accumulated: float | None, heads: tuple[str, ...], variance: float | None, max_wait_frames: int
+) -> Any:
+    """The policy of the flags --stream_end_prob_threshold, --stream_end_score_sum_threshold, --score_heads, --uncertainty_wait_threshold
+    and --max_wait_frames; None (never) where both thresholds are."""
+    policies: list[Any] = [] if threshold is None else [Threshold(threshold, heads)]
+    policies += [] if accumulated is None else [Accumulated(accumulated, heads)]
+    if not policies:
+        return None
+    policy = policies[0] if len(policies) == 1 else AnyOf(policies)
+    return policy if variance is None else UncertaintyHold(policy, variance, max_wait_frames)
+
+
 def policy_state(policy: Any) -> dict[str, Any]:
     """Everything that a policy remembers, as plain values."""
     state: dict[str, Any] = {}

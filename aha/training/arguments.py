@@ -55,6 +55,7 @@ class DataArguments:
     )
     fold: int = field(default=0, metadata={"help": "TVSum: which fifth (0 to 4) is held out for testing; -1 trains on all videos."})
     limit: int | None = field(default=None, metadata={"help": "Use at most this many samples of each data set (smoke runs)."})
+    video_backend: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Who decodes the videos."})
     vision_cache: str | None = field(
         default=None, metadata={"help": "Folder for the frozen tower's features: computed before training, no video is read after that."}
     )
@@ -186,12 +187,15 @@ def command() -> list[str]:
     return ["***" if before == "--hub_token" else re.sub(r"^(--hub_token=).*", r"\1***", a) for before, a in zip(["", *sys.argv], sys.argv)]
 
 
+BEFORE = {"video_backend": "pyav"}  # what runs of 18f6d84, which had no such setting, did
+
+
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Names of settings that differ, "flag: theirs -> ours"; the command line and where features are kept do not matter."""
     lines = []
     for part in ("model", "data", "training"):
         for name, value in ours[part].items():
-            before = theirs.get(part, {}).get(name)
+            before = theirs.get(part, {}).get(name, BEFORE.get(name))
             if name != "vision_cache" and before != value:
                 lines.append(f"--{name}: {before} -> {value}")
     if ours["mixture"] != theirs.get("mixture"):

@@ -6,20 +6,18 @@ Shapes: F frames, P patches (those that pooling looks at), C tower width.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from aha.data.feature_cache import FeatureCache, tower_key, video_key
+from aha.data.feature_cache import FeatureCache, VideoFeatures, tower_key, video_key
 from aha.data.mixture import Mixture
 from aha.data.samples import QuestionSample, RelevanceSample, Sample
 from aha.errors import UserError
 from aha.models import AhaModel
-from aha.video.reader import VideoFrames, read_video
+from aha.video.reader import Frame, VideoFrames, read_video
 
 
 def has_own_pixels(sample: Sample) -> bool:
@@ -39,31 +37,37 @@ class VisionCache:
         source, sample = mixture.items[i]
         return mixture[i] if has_own_pixels(mixture.sources[source].samples[sample]) else mixture.item(i, self.read)
 
-    def read(self, path: str, *, fps: float, start: float, max_frames: int, size: int) -> VideoFrames:
-        """`read_video` with features as `frames_TCHW`, or `read_video` itself."""
-        key = key_of(path, fps, start, max_frames)
-        features_FPC, facts_3F = (None, None) if key is None else (self.cache.get(key), self.cache.get(key + "-facts"))
-        if features_FPC is None or facts_3F is None:
-            return read_video(path, fps=fps, start=start, max_frames=max_frames, size=size)
-        indices, times, frame_times = facts_3F.tolist()
+    def stored(self, path: str, *, max_frames: int, size: int, **sampling: Any) -> VideoFrames | None:
+        """What `read_video` gives, with features as `frames_TCHW`; None where they are not in the cache (or the file is not there)."""
+        del size  # the tower's
+        found = self.cache.get(video_key(path, **sampling), max_frames) if Path(path).is_file() else None
+        if found is None:
+            return None
+        _, indices, times, frame_times = zip(*found.frames)
         return VideoFrames(
-            frames_TCHW=features_FPC, frame_indices=[int(i) for i in indices], times=times, frame_times=frame_times,
-            video_fps=float("nan"), duration=float("nan"), frame_count=0, sample_fps=fps,
+            frames_TCHW=found.features_FPC, frame_indices=list(indices), times=list(times), frame_times=list(frame_times),
+            video_fps=float("nan"), duration=float("nan"), frame_count=0, sample_fps=sampling["fps"],
         )  # fmt: skip
+
+    def read(self, path: str, **request: Any) -> VideoFrames:
+        """`read_video` with features as `frames_TCHW`, or `read_video` itself. request: fps, start, max_frames, size, backend."""
+        found = self.stored(path, **request)
+        return read_video(path, **request) if found is None else found
 
     @torch.no_grad()
     def fill(self, mixture: Mixture, model: AhaModel, rank: int, world_size: int) -> None:
         """Compute what is missing; rank r takes every world_size-th item. A video that cannot be read is left to training to report."""
 
-        def compute(path: str, *, fps: float, start: float, max_frames: int, size: int) -> VideoFrames:
-            video = self.read(path, fps=fps, start=start, max_frames=max_frames, size=size)
-            if not isinstance(video.frames_TCHW, np.ndarray):
-                return video
-            features_FPC = model.used_patches(model.tower_features(torch.from_numpy(video.frames_TCHW)))
-            key = key_of(path, fps, start, max_frames)
-            self.cache.put(key + "-facts", torch.tensor([video.frame_indices, video.times, video.frame_times], dtype=torch.float64))
-            self.cache.put(key, features_FPC)
-            return replace(video, frames_TCHW=features_FPC)
+        def compute(path: str, *, max_frames: int, size: int, **sampling: Any) -> VideoFrames:
+            if self.stored(path, max_frames=max_frames, size=size, **sampling) is None:
+                # One more than is planned: where the video ends there, scoring, which takes every frame, finds all of them.
+                video = read_video(path, max_frames=max_frames + 1, size=size, **sampling)
+                frames = [Frame(None, *row) for row in zip(video.frame_indices, video.times, video.frame_times, strict=True)]
+                features_FPC = model.used_patches(model.tower_features(torch.from_numpy(video.frames_TCHW)))
+                end = sampling["start"] + len(frames) / sampling["fps"]
+                complete = len(frames) <= max_frames or end >= video.duration + 1e-9
+                self.cache.put(video_key(path, **sampling), VideoFeatures(frames, features_FPC, complete))
+            return self.read(path, max_frames=max_frames, size=size, **sampling)
 
         own = range(rank, len(mixture), world_size)
         for i in tqdm(own, desc="vision features", unit="video", disable=rank > 0):
@@ -84,8 +88,3 @@ class VisionCache:
                         f"--vision_cache cannot be used with ZeRO-3 for {sample.sample_id}, whose frames differ from epoch to epoch; "
                         "leave --vision_cache out or use ZeRO-2."
                     )
-
-
-def key_of(path: str, fps: float, start: float, max_frames: int) -> str | None:
-    """None where the file is not there (the reader says so)."""
-    return video_key(path, fps=fps, max_frames=max_frames, start=start) if Path(path).is_file() else None

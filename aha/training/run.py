@@ -44,7 +44,7 @@ def train(argv: list[str]) -> None:
     build = functools.partial(
         build_mixture, data_args.dataset_config, tokenizer, data_args.frame_fps, data_args.max_num_frames, seed=run.seed,
         fold=None if data_args.fold < 0 else data_args.fold, limit=data_args.limit, validation=validate,
-        frame=base_config(base).frame,
+        frame=base_config(base).frame, video_backend=data_args.video_backend,
     )  # fmt: skip
     mixture = build()
     held_out = build(split="val") if validate else None

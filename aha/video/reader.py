@@ -32,6 +32,9 @@ from aha.video.packet_index import VideoIndex, video_index
 
 __all__ = ["Frame", "VideoFrames", "VideoInfo", "iter_frames", "letterbox", "probe", "read_video"]
 
+BACKENDS = {"pyav": decode_pyav, "decord": decode_decord, "torchcodec": decode_torchcodec}
+SAMPLINGS = ("timestamps", "reference")
+
 Source = str | os.PathLike | Sequence[str | os.PathLike] | np.ndarray
 
 
@@ -203,9 +206,9 @@ def _open_source(
             raise UserError(f"{name} must be at least 1, not {value}.")
     if not (start is None or 0 <= start < math.inf) or not (end is None or (start or 0) < end < math.inf):
         raise UserError(f"start and end must be seconds with 0 <= start < end, not start={start}, end={end}.")
-    _one_of("sampling", sampling, ("timestamps", "reference"))
+    _one_of("sampling", sampling, SAMPLINGS)
     _one_of("rounding", rounding, ("up", "down"))
-    _one_of("backend", backend, ("pyav", "decord", "torchcodec"))
+    _one_of("backend", backend, tuple(BACKENDS))
     if sampling == "reference" and fps is None and num_frames is None:
         raise UserError('sampling="reference" needs fps or num_frames.')
 
@@ -218,8 +221,7 @@ def _open_source(
             raise UserError(f"source_fps is for lists of images and arrays; the video file {source} has its own frame rate.")
         index = video_index(source)
         timeline = _file_timeline(index)
-        decoder = {"pyav": decode_pyav, "decord": decode_decord, "torchcodec": decode_torchcodec}[backend]
-        decode = lambda wanted: decoder(index, wanted, threads)  # noqa: E731
+        decode = lambda wanted: BACKENDS[backend](index, wanted, threads)  # noqa: E731
     else:
         images = [Path(path) for path in source]
         timeline = _even_timeline("list of images", len(images), source_fps)

@@ -19,12 +19,14 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from aha.api import Highlighter, checked_query
+from aha.core.fusion import Fusion
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
-from aha.highlights.ranking import Fusion
+from aha.streaming.policies import MinimumGap, speaking_policy
+from aha.video.reader import BACKENDS
 from aha.watch.feed import Feed
 from aha.watch.sources import (
     Lost,
@@ -40,9 +42,6 @@ from aha.watch.sources import (
 )
 from aha.watch.watcher import Watcher, WatchSettings
 
-if TYPE_CHECKING:
-    from aha.streaming.policies import MinimumGap
-
 BEHIND_SECONDS = 2.0  # a frame that waited longer is worth an event ...
 BEHIND_EVERY = 5.0  # ... but not more often than this
 
@@ -51,6 +50,7 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help='file, "camera" or "camera:1", rtsp:// or http:// address, or - (video on standard input)')
     parser.add_argument("--query", metavar="TEXT", help="what to look for, in plain words")
     parser.add_argument("--frame_fps", type=float, default=2.0, help="frames a second that are scored (default %(default)s)")
+    parser.add_argument("--video_backend", choices=tuple(BACKENDS), default="pyav", help="who decodes a file (default %(default)s)")
     parser.add_argument(
         "--live", action="store_true", help="play a file at its own speed, and drop frames of a file or pipe rather than make it wait"
     )
@@ -122,25 +122,17 @@ def open_feed(args: argparse.Namespace, side: int) -> Feed:
         items, live = open_network(source, fps, args.reconnect_attempts, side)
     else:
         check_file(source)
-        items, live, paced = read_file(source, fps, side), args.live, args.live
+        items, live, paced = read_file(source, fps, side, args.video_backend), args.live, args.live
     return Feed(items, max(1, round(args.buffer_seconds * fps)), live, paced)
 
 
 def policy_of(args: argparse.Namespace) -> MinimumGap | None:
     """When the model speaks unasked; None = never."""
-    from aha.streaming.policies import Accumulated, AnyOf, MinimumGap, Threshold, UncertaintyHold
-
-    policies = []
-    if args.stream_end_prob_threshold is not None:
-        policies.append(Threshold(args.stream_end_prob_threshold))
-    if args.stream_end_score_sum_threshold is not None:
-        policies.append(Accumulated(args.stream_end_score_sum_threshold))
-    if not policies:
-        return None
-    policy = AnyOf(policies)
-    if args.uncertainty_wait_threshold is not None:
-        policy = UncertaintyHold(policy, args.uncertainty_wait_threshold, args.max_wait_frames)
-    return MinimumGap(policy, args.speak_gap)
+    policy = speaking_policy(
+        args.stream_end_prob_threshold, args.stream_end_score_sum_threshold, ("informative_score",),
+        args.uncertainty_wait_threshold, args.max_wait_frames,
+    )  # fmt: skip
+    return None if policy is None else MinimumGap(policy, args.speak_gap)
 
 
 class Questions:

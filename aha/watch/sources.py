@@ -79,9 +79,9 @@ def camera_of(source: str) -> str | None:
     return source if source.startswith("/dev/video") else None
 
 
-def read_file(path: str, fps: float, side: int = PUBLISHED.side) -> Iterator[SourceFrame]:
+def read_file(path: str, fps: float, side: int = PUBLISHED.side, backend: str = "pyav") -> Iterator[SourceFrame]:
     """A local file, as fast as it is asked for. Raises UserError."""
-    for frame in iter_frames(path, fps=fps, size=side):
+    for frame in iter_frames(path, fps=fps, size=side, backend=backend):
         yield SourceFrame(frame.frame_CHW, frame.time, time.monotonic())
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from aha.api import Highlighter, checked_query
+from aha.core.fusion import Fusion
+from aha.core.heads import SCORES
 from aha.highlights.online import Boundary, OnlineSegmenter, OnlineSettings
-from aha.highlights.ranking import Fusion
-from aha.highlights.timeline import ScoreTrack
+from aha.video.reader import Frame
 
 HISTORY = 3600  # scored frames of which the highlight level is taken
 BEST = 5  # highlights in the summary
@@ -68,24 +69,21 @@ class Watcher:
 
     def push(self, image_CHW: np.ndarray, time: float) -> list[dict[str, Any]]:
         """uint8 [3, S, S] at `time` seconds -> what was decided at this frame."""
-        visual_1KH = self.model.embed(image_CHW[None])
-        informative, relevance, uncertainty = self.model.push(self.session, visual_1KH)
-        feature_H = visual_1KH[0].float().mean(0).cpu().numpy()
-        track = ScoreTrack(np.array([time]), np.zeros(1, np.int64), informative, relevance, uncertainty, time)
-        variance = None if uncertainty is None else float(uncertainty[0])
-        row = _Row(self.frames, time, float(self.settings.fusion(track)[0]), float(informative[0]), float(relevance[0]), variance)
+        (scored,) = self.model.push(self.session, [Frame(image_CHW, self.frames, time, time)])
+        heads = [scored.row.get(name) for name in SCORES]
+        row = _Row(self.frames, time, float(self.settings.fusion(*heads)), *heads)
         self._rows.append(row)
         self._levels.append(row.fused)
         self.frames += 1
         self.time = time
         events = []
-        boundary = self.segmenter.push(row.informative, row.relevance, variance, feature_H)
+        boundary = self.segmenter.push(*heads, scored.feature_H)
         if boundary is not None:
             events += self._close(boundary)
         if len(self._rows) > OPEN_FRAMES:
             self._fold(self._rows.popleft())
-        if self.session.wants_to_speak:
-            events.append(self._say())
+        if scored.reply is not None:
+            events.append(self._said(scored.reply))
         return events
 
     def ask(self, text: str) -> list[dict[str, Any]]:
@@ -94,7 +92,7 @@ class Watcher:
         self.session.ask(text)
         events = [{"event": "question", "time": self.time, "text": text}]
         if self.frames:
-            events.append(self._say())
+            events.append(self._said(self.session.respond()))
         return events
 
     def finish(self) -> list[dict[str, Any]]:
@@ -107,9 +105,9 @@ class Watcher:
         summary = {"frames": self.frames, "segments": self.segments, "highlights": self.highlights, "said": self.said, "best": best}
         return [*events, {"event": "end", "time": self.time, **summary}]
 
-    def _say(self) -> dict[str, Any]:
+    def _said(self, reply: str) -> dict[str, Any]:
         self.said += 1
-        return {"event": "say", "time": self.time, "text": self.session.respond().strip()}
+        return {"event": "say", "time": self.time, "text": reply.strip()}
 
     def _fold(self, row: _Row) -> None:
         """A very long segment: its oldest frames are kept as sums."""

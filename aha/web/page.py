@@ -22,9 +22,9 @@ from typing import Any
 import gradio as gr
 
 from aha.api import DEMO_NOTE, Highlighter
+from aha.core.fusion import Fusion
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
-from aha.highlights.ranking import Fusion
 from aha.highlights.result import Options
 from aha.web.curve import CSS, SEEK_SCRIPT, curve_html, log_html, moments_html
 from aha.web.examples import write_examples

@@ -79,7 +79,7 @@ class Visitor:
         self.answers: list[tuple[float, str, str]] = []  # time, who, text
         self.version = 0  # grows with everything that is shown
         self._lock = threading.Lock()
-        self._rows: list[tuple[int, float, float, float, float | None, np.ndarray]] = []
+        self._rows: list[tuple[int, dict[str, float], np.ndarray]] = []  # frame number, `debug_data` row, mean token
         self._questions: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._running = threading.Event()
         self._stop = threading.Event()
@@ -168,7 +168,7 @@ class Visitor:
             return "Choose a video, say what to look for, and press Start."
         if self.error:
             return f"Error: {self.error}"
-        seen = self._rows[-1][1] if self._rows else 0.0
+        seen = self._rows[-1][1]["time"] if self._rows else 0.0
         if self._scored_all:
             return f"Done: {len(self._rows)} frames of {self.info.duration:.0f} s scored. Move the sliders, click the curve, ask."
         state = "Paused" if self.paused else "Watching"
@@ -184,18 +184,9 @@ class Visitor:
             rows, info = list(self._rows), self.info
         if not rows or info is None:
             return None
-        frames, times, informative, relevance, uncertainty, features = zip(*rows)
-        variance = None if uncertainty[0] is None else np.array(uncertainty)
-        end = info.duration if self._scored_all else times[-1] + 1 / self.limits.fps
-        return ScoreTrack(
-            np.array(times),
-            np.array(frames),
-            np.array(informative),
-            np.array(relevance),
-            variance,
-            min(end, info.duration),
-            np.stack(features),
-        )
+        frames, scores, features = zip(*rows)
+        end = info.duration if self._scored_all else scores[-1]["time"] + 1 / self.limits.fps
+        return ScoreTrack.of_rows(scores, frames, min(end, info.duration), np.stack(features))
 
     def result(self, options: Options) -> Result | None:
         """Highlights of what was scored so far, without scoring anything again."""
@@ -226,7 +217,7 @@ class Visitor:
 
     def _score(self) -> None:
         session = self.model.stream(self.query, frame_fps=self.limits.fps)
-        frames, batch = iter_frames(self.video, fps=self.limits.fps), []
+        frames, batch = iter_frames(self.video, fps=self.limits.fps, size=self.model.model.config.frame.side), []
         for frame in frames:
             batch.append(frame)
             if len(batch) == BATCH:
@@ -249,13 +240,9 @@ class Visitor:
         if not batch:
             return
         with self.turns.turn():
-            visual_NKH = self.model.embed(np.stack([frame.frame_CHW for frame in batch]))
-            informative, relevance, uncertainty = self.model.push(session, visual_NKH)
-            features = visual_NKH.float().mean(1).cpu().numpy()
+            rows = [(scored.frame.frame_index, scored.row, scored.feature_H) for scored in self.model.push(session, batch)]
         with self._lock:
-            for i, frame in enumerate(batch):
-                variance = None if uncertainty is None else float(uncertainty[i])
-                self._rows.append((frame.frame_index, frame.time, float(informative[i]), float(relevance[i]), variance, features[i]))
+            self._rows += rows
             self.version += 1
 
     def _answer(self, session, timeout: float) -> None:
@@ -266,7 +253,7 @@ class Visitor:
         with self.turns.turn():
             session.ask(text)
             reply = session.respond(max_new_tokens=REPLY_TOKENS).strip() if session.frames else ""
-        seconds = self._rows[-1][1] if self._rows else 0.0
+        seconds = self._rows[-1][1]["time"] if self._rows else 0.0
         with self._lock:
             self.answers += [(seconds, "you", text), (seconds, "model", reply or "(nothing)")]
             self.version += 1

@@ -12,48 +12,35 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
-from aha import score
 from aha.conversation import Query, QuerySchedule
 from aha.errors import UserError
-from aha.scoring.offline import score_frames, score_video
-from aha.streaming.session import Session
-from aha.video.reader import iter_frames
+from aha.scoring.config import ScoreConfig
+from aha.scoring.model_choice import ModelChoice
+from aha.scoring.offline import Scorer
+from aha.streaming.chunks import score_frames
 
-OPTIONS = (
-    "device",
-    "dtype",
-    "attn_implementation",
-    "frame_fps",
-    "max_num_frames",
-    "cache",
-    "window",
-    "sink_tokens",
-    "prompt_order",
-    "sampling",
-)
+MODEL_OPTIONS = ("device", "dtype", "attn_implementation")
+SCORE_OPTIONS = ("frame_fps", "max_num_frames", "cache", "window", "sink_tokens", "prompt_order", "sampling", "video_backend")
 
 
 class AhaForLmmsEval(lmms):
-    """Model arguments: pretrained (base checkpoint or whole model), adapter, and the options of `python -m aha.score` in OPTIONS."""
+    """Model arguments: pretrained (base checkpoint or whole model), adapter, and the options of `python -m aha.score` that stand above."""
 
     is_simple = True
 
     def __init__(self, pretrained: str, adapter: str | None = None, batch_size: int | str = 1, **options: object) -> None:
         super().__init__()
-        unknown = sorted(options.keys() - {*OPTIONS, "max_batch_size"})
+        known = (*MODEL_OPTIONS, *SCORE_OPTIONS)
+        unknown = sorted(options.keys() - {*known, "max_batch_size"})
         if unknown:
             raise UserError(
                 f"--model_args has {', '.join(unknown)}, which the model aha does not know; "
-                f"possible: pretrained, adapter, {', '.join(OPTIONS)}."
+                f"possible: pretrained, adapter, {', '.join(known)}."
             )
-        arguments = ["--llm_pretrained", pretrained, "--video", "-", "--output", "-"]
-        arguments += ["--lora_pretrained", adapter] if adapter else []
-        for name in OPTIONS:
-            if options.get(name) is not None:
-                arguments += [f"--{name}", str(options[name])]
-        settings = score.parse(arguments)
-        self.settings = score.score_settings(settings)
-        self.model, self.tokenizer = score.load_model(settings)
+        given = {name: value for name, value in options.items() if value is not None}
+        choice = ModelChoice(pretrained, adapter, **{name: given[name] for name in MODEL_OPTIONS if name in given})
+        config = ScoreConfig(**{name: given[name] for name in SCORE_OPTIONS if name in given})
+        self.scorer = Scorer(*choice.load(), config)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """One answer for each request, in order."""
@@ -74,15 +61,16 @@ class AhaForLmmsEval(lmms):
 
     def scores(self, video: str, query: str) -> str:
         """Relevance of every sampled frame as "[0.123, ...]"."""
-        entry = score_video(self.model, self.tokenizer, video, [Query(query)], self.settings)
-        return json.dumps([head["relevance_score"] for head in entry["debug_data"]])
+        prediction = self.scorer.score(video, [Query(query)])
+        return json.dumps(prediction.head("relevance_score").tolist())
 
     def reply(self, video: str, prompt: str, max_new_tokens: int) -> str:
         """What the model says after the whole video."""
-        session = Session(self.model, tokenizer=self.tokenizer, **(self.settings.session or {}))
-        schedule = QuerySchedule([Query(prompt)], session.state.prompt_order, self.settings.frame_fps)
-        frames = iter_frames(video, fps=self.settings.frame_fps, max_frames=self.settings.max_num_frames, sampling=self.settings.sampling)
-        for _ in score_frames(session, frames, schedule, self.settings.chunk_frames):
+        opened = self.scorer.open(video)
+        session = self.scorer.session(opened.fps)
+        for _ in score_frames(
+            session, opened.embed(self.scorer.model), QuerySchedule([Query(prompt)], session.state.prompt_order, opened.fps)
+        ):
             pass
         return session.respond(max_new_tokens)
 

@@ -1,0 +1,60 @@
+"""Settings that are dataclasses: their fields give the command-line flags, the Python arguments and the checks of both.
+
+@dataclass(frozen=True)
+class Settings:
+    frame_fps: float = flag(1.0, "frames a second", metavar="FPS")
+
+    def __post_init__(self):
+        check_choices(self)
+
+add_flags(parser.add_argument_group("how"), Settings)
+settings = from_args(Settings, parser.parse_args(argv))
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from dataclasses import MISSING, field, fields
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from aha.errors import UserError
+
+Settings = TypeVar("Settings")
+
+
+def flag(default: Any, help: str, **options: Any) -> Any:
+    """A field with a flag of its name. options: `choices`, `metavar`; MISSING as default: the flag must be given."""
+    return field(default=default, metadata={"help": help, **options})
+
+
+def add_flags(parser: Any, settings: type, only: Collection[str] | None = None, required: Collection[str] = ()) -> None:
+    """One flag for each `flag` field (of those in `only`). A flag that was not given is no attribute of the parsed arguments."""
+    types = get_type_hints(settings)
+    for entry in fields(settings):
+        if "help" not in entry.metadata or (only is not None and entry.name not in only):
+            continue
+        options = dict(entry.metadata)
+        kind = next((t for t in get_args(types[entry.name]) if t is not type(None)), types[entry.name])
+        must = entry.name in required or entry.default is MISSING
+        if kind is bool:
+            options["action"] = "store_true"
+        else:
+            options |= {"type": kind, "required": must}
+            if not must and entry.default is not None:
+                options["help"] += f" (default {entry.default})"
+        parser.add_argument(f"--{entry.name}", default=argparse.SUPPRESS, **options)
+
+
+def from_args(settings: type[Settings], args: argparse.Namespace, **others: Any) -> Settings:
+    """The settings of the flags that were given; `others` are set as they are."""
+    given = {entry.name: getattr(args, entry.name) for entry in fields(settings) if hasattr(args, entry.name)}
+    return settings(**{**given, **others})
+
+
+def check_choices(settings: Any) -> None:
+    """Raises UserError for a value that is none of its field's choices."""
+    for entry in fields(settings):
+        value, allowed = getattr(settings, entry.name), entry.metadata.get("choices")
+        if allowed is not None and value is not None and value not in allowed:
+            raise UserError(f"--{entry.name} {value} is none of {', '.join(allowed)}.")
