@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from aha.core.files import write_json
 from aha.core.folds import folds
@@ -133,6 +132,8 @@ def _average_precision(share: float):
 
 def _standard_ranks(rows: np.ndarray) -> np.ndarray:
     """Average ranks of each row, centred and of length 1: [R, S]; NaN for a constant row."""
+    from scipy import stats  # half a second to import, and --help needs none
+
     ranks = stats.rankdata(rows, axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
