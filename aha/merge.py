@@ -13,24 +13,23 @@ import argparse
 import shutil
 from pathlib import Path
 
-import torch
-from llava_next import resolve_folder
-
 from aha.conversation import load_tokenizer
 from aha.core.files import read_json
 from aha.errors import UserError, run_command
-from aha.models import AhaModel
 from aha.training.card import model_card, upload
-from aha.training.model import check_base
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def merge(base: str, adapter: str, output: Path, *, dtype: torch.dtype, device: str, metrics: dict | None) -> None:
+def merge(base: str, adapter: str, output: Path, *, dtype: str, device: str, metrics: dict | None) -> None:
     """Write the merged model to `output`. LoRA products are computed in float32 and rounded once. Raises UserError."""
+    import torch
+    from llava_next import resolve_folder
+
+    from aha.models import AhaModel
+    from aha.training.model import check_base
+
     adapter_folder = resolve_folder(adapter)
     check_base(adapter_folder, resolve_folder(base), base)
-    model = AhaModel.from_base(base, adapter_folder, dtype=dtype, device=device, merge=True)
+    model = AhaModel.from_base(base, adapter_folder, dtype=getattr(torch, dtype), device=device, merge=True)
     tokenizer = load_tokenizer(adapter_folder if (adapter_folder / "tokenizer_config.json").is_file() else resolve_folder(base))
     card = model_card(adapter_folder, base=base, merged=True, metrics=metrics)
     model.save_pretrained(output, tokenizer=tokenizer, card=card)
@@ -44,7 +43,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--llm_pretrained", required=True, help="base checkpoint: folder or hub id")
     parser.add_argument("--lora_pretrained", required=True, help="adapter: run folder, checkpoint folder or hub id")
     parser.add_argument("--output", required=True, type=Path, help="folder to write; must not exist or be empty")
-    parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="type of the weights (default %(default)s)")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"), help="type of the weights (default %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to merge (default %(default)s)")
     parser.add_argument("--metrics", type=Path, help="metrics file of python -m aha.eval.*, for the model card")
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="also upload the folder (private repository; needs HF_TOKEN)")
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> None:
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise UserError(f"--output {args.output} exists and is not empty; choose a new folder.")
     metrics = None if args.metrics is None else read_json(args.metrics, "metrics file")
-    merge(args.llm_pretrained, args.lora_pretrained, args.output, dtype=DTYPES[args.dtype], device=args.device, metrics=metrics)
+    merge(args.llm_pretrained, args.lora_pretrained, args.output, dtype=args.dtype, device=args.device, metrics=metrics)
     print(f"merged model: {args.output}")
     if args.push_to_hub:
         print(f"uploaded: {upload(args.output, args.push_to_hub)}")

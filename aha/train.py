@@ -13,9 +13,14 @@ The same command again goes on from the last complete checkpoint, with the same 
 from __future__ import annotations
 
 from aha.core.environment import quiet, run_rank
+from aha.training.help import help_text
 
 
 def main(argv: list[str]) -> None:
+    if {"-h", "--help"} & set(argv):
+        print(help_text(__doc__), end="")
+        return
+    argv = ["--help" if word == "--help_all" else word for word in argv]  # transformers' parser says all it knows
     quiet()
     from aha.training.run import train
 

@@ -13,7 +13,7 @@ from paths import shared_fixture
 from safetensors import safe_open
 
 from aha.conversation import load_tokenizer
-from aha.demo import pictures, pretrain
+from aha.demo import pictures, pretrain, stages
 from aha.demo.run import ADAPTER, BASE
 from aha.demo.small_model import WORDS, initialise_decoder, new_model
 from aha.demo.streams import draw_runs
@@ -29,7 +29,7 @@ def drawn_here(seed, stage, batches, count):
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (pretrain, pictures):
+        for module in (stages, pictures):
             patch.setattr(module, "drawn_ahead", drawn_here)
         steps = ["--vision_steps", "2", "--bank_scenes", "32", "--language_steps", "4", "--adapter_steps", "2"]
         pretrain.main(["--output", str(folder), *steps])
@@ -47,23 +47,23 @@ def general(names) -> set[str]:
 
 def test_names_are_those_of_the_published_layouts(made):
     reference = shared_fixture("reference/llava-onevision-qwen2-tiny-ov").parent
-    base, adapter = shapes(made / pretrain.BASE / "model.safetensors"), shapes(made / pretrain.ADAPTER / "adapter_model.safetensors")
+    base, adapter = shapes(made / stages.BASE / "model.safetensors"), shapes(made / stages.ADAPTER / "adapter_model.safetensors")
     assert general(base) == general(shapes(reference / "llava-onevision-qwen2-tiny-ov" / "model.safetensors"))
     assert general(adapter) == general(shapes(reference / "mmduet-adapter" / "adapter_model.safetensors"))
     assert adapter["base_model.model.relevance_head.weight"] == adapter["base_model.model.informative_head.weight"] == (2, 96)
-    config = json.loads((made / pretrain.BASE / "config.json").read_text())
+    config = json.loads((made / stages.BASE / "config.json").read_text())
     stored = {name for name in general(base) if "vision_model.encoder.layers" in name}
     layers = {int(m.group(1)) for name in base if (m := re.search(r"vision_model\.encoder\.layers\.(\d+)", name))}
     assert stored and config["vision_config"]["num_hidden_layers"] == len(layers) + 1, "the tower's last layer is not stored"
 
 
 def test_made_base_loads_and_scores(made):
-    model = AhaModel.from_base(made / pretrain.BASE, made / pretrain.ADAPTER)
-    tokenizer = load_tokenizer(made / pretrain.ADAPTER)
+    model = AhaModel.from_base(made / stages.BASE, made / stages.ADAPTER)
+    tokenizer = load_tokenizer(made / stages.ADAPTER)
     assert model.config.image_token_index == tokenizer.convert_tokens_to_ids("<image>")
     assert model.visual_embed(torch.zeros(2, 3, 384, 384, dtype=torch.uint8)).shape == (2, 49, 96)
-    settings = json.loads((made / pretrain.ADAPTER / "adapter_config.json").read_text())
-    assert (settings["r"], settings["lora_alpha"], settings["base_model_name_or_path"]) == (16, 32, pretrain.BASE)
+    settings = json.loads((made / stages.ADAPTER / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["base_model_name_or_path"]) == (16, 32, stages.BASE)
 
 
 def test_shipped_weights():

@@ -21,6 +21,7 @@ from paths import REPO, shared_fixture
 
 from aha import cli
 from aha.api import Highlighter, load
+from aha.cli import commands
 from aha.core.fusion import Fusion
 from aha.core.prediction import read_predictions
 from aha.errors import UserError
@@ -37,7 +38,7 @@ def model() -> Highlighter:
 @pytest.fixture
 def aha(model, monkeypatch):
     """`aha ...` in this process, with the tiny model."""
-    monkeypatch.setattr(cli, "load_model", lambda args: model)
+    monkeypatch.setattr(commands, "load_model", lambda args: model)
     return lambda *arguments: cli.run([str(argument) for argument in arguments])
 
 

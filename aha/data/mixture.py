@@ -1,4 +1,4 @@
-"""A mixture of data sets from a config file, as one map-style torch data set. Same samples in the same order on every rank.
+"""A mixture of data sets from a config file, as one map-style data set. Same samples in the same order on every rank.
 
     mixture = build_mixture("configs/datasets/tvsum.json", tokenizer, frame_fps=1, max_num_frames=400, fold=0)
     batch = collate([mixture[0]], mixture.format.pad_id)
@@ -27,9 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from llava_next import PUBLISHED, FrameShape
-from torch.utils.data import Dataset
 
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn
 from aha.core.files import read_json
@@ -136,8 +134,8 @@ class Source:
     problems: list[Problem]
 
 
-class Mixture(Dataset):
-    """Samples of several data sets; item i gives the dict that `aha.data.collate.collate` takes.
+class Mixture:
+    """Samples of several data sets, with length and items as torch's DataLoader wants them; item i is what `aha.data.collate` takes.
 
     What is random (the wording of a request, the frames before a question, which half of a data set of weight 0.5) follows from
     (seed, epoch, sample) alone, so that every rank, worker and resumed run gets the same. Call `set_epoch` at the start of an epoch.
@@ -280,6 +278,8 @@ def _index_once(entries: list[dict[str, Any]]) -> None:
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         for entry in entries:
             index_videos(entry["videos"], entry["index"], report=False)
+    import torch.distributed as dist  # here, because the checks before a run need no torch
+
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
 

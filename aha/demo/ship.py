@@ -12,9 +12,6 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
-
 from aha.core.files import atomic_path, read_json, write_text
 from aha.errors import UserError, run_command
 from aha.scoring.model_choice import DEMO_ADAPTER, DEMO_BASE
@@ -41,6 +38,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--run", default="outputs/demo/run-seed0", help="folder of a finished demo run (default %(default)s)")
     parser.add_argument("--output", default=str(DEMO_ADAPTER), help="folder to write (default: the embedded one)")
     args = parser.parse_args(argv)
+    import torch  # here, because --help needs none
+    from safetensors.torch import load_file, save_file
+
     run, output = Path(args.run), Path(args.output)
     for name in ("adapter_model.safetensors", "adapter_config.json", "settings.json", "table.md"):
         if not (run / name).is_file():

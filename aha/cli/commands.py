@@ -1,4 +1,4 @@
-"""The command `aha`: highlights of a video, watching a stream, a demo page.
+"""`aha highlights`, `aha watch` and `aha demo`: their flags, and what they run.
 
     aha highlights talk.mp4 --query "how the tyre is repaired" --budget 0.15 --output outputs/talk
     aha watch rtsp://camera/stream --query "someone falls"
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
 import sys
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from aha.api import DEMO_NOTE, Highlighter, load_choice, queries_of
 from aha.core.extras import need
 from aha.core.flags import add_flags, from_args
 from aha.core.fusion import add_fusion_flags, fusion_of
-from aha.errors import UserError, run_command
+from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
 from aha.highlights.result import Options, Result, open_output, write_result
 from aha.scoring.model_choice import ModelChoice
@@ -215,28 +213,29 @@ def _demo_parser(parser: argparse.ArgumentParser) -> None:
     add_flags(parser.add_argument_group("model"), ModelChoice)
 
 
-COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]]] = {
-    "highlights": ("segments, highlights, reel and report of a video file", highlights_parser, run_highlights),
-    "watch": ("watch a file, camera or stream and print events as JSON Lines", _watch_parser, _run_watch),
-    "demo": ("a web page on this machine: upload, ask, see the scores, download the reel", _demo_parser, _run_demo),
-}
+# ---- the parsers ----
 
 
-def run(argv: list[str]) -> None:
+def _command(name: str, about: str) -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="aha", description=__doc__, formatter_class=formatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, (about, fill, _) in COMMANDS.items():
-        fill(commands.add_parser(name, help=about, description=about, epilog="--debug shows the traceback of an error"))
-    args = parser.parse_args(argv)
-    COMMANDS[args.command][2](args)
+    return argparse.ArgumentParser(
+        prog=f"aha {name}", description=about, epilog="--debug shows the traceback of an error", formatter_class=formatter
+    )
 
 
-def main() -> None:
-    # By default SIGTERM ends Python at once, and a half-written reel would stay; as an exception it passes the clean-up.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    run_command(run)
+def highlights(argv: list[str]) -> None:
+    parser = _command("highlights", "segments, highlights, reel and report of a video file")
+    highlights_parser(parser)
+    run_highlights(parser.parse_args(argv))
 
 
-if __name__ == "__main__":
-    main()
+def watch(argv: list[str]) -> None:
+    parser = _command("watch", "watch a file, camera or stream and print events as JSON Lines")
+    _watch_parser(parser)
+    _run_watch(parser.parse_args(argv))
+
+
+def demo(argv: list[str]) -> None:
+    parser = _command("demo", "a web page on this machine: upload, ask, see the scores, download the reel")
+    _demo_parser(parser)
+    _run_demo(parser.parse_args(argv))
