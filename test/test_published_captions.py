@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paths import shared_fixture
 
+from aha.eval import youcook2
 from aha.metrics import captions
 from aha.metrics.highlights import all_clips_ap
 from aha.metrics.java_captions import Meteor, why_no_java
@@ -100,3 +101,21 @@ def test_ap_of_all_clips_lies_between_the_two_orders(clips):
     assert np.isnan(got["lighthouse_tie_mean"]) == (not labels.any())
     if labels.all():
         assert low == pytest.approx(1)
+
+
+@needs_java
+def test_the_command_equals_the_released_code_and_the_official_tool(tmp_path):
+    golden = document("dvc_many_golden")
+    output = tmp_path / "m.json"
+    arguments = ["--predictions", "dvc_many_pred.jsonl", "--annotations", "dvc_many_gold.json"]
+    arguments = [argument if argument.startswith("--") else str(shared_fixture(f"published/{argument}")) for argument in arguments]
+    youcook2.main([*arguments, "--first_caption", "drop", "--output", str(output)])
+    found = json.loads(output.read_text())["protocols"]["dense_captioning"]
+    for metric, value in {**golden["mean_over_videos"], **golden["paragraph"]}.items():
+        if metric not in ("SODA_c_precision", "SODA_c_recall"):
+            assert found[metric]["mean"] == pytest.approx(value, abs=1e-6), metric
+    for name, numbers in golden["per_video"].items():
+        for metric, value in numbers.items():
+            if metric in found:
+                assert found[metric]["per_video"][name] == pytest.approx(value, abs=1e-6), (name, metric)
+    assert found["SODA_c"]["mean"] > found["SODA_c_released_code"]["mean"] + 0.05

@@ -18,6 +18,7 @@ MODULES = {  # name of the benchmark (`--dataset NAME`, datasets/NAME) -> module
     "hisum": "aha.eval.hisum",
     "charades": "aha.eval.charades",
     "qvh": "aha.eval.qvhighlights",
+    "youtube_highlights": "aha.eval.youtube_highlights",
     "youcook2": "aha.eval.youcook2",
     "magqa": "aha.eval.magqa",
     "summe": "aha.eval.summe",

@@ -59,12 +59,14 @@ def find_tvsum(given: str | Path | None = None) -> Path:
     )
 
 
-def read_tvsum(annotations_path: str | Path | None = None, info_path: str | Path | None = None) -> dict[str, TVSumVideo]:
+def read_tvsum(
+    annotations_path: str | Path | None = None, info_path: str | Path | None = None, lengths: bool = True
+) -> dict[str, TVSumVideo]:
     """Read a TSV, gzipped TSV or .mat file (where it lies: find_tvsum) into {video_id: TVSumVideo}, in the file's order.
 
     info_path: the info TSV (title and length of each video); by default the `-info.tsv` beside an `-anno.tsv`. The .mat needs none.
     Lengths: of the 50 official videos exact (tvsum_facts.LENGTHS), of others as the info TSV says (`m:ss`, also with a fraction).
-    Categories: those of the info TSV; without one the ten of TVSum.
+    Categories: those of the info TSV; without one the ten of TVSum. lengths False: an unknown length is NaN instead of an error.
 
     Raises UserError for a file that is missing, truncated or of another form, a row with a wrong count, a score that is no whole number
     from 1 to 5, other than 20 rows for a video, a video listed twice, an unknown category, and an unknown length.
@@ -72,7 +74,7 @@ def read_tvsum(annotations_path: str | Path | None = None, info_path: str | Path
     path = find_tvsum(annotations_path)
     if not path.exists():
         raise UserError(f"annotation file {path} does not exist; check the path, or see datasets/README.md for where to get TVSum.")
-    videos = list(_read_mat(path) if path.suffix == ".mat" else _read_tsv(path, info_path))
+    videos = list(_read_mat(path) if path.suffix == ".mat" else _read_tsv(path, info_path, lengths))
     if not videos:
         raise UserError(f"annotation file {path} is empty; download it again or check the path.")
     by_id: dict[str, TVSumVideo] = {}
@@ -159,7 +161,7 @@ def _parse_scores(raw: bytes, where: str) -> np.ndarray:
     return np.array(values, dtype=np.int16)
 
 
-def _read_tsv(path: Path, info_path: str | Path | None) -> Iterator[TVSumVideo]:
+def _read_tsv(path: Path, info_path: str | Path | None, lengths: bool) -> Iterator[TVSumVideo]:
     if info_path is None:
         beside = path.with_name(path.name.removesuffix(".gz").removesuffix("-anno.tsv") + "-info.tsv")
         info_path = beside if beside.exists() else None
@@ -177,15 +179,19 @@ def _read_tsv(path: Path, info_path: str | Path | None) -> Iterator[TVSumVideo]:
             )
         video_id, category = _text(cells[0], where), _text(cells[1], where)
         if rows and rows[0][1] != video_id:
-            yield _finish(path, rows, info, info_path)
+            yield _finish(path, rows, info, info_path, lengths)
             rows = []
         rows.append((number, video_id, category, _parse_scores(cells[2].strip(), f"{where} (video {video_id}, annotator {len(rows) + 1})")))
     if rows:
-        yield _finish(path, rows, info, info_path)
+        yield _finish(path, rows, info, info_path, lengths)
 
 
 def _finish(
-    path: Path, rows: list[tuple[int, str, str, np.ndarray]], info: dict[str, _Info] | None, info_path: str | Path | None
+    path: Path,
+    rows: list[tuple[int, str, str, np.ndarray]],
+    info: dict[str, _Info] | None,
+    info_path: str | Path | None,
+    lengths: bool,
 ) -> TVSumVideo:
     first_line, video_id, category, _ = rows[0]
     where = f"{path}:{first_line}"
@@ -217,9 +223,10 @@ def _finish(
             raise UserError(
                 f"{where}: unknown category {category[:40]!r} for video {video_id}; the categories of TVSum are {', '.join(CATEGORIES)}."
             )
-        if LENGTHS.get(video_id, (0, 0))[0] != n_frames:
+        known = LENGTHS.get(video_id, (0, 0.0))[0] == n_frames
+        if lengths and not known:
             raise UserError(f"{where}: the length of video {video_id} is not known; give the info file (--info ydata-tvsum50-info.tsv).")
-        title, length_s = "", LENGTHS[video_id][1]
+        title, length_s = "", LENGTHS[video_id][1] if known else float("nan")
     official_frames, official_length = LENGTHS.get(video_id, (0, 0.0))
     if official_frames == n_frames and abs(official_length - length_s) < 1:
         length_s = official_length

@@ -17,6 +17,7 @@ from aha.core.files import read_json, write_json
 from aha.core.fusion import RELEVANCE, Fusion, add_fusion_flags, fusion_of
 from aha.core.prediction import Prediction, read_predictions
 from aha.errors import UserError
+from aha.eval import published
 from aha.results import console, table
 from aha.results import tree as results
 from aha.results.compare import render as render_comparison
@@ -28,7 +29,17 @@ if TYPE_CHECKING:
     from aha.results.figures import Curve
 
 WEIGHTS = tuple(f.name for f in fields(Fusion))
-COMMON = ("predictions", "compare", "output", "report", "strict", "trained_on", "random_runs", *WEIGHTS)  # the others go to `load`
+COMMON = (
+    "predictions",
+    "compare",
+    "output",
+    "report",
+    "strict",
+    "trained_on",
+    "random_runs",
+    "published",
+    *WEIGHTS,
+)  # the others go to `load`
 
 
 @dataclass(kw_only=True)
@@ -56,6 +67,10 @@ class Benchmark:
         """Further lines of the console table's head."""
         return []
 
+    def sets(self, scored: results.Scored) -> dict[str, published.Counted]:
+        """The published sets of videos (val10, test): how many of how many were scored. Papers' rows are compared on whole sets only."""
+        return {}
+
     def close(self) -> None:
         pass
 
@@ -81,6 +96,9 @@ def parser(task: Task, about: str, module: str) -> argparse.ArgumentParser:
         p.add_argument(
             "--random_runs", type=int, default=task.random_runs, metavar="N", help="runs of the random row (default %(default)s)"
         )
+    p.add_argument(
+        "--published", action="store_true", help="published rows of the same protocol and videos beside ours; why others are not"
+    )
     p.add_argument("--output", metavar="JSON", help="write all numbers to this file")
     p.add_argument("--report", metavar="DIR", help="write metrics.json, report.html and its figures (PNG) into this folder")
     add_fusion_flags(p)
@@ -211,6 +229,10 @@ def run(task: Task, about: str, module: str, argv: list[str]) -> None:
         metrics = _document(task, benchmark, scored, runs, fusion, flags, progress=True)
         layout = task.layout(tuple(scored.protocols if scored else benchmark.protocols))
         print(console.render(metrics, layout, benchmark.remarks(scored)))
+        if args.published:
+            rows, sets = published.read_rows(task.name), benchmark.sets(scored) if scored else {}
+            metrics["published"] = published.document(rows, metrics["protocols"], sets)
+            print("\n" + published.render(rows, metrics["protocols"], sets, layout))
         if args.output:
             write_json(args.output, metrics)
         if args.report:
@@ -222,6 +244,16 @@ def run(task: Task, about: str, module: str, argv: list[str]) -> None:
 
 def _compare(task: Task, benchmark: Benchmark, args: argparse.Namespace, runs: int, fusion: Fusion, flags: Mapping[str, Any]) -> None:
     files = [_score(benchmark, path, fusion, args.trained_on, args.strict, True) for path in args.compare]
+    lost = {i for scored in files for i in scored.skipped}
+    if lost:  # all rows, baselines too, on the videos that every file scores
+        left = [i for i in benchmark.chosen if i not in lost]
+        if not left:
+            raise UserError(f"--compare: no {task.unit[:-1]} is scored by all of the {len(files)} files; are they of one split?")
+        gone = table.named_list(sorted(lost))
+        print(f"compared on the {len(left)} of {len(benchmark.chosen)} {task.unit} that all {len(files)} files score; lost: {gone}\n")
+        with closing(task.load(**{**flags, "video_ids": left})) as benchmark:
+            _compare(task, benchmark, args, runs, fusion, {**flags, "video_ids": left})
+        return
     metrics = [_document(task, benchmark, scored, runs, fusion, flags, progress=True) for scored in files]
     names = short_names(args.compare)
     differences = {name: results.differences_tree(files[0].columns, other.columns) for name, other in zip(names[1:], files[1:])}

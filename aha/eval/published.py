@@ -1,7 +1,7 @@
 """Published rows beside ours: only where protocol, split and videos are the same; the others are listed with the reason.
 
     rows = read_rows("tvsum")
-    print(render(rows, metrics["protocols"], {"all50": Scored(50, 50), "val10": Scored(10, 10)}, "our model"))
+    print(render(rows, metrics["protocols"], {"all50": Counted(50, 50), "val10": Counted(10, 10)}, task.layout()))
 
 The rows are data, one file a benchmark (published_rows/NAME.json), each with the place where its numbers were read, in the units of our
 metric of the same name. A row whose method was measured otherwise has `unlike`: why it is never compared.
@@ -9,15 +9,18 @@ metric of the same name. A row whose method was measured otherwise has `unlike`:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from textwrap import wrap
 from typing import Any
 
 from aha.core.files import read_json
 from aha.errors import UserError
-from aha.results.table import block, shown
+from aha.results.layout import Layout
+from aha.results.table import WIDTH, block, shown
+
+INDENT = {"initial_indent": "  ", "subsequent_indent": "    "}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class Counted:
     """How many videos of a split have a number here, and how many it has."""
 
     videos: int
@@ -60,7 +63,7 @@ def read_rows(benchmark: str) -> list[Row]:
             raise UserError(f"published rows {path} hold an entry of another form ({error}); install the project again.") from error
 
 
-def why_not(row: Row, protocols: Mapping[str, Any], splits: Mapping[str, Scored]) -> str:
+def why_not(row: Row, protocols: Mapping[str, Any], splits: Mapping[str, Counted]) -> str:
     """Why a row may not stand beside these numbers; "" where it may."""
     if row.unlike:
         return row.unlike
@@ -78,12 +81,15 @@ def why_not(row: Row, protocols: Mapping[str, Any], splits: Mapping[str, Scored]
 
 def ours(protocols: Mapping[str, Any], row: Row, metric: str) -> float | None:
     """Our number for a metric of a row, from the "protocols" part of a metrics file (with subsets: the row's split)."""
+    return _entry(protocols, row, metric).get("mean")
+
+
+def _entry(protocols: Mapping[str, Any], row: Row, metric: str) -> Mapping[str, Any]:
     value = protocols.get(row.protocol, {}).get(metric, {})
-    value = value.get(row.split, value)
-    return value.get("mean")
+    return value.get(row.split, value)
 
 
-def render(rows: Sequence[Row], protocols: Mapping[str, Any], splits: Mapping[str, Scored], name: str) -> str:
+def render(rows: Sequence[Row], protocols: Mapping[str, Any], splits: Mapping[str, Counted], layout: Layout) -> str:
     """One table for each protocol with the rows that are comparable, ours first, and a line for each that is not."""
     reasons = {id(row): why_not(row, protocols, splits) for row in rows}
     lines: list[str] = []
@@ -91,17 +97,27 @@ def render(rows: Sequence[Row], protocols: Mapping[str, Any], splits: Mapping[st
     for protocol, split in dict.fromkeys((row.protocol, row.split) for row in kept):
         group = [row for row in kept if (row.protocol, row.split) == (protocol, split)]
         metrics = list(dict.fromkeys(metric for row in group for metric in row.numbers))
-        cells = [(name, [shown(ours(protocols, group[0], metric)) for metric in metrics])]
-        cells += [(row.name, [shown(row.numbers.get(metric)) for metric in metrics]) for row in group]
+        percent = [layout.is_percent(protocol, metric) for metric in metrics]
+        cells = [("this prediction", [shown(ours(protocols, group[0], metric), p) for metric, p in zip(metrics, percent)])]
+        cells += [(row.name, [shown(row.numbers.get(metric), p) for metric, p in zip(metrics, percent)]) for row in group]
         lines += ["", block(f"{protocol}, {split}: published rows of the same protocol and videos", metrics, cells)]
+        for metric, p in zip(metrics, percent):
+            detailed = [row for row in group if metric in row.per_category]
+            names = list(detailed[0].per_category[metric]) if detailed else []
+            mine = _entry(protocols, group[0], metric).get("per_category", {})
+            parts = [("this prediction", [shown(mine.get(name), p) for name in names])]
+            parts += [(row.name, [shown(row.per_category[metric].get(name), p) for name in names]) for row in detailed]
+            lines += ["", block(f"{metric}, {split}, per category", names, parts)] if names else []
     left_out = [row for row in rows if reasons[id(row)]]
     if left_out:
         lines += ["", "not comparable, because"]
-        lines += [f"  {row.name}, {json.dumps(dict(row.numbers))[1:-1]} ({row.read_in}): {reasons[id(row)]}" for row in left_out]
+        for row in left_out:
+            numbers = ", ".join(f"{metric} {value:g}" for metric, value in row.numbers.items())
+            lines += wrap(f"{row.name}, {row.protocol}: {numbers} ({row.read_in}): {reasons[id(row)]}", WIDTH - 2, **INDENT)
     return "\n".join(lines[1:]) if lines else "no published row ships for this benchmark: none could be traced to a source"
 
 
-def document(rows: Sequence[Row], protocols: Mapping[str, Any], splits: Mapping[str, Scored]) -> list[dict[str, Any]]:
+def document(rows: Sequence[Row], protocols: Mapping[str, Any], splits: Mapping[str, Counted]) -> list[dict[str, Any]]:
     """The "published" part of a metrics file: every row with `comparable` and, where it is not, `because`."""
     result = []
     for row in rows:

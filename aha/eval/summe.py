@@ -1,16 +1,16 @@
-"""SumMe numbers of a prediction file on the community's h5 file: key-shot F, and the summary against the mean user summary.
+"""SumMe numbers of a prediction file, as papers print them: key-shot F1 (maximum over users), rank correlation, splits.
 
-    python -m aha.eval.summe --predictions predictions.json --h5 eccv16_dataset_summe_google_pool5.h5 --output metrics.json
-    python -m aha.eval.summe --compare A.json B.json --h5 eccv16_dataset_summe_google_pool5.h5
+    python -m aha.eval.summe --predictions predictions.json --h5 eccv16_dataset_summe_google_pool5.h5 --splits summe_splits.json
 
-Videos go by the h5's names (video_1, ...) or their own. Scores lie at their frame numbers; without these, one for each frame, or one for
-each of the file's `picks`. Definitions: aha/metrics/keyshots_h5.py.
+The ground truth is the community's h5 file (the official .mat files have no change points): user summaries and shots. Predictions name
+videos as the h5 does (video_1) or by name (Air_Force_One). tau and rho are of the 0/1 machine summary, as CSTA computes them: a constant
+prediction gets a value too. Frames before the first sample count 0. Gygli et al., ECCV 2014.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,33 +18,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Samples, read_predictions
+from aha.core.prediction import Prediction, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, run, select, select_protocols
-from aha.eval.community import H5Video, read_h5
+from aha.eval.community import read_h5
+from aha.eval.h5_numbers import CORR_SUMME, HUMAN, KEYSHOTS_SUMME, POR, H5Truth, as_released, read_truth
+from aha.eval.summe_truth import read_summe
 from aha.eval.task import DataSet, File, Item, Task
-from aha.metrics import keyshots_h5
+from aha.metrics.keyshots_h5 import frame_scores
 from aha.results import table
-from aha.results.layout import RANDOM, Headline, Protocol
+from aha.results.layout import RANDOM, Headline
 from aha.results.tree import Column, Scored, undefined_in
 
 if TYPE_CHECKING:
     from aha.results.figures import Curve
 
 FILE = "eccv16_dataset_summe_google_pool5.h5"
-HUMAN = "human_vs_each_other_human"
-SUMMARY = "15% in key shots, float32 means, knapsack"
-F, TAU = keyshots_h5.REDUCTIONS, ("kendall", "spearman")
-PROTOCOLS = (
-    Protocol("keyshots_h5", f"{SUMMARY}; F over users in percent, SumMe's is f_max (PGL-SUM, ISM 2021; CSTA, CVPR 2024)", F, F),
-    Protocol("corr_summary_csta", f"the binary summary, not the scores, against the mean user summary (CSTA, CVPR 2024); {SUMMARY}", TAU),
-)
 
 
 def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
-    """The videos by the h5's names, asked for what their own names say ("Air_Force_One": "Air Force One")."""
-    found = read_h5(_find(root))
-    return [Item(key, v.title or key, ((0.0, v.title.replace("_", " ")),) if v.title else ()) for key, v in found.items()]
+    """The videos by the h5's names, or by their own where only the official ground truth (GT/NAME.mat) is there. SumMe has no titles: the
+    query is what a video's name says ("Air_Force_One": "Air Force One")."""
+    if (path := _find(root)).exists():
+        return [Item(key, v.title or key, ((0.0, words(v.title)),) if v.title else ()) for key, v in read_h5(path).items()]
+    truth = read_summe(Path(root) / "GT")
+    return [Item(name, name, ((0.0, words(name)),), video.length_s) for name, video in truth.items()]
+
+
+def words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _find(given: str | Path | None) -> Path:
@@ -52,116 +54,93 @@ def _find(given: str | Path | None) -> Path:
     return path / FILE if path.is_dir() or given is None else path
 
 
-def place(samples: Samples, video: H5Video) -> np.ndarray:
-    """Frame of each score [N]. Raises UserError where the scores fit neither frames nor picks."""
-    n_frames, picks, count = video.truth.n_frames, video.truth.picks, len(samples.scores)
-    if samples.frames is not None:
-        if samples.frames[-1] > n_frames:
-            raise UserError(f"{video.key}: frame number {samples.frames[-1]} lies beyond its {n_frames} frames; the file was another one.")
-        return samples.frames
-    if samples.times is None and count == n_frames:
-        return np.arange(n_frames)
-    if samples.times is None and 0 <= len(picks) - count <= 1:  # the peers let one be missing
-        return picks
-    raise UserError(f"{video.key}: {count} scores without frame numbers where {n_frames} (frames) or {len(picks)} (picks) are expected.")
-
-
 @dataclass(kw_only=True)
 class SumMe(Benchmark):
-    videos: Mapping[str, H5Video]  # all of the h5
-
-    def samples(self, path: Path, fusion: Fusion) -> Iterator[tuple[str, Samples, bool]]:
-        """(key in the h5, samples, whether the model was trained on it) of every prediction. Raises UserError for an unknown video."""
-        keys = {video.title: key for key, video in self.videos.items() if video.title} | {key: key for key in self.videos}
-        for prediction in read_predictions(path):
-            if prediction.video_id not in keys:
-                names = table.named_list(list(keys), 3)
-                raise UserError(f"{path}: video {prediction.video_id} is not in {self.annotations}, which has {names}.")
-            yield keys[prediction.video_id], prediction.samples(fusion), prediction.trained_on
+    truth: H5Truth
 
     def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
-        found: dict[str, dict[tuple[str, str], float]] = {}
-        constant, seen = [], []
-        for key, samples, was_trained_on in self.samples(path, fusion):
-            if key not in self.chosen:
-                continue
-            truth = self.videos[key].truth
-            dense = keyshots_h5.frame_scores(place(samples, self.videos[key]), samples.scores, truth.n_frames)
-            summary = keyshots_h5.machine_summary(dense, truth.shots)
-            by_protocol = {
-                "keyshots_h5": keyshots_h5.f_scores(summary, truth), "corr_summary_csta": keyshots_h5.summary_correlation(summary, truth),
-            }  # fmt: skip
-            found[key] = {(p.name, metric): by_protocol[p.name][metric] for p in self.protocols for metric in p.metrics}
-            constant += [key] if np.ptp(samples.scores) == 0 else []
-            seen += [key] if was_trained_on or trained_on & {key, self.videos[key].title} else []
-        ids = [key for key in self.chosen if key in found]
-        if not ids:
-            raise UserError(f"{path} has no prediction for any of the {len(self.chosen)} selected videos; check --video_ids and --limit.")
-        columns = [Column(*name, "", ids, np.array([found[i][name] for i in ids])) for name in found[ids[0]]]
-        skipped = {key: "no prediction" for key in self.chosen if key not in found}
-        return Scored(str(path), self.protocols, columns, len(ids), skipped, constant, seen, undefined_in(columns))
+        found = self.found(path)
+        found = {name: found[name] for name in self.chosen if name in found}
+        if not found:
+            raise UserError(f"{path} has no prediction for any of the {len(self.chosen)} selected videos; check --video_ids, --limit.")
+        samples = {name: prediction.samples(fusion) for name, prediction in found.items()}
+        kept = {protocol.name for protocol in self.protocols}
+        columns = [column for column in self.truth.columns(samples) if column.protocol in kept]
+        constant = [name for name, one in samples.items() if (one.scores == one.scores[0]).all()]
+        seen = [name for name, prediction in found.items() if prediction.trained_on or trained_on & {name, self.truth.videos[name].title}]
+        skipped = {name: "no prediction" for name in self.chosen if name not in found}
+        return Scored(str(path), self.protocols, columns, len(found), skipped, constant, seen, undefined_in(columns))
+
+    def found(self, path: Path) -> dict[str, Prediction]:
+        """Every prediction of a file under the h5's name of its video. Raises UserError for an unknown one."""
+        names = {video.title: name for name, video in self.truth.videos.items() if video.title} | {name: name for name in self.truth.videos}
+        found = {}
+        for prediction in map(as_released, read_predictions(path)):
+            if prediction.video_id not in names:
+                known = table.named_list(list(names), 3)
+                raise UserError(f"{path}: video {prediction.video_id} is not in {self.annotations}, which has {known}.")
+            found[names[prediction.video_id]] = prediction
+        return found
 
     def rows(self, scored: Scored | None, runs: int, progress: bool) -> dict[str, list[Column]]:
-        """F of random summaries (one number a frame) and of each user against the others."""
-        ids = [key for key in self.chosen if scored is None or key not in scored.skipped]
-        rows: dict[str, list[Column]] = {RANDOM: [], HUMAN: []}
-        for metric in F if "keyshots_h5" in [protocol.name for protocol in self.protocols] else ():
-            truths = [self.videos[key].truth for key in ids]
-            chance = np.array([keyshots_h5.random_f([truth], metric, runs) for truth in truths])  # [V, runs]
-            people = np.array([keyshots_h5.one_user_against_the_others(truth, metric) for truth in truths])
-            rows[RANDOM].append(Column("keyshots_h5", metric, "", ids, chance))
-            rows[HUMAN].append(Column("keyshots_h5", metric, "", ids, people))
-        return {row: columns for row, columns in rows.items() if columns}
+        return self.truth.rows([name for name in self.chosen if scored is None or name not in scored.skipped], runs)
 
     def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
+        """Scores beside the share of users who selected each frame; the axis is in frames, the h5 knows no seconds."""
         from aha.results.figures import Curve, thinned  # matplotlib: only here
 
-        for key, samples, _ in self.samples(path, fusion):
-            if key in wanted:
-                video = self.videos[key]
-                frames = place(samples, video)
-                shown = thinned(video.truth.n_frames)
-                users = ("share of users", shown, video.truth.users.mean(axis=0)[shown])
-                scores = {"prediction (stretched), by frame": (frames[: len(samples.scores)], samples.scores[: len(frames)])}
-                yield Curve(key, video.title or "", video.truth.n_frames, scores, users)
+        for name, prediction in self.found(path).items():
+            if name in wanted:
+                truth = self.truth.of[name]
+                shown = thinned(truth.n_frames)
+                dense = frame_scores(*self.truth.placed(prediction.samples(fusion), truth, None), truth.n_frames)
+                share = truth.users.mean(axis=0)[shown].astype(np.float64)
+                title = self.truth.videos[name].title or name
+                yield Curve(name, title, truth.n_frames, {"prediction": (shown, dense[shown])}, ("share of users", shown, share))
 
 
 def load(
     annotations: str | Path | None = None,
     h5: str | Path | None = None,
+    splits: str | Path | None = None,
     protocols: Sequence[str] | None = None,
     video_ids: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> SumMe:
-    """Read the h5 and select videos: by the h5's names, the first `limit`."""
+    """Read the h5 file and the splits. Raises UserError."""
     path = _find(h5 if h5 is not None else annotations)
+    if not path.exists():
+        raise UserError(f"SumMe's numbers need {FILE} (user summaries and change points), and {path} does not exist; give --h5.")
     videos = read_h5(path)
-    chosen = select(list(videos), str(path), video_ids, limit)
-    return SumMe(annotations=str(path), chosen=chosen, protocols=select_protocols(PROTOCOLS, protocols), videos=videos)
+    known = [KEYSHOTS_SUMME, CORR_SUMME, *([POR] if splits is not None else [])]
+    return SumMe(
+        annotations=str(path), chosen=select(list(videos), str(path), video_ids, limit), protocols=select_protocols(known, protocols),
+        truth=read_truth(path, {name: name for name in videos}, videos, "f_max", splits),
+    )  # fmt: skip
 
 
-def evaluate(predictions: str | Path | None = None, h5: str | Path | None = None, **options: Any) -> dict[str, Any]:
+def evaluate(predictions: str | Path, h5: str | Path | None = None, splits: str | Path | None = None, **options: Any) -> dict[str, Any]:
     """Score a prediction file; returns the metrics file's content. options: the other flags of the command, and
     aha.eval.command.evaluate's. Raises UserError for bad input."""
-    return TASK.evaluate(predictions, h5=h5, **options)
+    return TASK.evaluate(predictions, h5=h5, splits=splits, **options)
 
 
 def add_flags(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--h5", metavar="FILE", help=f"{FILE} (the same as --annotations)")
+    p.add_argument("--h5", metavar="FILE", help=f"{FILE} (default: in datasets/summe)")
+    p.add_argument("--splits", metavar="FILE", help="splits in the form of PGL-SUM, DSNet or CSTA: mean and deviation over them, and por")
 
 
 TASK = Task(
     DataSet(
         "summe", "SumMe (Gygli et al., ECCV 2014)", "summe",
         (File(FILE, "https://github.com/e-apostolidis/PGL-SUM (data/)"),),
-        "videos", "https://gyglim.github.io/me/vsum (SumMe.zip)", "25 videos, 1.1 h", "see the data set's page",
+        "videos", "https://gyglim.github.io/me/vsum (SumMe.zip, with its ground truth GT)", "25 videos, 1.1 h", "see the data set's page",
         "evaluation: key-shot summaries (aha.eval.summe)",
     ),
-    short="SumMe", items=items, load=load, add_flags=add_flags, frame_fps=2.0, protocols=PROTOCOLS, random_runs=20,
-    rows={RANDOM: "random", HUMAN: "one human, each other"},
+    short="SumMe", items=items, load=load, add_flags=add_flags, frame_fps=2.0, random_runs=20,
+    protocols=(KEYSHOTS_SUMME, CORR_SUMME), rows={RANDOM: "random summaries", HUMAN: "one user, each other"},
     headlines=(
-        Headline("keyshots_h5", "f_max", "key-shot F, best user (%)"), Headline("corr_summary_csta", "kendall", "tau of the summary"),
-        Headline("corr_summary_csta", "spearman", "rho of the summary"),
+        Headline("keyshots_h5", "f_max", "F1"), Headline("corr_summary_csta", "kendall", "Kendall tau"), Headline("por", "por", "PoR"),
     ),
 )  # fmt: skip
 

@@ -25,6 +25,7 @@ from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
 from aha.eval.baselines import ROWS, baselines_of
 from aha.eval.command import Benchmark, run, select, select_protocols
 from aha.eval.grids import place
+from aha.eval.published import Counted
 from aha.eval.shots import read_shots
 from aha.eval.task import DataSet, File, Item, Task
 from aha.eval.tvsum_facts import VAL10
@@ -138,6 +139,13 @@ class TVSum(Benchmark):
             if video_id in wanted:
                 yield people_curve(self.known[video_id], {"prediction (stretched)": samples})
 
+    def sets(self, scored: Scored) -> dict[str, Counted]:
+        found = {"all50": Counted(scored.count, len(self.known))}
+        official = [i for i in self.known if i in set(VAL10.values())]
+        if official:
+            found["val10"] = Counted(sum(i in self.truths and i not in scored.skipped for i in official), len(official))
+        return found
+
     def remarks(self, scored: Scored | None) -> list[str]:
         return [f"{len(next(iter(self.known.values())).user_scores)} people each"]
 
@@ -171,8 +179,28 @@ def load(
     video_ids: Sequence[str] | None = None,
     fold: int | None = None,
     limit: int | None = None,
+    h5: str | Path | None = None,
+    splits: str | Path | None = None,
+) -> Benchmark:
+    """Read annotations (shots, the community's h5 and splits) and select videos: by id, by held-out fold (5 folds, seed 0), the first
+    `limit`."""
+    if h5 is not None or splits is not None:
+        from aha.eval.tvsum_h5 import load_h5
+
+        return load_h5(annotations, info, shots, protocols, video_ids, fold, limit, h5, splits)
+    return load_annotated(annotations, info, shots, protocols, video_ids, fold, limit)
+
+
+def load_annotated(
+    annotations: str | Path | None,
+    info: str | Path | None,
+    shots: str | Path | None,
+    protocols: Sequence[str] | None,
+    video_ids: Sequence[str] | None,
+    fold: int | None,
+    limit: int | None,
 ) -> TVSum:
-    """Read annotations (and shots) and select videos: by id, by held-out fold (5 folds, seed 0), the first `limit`."""
+    """The protocols that need the annotations only."""
     path = find_tvsum(annotations)
     known = read_tvsum(path, info)
     categories = {i: video.category for i, video in known.items()}
@@ -210,6 +238,8 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--shots", metavar="FILE", help="shot list for f1_shots: JSON {id: [[first, last], ...]} in frames, inclusive, or the pool5 .h5"
     )
+    p.add_argument("--h5", metavar="FILE", help="eccv16_dataset_tvsum_google_pool5.h5: F1 on its shots and users (keyshots_h5, por)")
+    p.add_argument("--splits", metavar="FILE", help="splits in the form of PGL-SUM, DSNet or CSTA: mean and deviation over them")
     p.add_argument("--fold", type=int, metavar="K", help=f"only the held-out videos of fold K (0 to {N_FOLDS - 1})")
 
 

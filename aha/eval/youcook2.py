@@ -5,7 +5,10 @@
 Replies (`model_response_list`) become captions: consecutive equal replies are merged, and a caption lasts from the end of the one before
 to its own last time (`--first_caption drop` leaves out the first one, as the reference's code does; by default it starts at 0).
 Files that hold captions already are read too: {question id: [{"timestamp": [start, end], "caption": words}]}.
-METEOR and SODA_c need Java and the package pycocoevalcap. Fractions, not percent; videos without a prediction are skipped, not counted 0.
+SODA_c is the official tool's number. What MMDuet, Aha and Vid2Seq-style code print under that name is `SODA_c_released_code`: it pairs the
+captions' IoU and METEOR in two different orders from the eleventh caption on. Para_CIDER and Para_METEOR take a video's captions as one
+paragraph. METEOR and SODA_c need Java and the package pycocoevalcap. Fractions, not percent; videos without a prediction are skipped, not
+counted 0.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Prediction, interval, listed, text, writable
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
+from aha.eval.published import Counted
 from aha.eval.questions import Question, duration, find_annotations, question, read_answers, timed_curves
 from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
 from aha.metrics import captions as caption_metrics
@@ -37,7 +41,11 @@ if TYPE_CHECKING:
 
 # What is asked where a file holds no question: the published annotations name steps only.
 CAPTION_QUERY = "Please concisely narrate the video in real time."
-METRICS = ("SODA_c", "CIDER", "METEOR", "F1_Score", "Precision_Mean", "Recall_Mean", "n_preds")
+METRICS = (
+    "SODA_c", "SODA_c_released_code", "CIDER", "METEOR", "F1_Score", "Precision_Mean", "Recall_Mean", "n_preds",
+    "Para_CIDER", "Para_METEOR",
+)  # fmt: skip
+NEED_JAVA = ("SODA_c", "SODA_c_released_code", "METEOR", "Para_METEOR")
 UNMATCHED = ["unmatchedreference"]  # the reference text of a prediction that matches nothing; no caption contains this word
 PROTOCOL = Protocol("dense_captioning", "Vid2Seq-style evaluation of MMDuet and Aha", METRICS)
 NO_JAVA = "; words tokenised without Java: CIDEr of captions with punctuation may differ slightly"
@@ -138,10 +146,23 @@ def caption_values(
             if meteor is not None:
                 row["METEOR"] = matched_meteor(meteor, iou, predicted, gold)
                 # METEOR is not symmetric; Vid2Seq's SODA_c gives it the prediction as reference and the gold caption as candidate.
-                similarity = meteor.corpus([(g, p) for p in predicted for g in gold])[1]
-                row["SODA_c"] = caption_metrics.soda_c(iou, np.array(similarity).reshape(len(predicted), len(gold)))
+                similarity = np.array(meteor.corpus([(g, p) for p in predicted for g in gold])[1]).reshape(len(predicted), len(gold))
+                by_start = np.ix_(np.argsort(found[q].segments[:, 0], kind="stable"), np.argsort([span[0] for span in questions[q].spans]))
+                row["SODA_c"] = caption_metrics.soda_c(iou[by_start], similarity[by_start])
+                row["SODA_c_released_code"] = caption_metrics.soda_c_released_code(iou, similarity)
             rows.append(row | {"n_preds": float(len(predicted))})
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def paragraph_columns(found: Mapping[str, Captions], questions: Mapping[str, Question], scored: list[str], use_java: bool) -> list[Column]:
+    """Para_CIDER and Para_METEOR: numbers of all videos together, not means over videos."""
+    words = caption_metrics.paragraph_words
+    pairs = [(words(found[q].texts, ". "), words(questions[q].answers, " ")) for q in scored]
+    whole = {"Para_CIDER": caption_metrics.cider_d(pairs)}
+    if use_java:
+        with Meteor() as meteor:
+            whole["Para_METEOR"] = meteor.corpus(pairs)[0]
+    return [Column(PROTOCOL.name, metric, "", [], np.array([]), {"mean": value}) for metric, value in whole.items()]
 
 
 def matched_meteor(meteor: Meteor, iou_PG: np.ndarray, predicted: list[list[str]], gold: list[list[str]]) -> float:
@@ -171,11 +192,16 @@ class YouCook2(Benchmark):
         ids = list(answers)
         metrics = caption_values(found, self.questions, ids, why_not is None)
         about = PROTOCOL.about + ("; Treebank tokenizer" if why_not is None else NO_JAVA)
-        protocols = [replace(protocol, about=about).selected(list(metrics)) for protocol in self.protocols]
+        missing = {} if why_not is None else dict.fromkeys(NEED_JAVA, why_not)
+        protocols = [replace(protocol, about=about).selected([m for m in METRICS if m not in missing]) for protocol in self.protocols]
         columns = [Column(PROTOCOL.name, metric, "", ids, values) for metric, values in metrics.items()]
-        missing = {} if why_not is None else dict.fromkeys(("SODA_c", "METEOR"), why_not)
+        columns += paragraph_columns(found, self.questions, ids, why_not is None)
         seen = [q for q, answer in answers.items() if answer.trained_on or q in trained_on]
         return Scored(str(path), protocols, columns, len(ids), skipped, [], seen, missing=missing)
+
+    def sets(self, scored: Scored) -> dict[str, Counted]:
+        # papers drop each video's first caption, as the released code does
+        return {"val": Counted(scored.count, len(self.questions))} if self.first_caption == "drop" else {}
 
     def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
         return timed_curves(answers_of(path, self.chosen, "question_id")[0], self.questions, fusion, wanted)

@@ -105,9 +105,9 @@ def one_user_against_the_others(video: UserSummaries, reduction: str) -> float:
 
 
 def random_f(videos: Sequence[UserSummaries], reduction: str, seeds: int = SEEDS) -> np.ndarray:
-    """[seeds] mean F over videos of random summaries: one uniform number a frame, RandomState(seed) drawing the videos in their order.
+    """[V, seeds] F of random summaries: one uniform number a frame, RandomState(seed) drawing the videos in their order.
 
-    The order is part of the definition: that of a split's test_keys."""
+    The order is part of the definition of Performance over Random: that of a split's test_keys. Its F_random is the mean of all."""
     generators = [np.random.RandomState(seed) for seed in range(seeds)]
     f_VR = np.empty((len(videos), seeds))
     for number, video in enumerate(videos):
@@ -115,7 +115,7 @@ def random_f(videos: Sequence[UserSummaries], reduction: str, seeds: int = SEEDS
         weights = video.shots[:, 1] - video.shots[:, 0]
         picked = knapsack(shot_means(dense_Rn, video.shots), weights, int(int(video.shots[-1, 1]) * BUDGET))
         f_VR[number] = over_users(f_of_users(frames_of(picked, video.shots), video.users), reduction)
-    return f_VR.mean(axis=0)
+    return f_VR
 
 
 def performance_over_random(f_of_method: Sequence[float], f_of_random: Sequence[float]) -> np.ndarray:

@@ -50,11 +50,22 @@ def protocol_block(metrics: Mapping[str, Any], layout: Layout, protocol: Protoco
         rows.append(("  95% interval", [table.interval(pair, p) for pair, p in zip(bounds, percent)]))
         if any(entry["videos"] < len(entry["per_video"]) for entry in entries):
             rows.append(("  mean over", [f"{entry['videos']} of {len(entry['per_video'])}" for entry in entries]))
+        rows += _split_rows(entries, percent)
     for row, tree in metrics["baselines"].items():
         entries = [results.leaf(tree, protocol.name, *column) for column in columns]
         if any(entry is not None for entry in entries):
             rows.append((_label(row, entries, layout), [_baseline_cell(entry, p) for entry, p in zip(entries, percent)]))
     return table.block(f"{protocol.name}: {protocol.about}", [_heading(trees, column) for column in columns], rows)
+
+
+def _split_rows(entries: Sequence[Mapping[str, Any]], percent: Sequence[bool]) -> list[tuple[str, list[str]]]:
+    """Mean and both deviations over fixed splits, where there are splits: no published code computes the one its paper prints."""
+    splits = next((len(entry["splits"]["per_split"]) for entry in entries if "splits" in entry), 0)
+    labels = {"mean": f"  mean of {splits} splits", "sd_ddof1": "    sd, n - 1", "sd_ddof0": "    sd, n"}
+    rows = []
+    for name, label in labels.items() if splits else ():
+        rows.append((label, [table.shown(entry["splits"][name], p) if "splits" in entry else "" for entry, p in zip(entries, percent)]))
+    return rows
 
 
 def _label(row: str, entries: Sequence[Mapping[str, Any] | None], layout: Layout) -> str:
@@ -103,7 +114,7 @@ def notes(videos: Mapping[str, Any]) -> list[str]:
         reasons.setdefault(reason, []).append(video_id)
     lines += [f"skipped, {reason}: {table.named_list(ids)}" for reason, ids in reasons.items()]
     if videos["constant"]:
-        lines.append(f"constant prediction (it has no correlation, which is left out of the mean): {table.named_list(videos['constant'])}")
+        lines.append(f"constant prediction (its scores have no correlation): {table.named_list(videos['constant'])}")
     if videos["trained_on"]:
         lines.append(f"TRAINED ON (no held-out result): {table.named_list(videos['trained_on'])}")
     return ["", *lines] if lines else []

@@ -18,13 +18,18 @@ from aha.results.layout import Protocol
 
 @dataclass(frozen=True)
 class Column:
-    """One metric over videos; `subset` is "" unless the protocol is reported on several sets of videos."""
+    """One metric over videos; `subset` is "" unless the protocol is reported on several sets of videos.
+
+    whole: what is not the mean over its videos: "mean" (of categories, or of a score of the whole set) takes the mean's place, "splits"
+    stands beside it.
+    """
 
     protocol: str
     metric: str
     subset: str
     ids: Sequence[str]
     values: np.ndarray  # [V] float64, NaN = undefined; of a baseline row also [V, R], R runs
+    whole: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -77,6 +82,7 @@ def summary(column: Column, categories: Mapping[str, str]) -> dict[str, Any]:
         "videos": int((~np.isnan(column.values)).sum()),
         "per_category": {category: number(mean_of(values)) for category, values in groups.items()},
         "per_video": {video_id: number(value) for video_id, value in zip(column.ids, column.values)},
+        **column.whole,
     }
 
 
@@ -129,7 +135,10 @@ def intervals_tree(columns: Iterable[Column], seed: int = 0) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     groups: dict[tuple[str, ...], list[Column]] = {}
     for column in columns:
-        groups.setdefault(tuple(column.ids), []).append(column)
+        if "mean" in column.whole:  # no mean over videos: nothing to draw videos for
+            place(tree, column, None)
+        else:
+            groups.setdefault(tuple(column.ids), []).append(column)
     for group in groups.values():
         bounds = confidence_intervals(np.stack([column.values for column in group], axis=1), seed)
         for column, (low, high) in zip(group, bounds):
