@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aha.highlights.timeline import Highlight, Segment
 
@@ -26,8 +26,16 @@ def title_of(highlight: Highlight, query: str) -> str:
     return f"{highlight.rank}. {words} ({highlight.score:.2f})"
 
 
-def chapters_vtt(segments: Sequence[Segment], highlights: Sequence[Highlight], query: str) -> str:
-    """The text of a .vtt file. Chapters do not overlap: each highlight is one, and so is what is left of each segment between them."""
+def chapters_vtt(
+    segments: Sequence[Segment],
+    highlights: Sequence[Highlight],
+    query: str,
+    player_seconds: Callable[[float], float] = float,
+) -> str:
+    """The text of a .vtt file. Chapters do not overlap: each highlight is one, and so is what is left of each segment between them.
+
+    player_seconds: our seconds -> those of a player (`VideoIndex.player_seconds`), which is who reads the file.
+    """
     cues: list[tuple[float, float, str]] = [(h.start, h.end, f"Highlight {title_of(h, query)}") for h in highlights]
     taken = sorted((h.start, h.end) for h in highlights)
     for number, segment in enumerate(segments, 1):
@@ -42,5 +50,5 @@ def chapters_vtt(segments: Sequence[Segment], highlights: Sequence[Highlight], q
     for start, end, title in sorted(cues):
         # "-->" would end the cue's text, "&" and "<" begin markup
         safe = title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        lines += [f"{timestamp(start)} --> {timestamp(end)}", safe, ""]
+        lines += [f"{timestamp(player_seconds(start))} --> {timestamp(player_seconds(end))}", safe, ""]
     return "\n".join(lines)

@@ -2,9 +2,10 @@
 
     write_reel("talk.mp4", [Clip(12.0, 20.0, "1. the tyre comes off")], "reel.mp4")
 
-Every frame whose time lies in [start, end) is taken and keeps its distance in time to the others (variable frame rates stay variable);
-the sound is cut at the same two moments, to the sample, and padded with silence where the video has none, so that the two cannot drift
-apart over many cuts. Rotated pictures are turned upright, non-square pixels made square, and pictures that change their size in mid-video
+A clip of [start, end) is end - start long. Every frame whose time lies in it is taken and keeps its distance in time to the others (variable
+frame rates stay variable). It begins with the first of them where that comes within one usual frame interval of `start`, else with the frame
+that is on screen then, as in sampling (aha/video/reader.py), and its last frame stays to the end. The sound is cut at the same two moments,
+to the sample, and padded with silence where the video has none, so that the two cannot drift apart over many cuts. Rotated pictures are turned upright, non-square pixels made square, and pictures that change their size in mid-video
 are fitted into the first one's. Nothing but the frame and the sound at hand is held in memory.
 
 H height, W width, C channels, N samples. Time 0 is the first frame of the video.
@@ -13,6 +14,7 @@ H height, W width, C channels, N samples. Time 0 is the first frame of the video
 from __future__ import annotations
 
 import bisect
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,11 +26,16 @@ from av.video.reformatter import Colorspace
 from PIL import Image, ImageDraw, ImageFont
 
 from aha.core.files import atomic_path
+from aha.core.fonts import readable, runs
 from aha.errors import UserError
 from aha.video.backends import decode_pyav
-from aha.video.packet_index import VideoIndex, open_container, video_index
+from aha.video.clock import Clock
+from aha.video.container import open_container
+from aha.video.packet_index import VideoIndex, video_index
+from aha.video.reader import file_timeline
 
 CLOCK = Fraction(1, 90000)  # time base of the reel: every usual frame rate is a whole number of ticks
+MEANT = 5e-7  # times are floats of exact fractions: half a microsecond decides for the frame that was meant
 FADE_SECONDS = 0.005  # the sound of a cut would click
 JITTER_SECONDS = 0.02  # time stamps of sound are rounded (Matroska: 1 ms); a larger step is a real gap
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -45,7 +52,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class ReelInfo:
-    """What was written. cuts: (start in the reel, start in the video, end in the video) of each clip in seconds, at whole frames."""
+    """What was written. cuts: (start in the reel, start in the video, end in the video) of each clip in seconds."""
 
     path: str
     duration: float
@@ -58,11 +65,11 @@ class ReelInfo:
 
 @dataclass(frozen=True)
 class _Cut:
-    """A clip at whole frames: frames [first, last), ticks of the video's time base since its first frame."""
+    """A clip at whole frames [first, last), of which the first is shown from the beginning."""
 
     first: int
     last: int
-    start: Fraction  # seconds, exact
+    start: Fraction  # seconds of the video, exact
     end: Fraction
     at: Fraction  # start in the reel
     title: str | None
@@ -78,7 +85,8 @@ def write_reel(
     """
     index = video_index(video)
     cuts = _cuts(index, clips)
-    wanted = [frame for cut in cuts for frame in range(cut.first, cut.last)]
+    wanted = sorted({frame for cut in cuts for frame in range(cut.first, cut.last)})  # a held frame may lie in several clips
+    frames = sum(cut.last - cut.first for cut in cuts)
     total = cuts[-1].at + cuts[-1].end - cuts[-1].start
     with atomic_path(output) as temporary:
         try:
@@ -86,55 +94,58 @@ def write_reel(
                 sound = _sound_of(index.path)
                 writer = _PictureWriter(reel, index, max_side, crf, threads, total)
                 audio = _SoundWriter(reel, index, *sound) if sound else None
-                cut_of = (cut for cut in cuts for _ in range(cut.first, cut.last))
-                playing, source = None, None
-                for (frame_index, image_HWC, pixel_aspect), cut in zip(decode_pyav(index, wanted, threads), cut_of):
-                    if cut is not playing:
-                        if audio and playing:
-                            audio.pull(source, playing.at + playing.end - playing.start)
-                        playing, source = cut, audio.cut(cut) if audio else None
-                    time = cut.at + (index.pts[frame_index] - index.first_pts) * index.time_base - cut.start
-                    writer.write(image_HWC, pixel_aspect, time, cut, frame_index == cut.first)
+                decoded, shown = decode_pyav(index, wanted, threads), -1
+                for cut in cuts:
+                    source = audio.cut(cut) if audio else None
+                    for frame_index in range(cut.first, cut.last):
+                        if frame_index != shown:
+                            shown, image_HWC, pixel_aspect = next(decoded)
+                        own = (index.pts[frame_index] - index.first_pts) * index.time_base
+                        time = cut.at + max(own - cut.start, Fraction(0))
+                        writer.write(image_HWC, pixel_aspect, time, cut, frame_index == cut.first)
+                        if audio:
+                            audio.pull(source, time)
                     if audio:
-                        audio.pull(source, time)
-                if audio and playing:
-                    audio.pull(source, total)
+                        audio.pull(source, cut.at + cut.end - cut.start)
+                if audio:
                     audio.close()
                 writer.close()
         except av.error.FFmpegError as error:
             cure = "free the disk or choose another output folder"
             raise UserError(f"the reel {output} cannot be written ({error.strerror}); {cure}.") from error
     return ReelInfo(
-        str(output), float(total), len(wanted), writer.width, writer.height, audio is not None,
+        str(output), float(total), frames, writer.width, writer.height, audio is not None,
         tuple((float(cut.at), float(cut.start), float(cut.end)) for cut in cuts),
     )  # fmt: skip
 
 
 def _cuts(index: VideoIndex, clips: Sequence[Clip]) -> list[_Cut]:
-    """Clips in time order, joined where they overlap, moved to the frames that lie in them."""
+    """Clips in time order, joined where they overlap, with the frames that are shown in them."""
     if not clips:
         raise UserError(f"no moment of {index.path} was chosen, so there is no reel to write; raise the budget or lower the threshold.")
-    ticks = [pts - index.first_pts for pts in index.pts]
-    joined: list[list[int | str | None]] = []
+    timeline = file_timeline(index)
+    joined: list[tuple[float, float, str | None]] = []
     for clip in sorted(clips, key=lambda clip: (clip.start, clip.end)):
         if not 0 <= clip.start < clip.end or clip.start >= float(index.duration):
             seconds = float(index.duration)
             raise UserError(f"the stretch {clip.start:g} to {clip.end:g} s does not lie in {index.path} ({seconds:.3f} s long).")
-        # Times are floats of exact fractions: half a microsecond decides for the frame that was meant.
-        first, last = (bisect.bisect_left(ticks, (t - 5e-7) / float(index.time_base)) for t in (clip.start, clip.end))
-        last = max(last, first + 1) if first < len(ticks) else last
-        if first >= len(ticks):
-            first, last = len(ticks) - 1, len(ticks)  # within the last frame's time on screen
-        if joined and first < joined[-1][1]:
-            joined[-1][1] = max(joined[-1][1], last)
+        if joined and clip.start < joined[-1][1] - MEANT:
+            start, end, title = joined[-1]
+            joined[-1] = (start, max(end, clip.end), title)
         else:
-            joined.append([first, last, clip.title])
+            joined.append((clip.start, clip.end, clip.title))
     cuts, at = [], Fraction(0)
-    for first, last, title in joined:
-        start = ticks[first] * index.time_base
-        end = ticks[last] * index.time_base if last < len(ticks) else index.duration
-        cuts.append(_Cut(first, last, start, end, at, title))
-        at += end - start
+    for start_s, end_s, title in joined:
+        start, end = (Fraction(s).limit_denominator(1_000_000) for s in (start_s, end_s))
+        length = max(min(end, index.duration) - start, CLOCK)
+        first, last = (bisect.bisect_left(timeline.ticks, (t - MEANT) / float(index.time_base)) for t in (start_s, end_s))
+        at_end = first == len(timeline.ticks)
+        if at_end or (first > 0 and timeline.ticks[first] - start / index.time_base > timeline.usual_ticks):
+            first -= 1  # held: shown from before, in the last frame's time on screen or in a gap
+        else:
+            start = timeline.ticks[first] * index.time_base
+        cuts.append(_Cut(first, max(last, first + 1), start, start + length, at, title))
+        at += length
     return cuts
 
 
@@ -200,19 +211,41 @@ def fit(image_HWC: np.ndarray, shown_width: int, width: int, height: int) -> np.
 
 
 def burn_title(image_HWC: np.ndarray, title: str) -> np.ndarray:
-    """A copy of the picture with one line of text on a dark band at the bottom; a line that is too long is cut with an ellipsis."""
+    """A copy of the picture with one line of text on a dark band at the bottom; a line that is too long is cut with an ellipsis.
+
+    Characters that no font of the machine has are left out (aha/core/fonts.py says so once).
+    """
     height, width = image_HWC.shape[:2]
     size = max(10, height // 18)
-    font = ImageFont.load_default(size)
-    text, room = title, width - size
-    while len(text) > 1 and font.getlength(text) > room:
-        text = text[: max(1, min(len(text) - 2, int(len(text) * room / font.getlength(text))))].rstrip("…") + "…"
     band = 2 * size
     copy = image_HWC.copy()
     copy[-band:] = copy[-band:] // 3
-    picture = Image.fromarray(copy)
-    ImageDraw.Draw(picture).text((size // 2, height - band // 2), text, font=font, fill=(255, 255, 255), anchor="lm")
-    return np.asarray(picture)
+    text = _line(title, size, max(1, width - size), band)
+    place = copy[-band:, size // 2 : size // 2 + text.shape[1]]  # of a tiny picture less than the line
+    place[:] = np.maximum(place, text[-place.shape[0] :, : place.shape[1], None] if place.size else 0)
+    return copy
+
+
+@functools.lru_cache(maxsize=16)
+def _line(title: str, size: int, room: int, band: int) -> np.ndarray:
+    """A line of text as uint8 [H,W], white on black. Every picture of a clip has the same one."""
+    text, paths = readable(title)
+    fonts = {path: ImageFont.truetype(path, size) for path in paths}
+
+    def length(text: str) -> float:
+        return sum(fonts[path].getlength(piece) for piece, path in runs(text, paths))
+
+    if length(text) > room:
+        kept = text
+        while kept and length(kept + "…") > room:
+            kept = kept[: min(len(kept) - 1, int(len(kept) * room / length(kept + "…")))].rstrip()
+        text = kept + "…" if kept else ""  # of a tiny picture not even one letter fits
+    canvas = Image.new("L", (room, band))
+    draw, at = ImageDraw.Draw(canvas), 0.0
+    for piece, path in runs(text, paths):
+        draw.text((at, band // 2), piece, font=fonts[path], fill=255, anchor="lm")
+        at += fonts[path].getlength(piece)
+    return np.asarray(canvas)
 
 
 def _sound_of(path: str) -> tuple[int, int, str] | None:
@@ -232,7 +265,7 @@ def _sound_of(path: str) -> tuple[int, int, str] | None:
     return None
 
 
-def _frames_of(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+def _frames_of(container: av.container.InputContainer, stream: av.AudioStream, clock: Clock | None = None) -> Iterator[av.AudioFrame]:
     """Decoded sound from where the container stands; a damaged packet gives nothing, damage to the container ends it."""
     packets = container.demux(stream)
     while True:
@@ -240,6 +273,8 @@ def _frames_of(container: av.container.InputContainer, stream: av.AudioStream) -
             packet = next(packets)
         except (StopIteration, av.error.FFmpegError):
             return
+        if clock is not None and packet.size:
+            clock.repair(packet)
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
@@ -253,6 +288,7 @@ class _SoundWriter:
     def __init__(self, reel: av.container.OutputContainer, index: VideoIndex, number: int, rate: int, layout: str):
         self.reel, self.path, self.number, self.rate, self.layout = reel, index.path, number, rate, layout
         self.origin = index.first_pts * index.time_base  # time 0 on the clock of the file
+        self.clock_offsets = index.clock_offsets
         self.stream = reel.add_stream("aac", rate=rate, layout=layout)
         self.stream.bit_rate = 96000 if layout == "mono" else 160000
         self.written = 0
@@ -307,6 +343,9 @@ class _SoundWriter:
     def _frames_from(self, container: av.container.InputContainer, start: Fraction) -> Iterator[av.AudioFrame]:
         """Decoded sound from half a second before `start` (a decoder needs a moment to settle), or from further back."""
         stream = container.streams.audio[self.number]
+        if len(self.clock_offsets) > 1:  # the file's time stamps start again: they do not say where to jump to
+            yield from _frames_of(container, stream, Clock(container, stream, self.clock_offsets))
+            return
         if start > 1:
             try:
                 container.seek(int((self.origin + start - Fraction(1, 2)) / stream.time_base), stream=stream)

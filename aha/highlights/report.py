@@ -12,7 +12,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
@@ -25,7 +25,8 @@ from aha.highlights.chapters import clock
 from aha.highlights.reel import Clip, write_reel
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
 from aha.video.backends import decode_pyav
-from aha.video.packet_index import VideoIndex, open_container, video_index
+from aha.video.container import open_container, video_stream
+from aha.video.packet_index import VideoIndex, video_index
 
 PLAYABLE = {("mp4", "h264"), ("mp4", "av1"), ("mp4", "vp9"), ("webm", "vp8"), ("webm", "vp9"), ("webm", "av1")}
 LARGEST_COPY = 24 << 20  # bytes of a video that is put into the page as it is
@@ -39,10 +40,11 @@ def write_report(
 ) -> None:  # fmt: skip
     """Write the report. `note` is shown under the title (which model scored). Raises UserError as decoding and writing do."""
     index = video_index(video)
-    source, about = _player_source(index, Path(path))
+    source, about, player_seconds = _player_source(index, Path(path))
     thumbnails = _thumbnails(index, track, fused_F, highlights)
     data = {
         "duration": track.duration,
+        "late": player_seconds(0.0),  # the page's curves and moments are on our clock; the player's starts so much earlier
         "curves": _curves(track, fused_F),
         "segments": [[round(s.start, 3), round(s.end, 3), s.reason] for s in segments],
         "highlights": [h.to_json() for h in highlights],
@@ -58,7 +60,7 @@ def write_report(
         "{{note}}": html.escape(note),
         "{{about}}": html.escape(about),
         "{{source}}": html.escape(source),
-        "{{moments}}": "\n".join(_moment(h, t) for h, t in zip(highlights, thumbnails)),
+        "{{moments}}": "\n".join(_moment(h, t, player_seconds) for h, t in zip(highlights, thumbnails)),
         "{{data}}": embedded,
     }
     # One pass: what a query or a name contains is never taken for a placeholder.
@@ -70,13 +72,15 @@ def write_report(
     write_text(path, "".join(pieces))
 
 
-def _moment(highlight: Highlight, thumbnail: str) -> str:
+def _moment(highlight: Highlight, thumbnail: str, player_seconds: Callable[[float], float]) -> str:
+    """A button. Its times, those in its data and those that are read, are the player's."""
+    start, end, peak = (player_seconds(seconds) for seconds in (highlight.start, highlight.end, highlight.peak_time))
     unsure = "" if highlight.uncertainty is None else f" · variance {highlight.uncertainty:.3f}"
     sentence = f"<p class=says>{html.escape(highlight.sentence)}</p>" if highlight.sentence else ""
     return (
-        f'<li><button class=moment data-start="{highlight.start:.3f}" data-end="{highlight.end:.3f}" '
-        f'data-peak="{highlight.peak_time:.3f}"><img alt="" src="{thumbnail}"><span class=rank>{highlight.rank}</span>'
-        f"<span class=text><b>{clock(highlight.start)} – {clock(highlight.end)}</b> score {highlight.score:.3f}"
+        f'<li><button class=moment data-start="{start:.3f}" data-end="{end:.3f}" '
+        f'data-peak="{peak:.3f}"><img alt="" src="{thumbnail}"><span class=rank>{highlight.rank}</span>'
+        f"<span class=text><b>{clock(start)} – {clock(end)}</b> score {highlight.score:.3f}"
         f"<small>relevance {highlight.relevance:.3f} · informative {highlight.informative:.3f}{unsure}</small>"
         f"{sentence}</span></button></li>"
     )
@@ -116,24 +120,27 @@ def playable(index: VideoIndex) -> str | None:
     kind = "mp4" if "mp4" in index.container.split(",") else "webm" if index.path.lower().endswith(".webm") else None
     if (kind, index.codec) not in PLAYABLE:
         return None
+    if len(index.clock_offsets) > 1:
+        return None  # no player puts its time stamps in order
     with open_container(index.path) as container:
-        eight_bits = container.streams.video[0].codec_context.pix_fmt in ("yuv420p", "yuvj420p")
+        eight_bits = video_stream(container, index.path).codec_context.pix_fmt in ("yuv420p", "yuvj420p")
     return kind if eight_bits else None
 
 
-def _player_source(index: VideoIndex, report: Path) -> tuple[str, str]:
-    """(address for the player, sentence about it)."""
+def _player_source(index: VideoIndex, report: Path) -> tuple[str, str, Callable[[float], float]]:
+    """(address for the player, sentence about it, our seconds -> the player's). A copy begins with the first picture, as we do."""
     kind = playable(index)
     if kind and os.path.getsize(index.path) <= LARGEST_COPY:
-        return _video_address(Path(index.path), kind), ""
+        return _video_address(Path(index.path), kind), "", index.player_seconds
     if float(index.duration) <= LONGEST_COPY:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "preview.mp4"
             write_reel(index.path, [Clip(0.0, float(index.duration))], copy, max_side=480, crf=32)
-            return _video_address(copy, "mp4"), "The player shows a smaller copy of the video."
+            return _video_address(copy, "mp4"), "The player shows a smaller copy of the video.", float
     relative = os.path.relpath(index.path, report.resolve().parent)
     doubt = "" if kind else ", in a format that some browsers do not play"
-    return quote(relative), f"The video is too long to be put into this page: the player reads it from {relative}{doubt}."
+    about = f"The video is too long to be put into this page: the player reads it from {relative}{doubt}."
+    return quote(os.fsencode(relative)), about, index.player_seconds
 
 
 def _video_address(path: Path, kind: str) -> str:

@@ -28,6 +28,7 @@ from aha.highlights.ranking import ranked_highlights, smooth_causal, smooth_cent
 from aha.highlights.reel import Clip, ReelInfo, write_reel
 from aha.highlights.summary import summarise_budget, summarise_threshold, summarise_top
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
+from aha.video.packet_index import video_index
 
 FILES = ("scores.json", "segments.json", "highlights.json", "timeline.png", "reel.mp4", "chapters.vtt", "report.html")
 
@@ -153,7 +154,8 @@ def write_result(
         for s, mean in zip(result.segments, segment_means)
     ])  # fmt: skip
     write_json(folder / "highlights.json", [h.to_json() for h in result.highlights])
-    write_text(folder / "chapters.vtt", chapters_vtt(result.segments, result.highlights, result.query))
+    on_player = video_index(video).player_seconds
+    write_text(folder / "chapters.vtt", chapters_vtt(result.segments, result.highlights, result.query, on_player))
     from aha.highlights.plot import write_timeline  # matplotlib takes a second to import
 
     write_timeline(

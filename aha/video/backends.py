@@ -2,8 +2,9 @@
 
 - pyav (default): decodes only what the chosen frames need, and checks every frame by its time stamp;
 - decord: refused for HEVC, MPEG-TS and program streams, and files without time stamps (AVI with B-frames), of which it silently returns
-  other frames (measured); its reader is dropped at once, since it decodes on in the background;
-- torchcodec: refused for the same but HEVC.
+  other frames (measured), and for files with several video streams, of which it takes one by a rule of its own; its reader is dropped at
+  once, since it decodes on in the background;
+- torchcodec: refused for the same but HEVC and several streams.
 
 All take frame indices of the same packet index (aha/video/packet_index.py), so the choice of frames is the same. No decoder outlives the
 call that made it, so readers are safe in forked DataLoader workers.
@@ -24,8 +25,11 @@ import numpy as np
 
 from aha.core.extras import install_line
 from aha.errors import UserError
+from aha.video.container import packets_of, reason
 from aha.video.frames import swaps_axes, turn_upright
-from aha.video.packet_index import MAX_PIXELS, VideoIndex, decode_packet, open_decoder, packets_of, reason
+from aha.video.packet_index import VideoIndex, decode_packet, open_decoder
+
+Matrices = dict[int, tuple[int, ...] | None]  # rotation in degrees -> display matrix
 
 _CHUNK = 16  # frames asked of decord or torchcodec at a time
 
@@ -46,7 +50,7 @@ def decode_pyav(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[
     Raises UserError, naming the frame, where one cannot be decoded.
     """
     remaining = list(wanted)
-    matrices: dict[int, tuple[int, ...] | None] = {}
+    matrices: Matrices = {}
     source = _decode_by_count(index, wanted, threads) if index.by_count else _decode_by_pts(index, wanted, threads)
     for frame_index, frame in source:
         if frame_index != remaining[0]:
@@ -63,7 +67,7 @@ def decode_pyav(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[
 
 
 def _decode_by_count(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    container, stream = open_decoder(index.path, threads)
+    container, stream = open_decoder(index.path, threads, index.max_pixels)
     last, count, chosen = wanted[-1], 0, set(wanted)
     with container:
         for packet in itertools.chain(packets_of(container, stream), [None]):
@@ -86,7 +90,7 @@ def _decode_by_pts(index: VideoIndex, wanted: list[int], threads: int, skip: boo
     first = [_start_of(index, keys, n, index.pts[i]) if skip else 0 for n, i in zip(own, wanted)]
     chosen = {index.pts[i] for i in wanted}
     frame_of = {index.pts[i]: i for i in wanted}
-    container, stream = open_decoder(index.path, threads)
+    container, stream = open_decoder(index.path, threads, index.max_pixels)
     with container:
         packets = packets_of(container, stream)
         done = 0  # packets before this one are decoded or skipped
@@ -130,39 +134,48 @@ def shown_size(index: VideoIndex) -> tuple[int, int, int]:
     raise missing_frame(index, 0)
 
 
-def to_upright_rgb(
-    index: VideoIndex, frame_index: int, frame: av.VideoFrame, matrices: dict[int, tuple[int, ...] | None]
-) -> tuple[np.ndarray, float]:
-    """One decoded frame as (uint8 RGB [H,W,3] turned as it is shown, pixel aspect of the turned image).
-
-    `matrices` keeps the display matrix for each rotation seen: asking a frame for its side data ties it into a reference cycle, and
-    pictures that only the garbage collector frees pile up to hundreds of megabytes.
-    """
-    if frame.width * frame.height > MAX_PIXELS:
+def to_upright_rgb(index: VideoIndex, frame_index: int, frame: av.VideoFrame, matrices: Matrices) -> tuple[np.ndarray, float]:
+    """One decoded frame of a file as `upright_rgb`. Raises UserError, naming the frame, where it is too large or cannot be converted."""
+    if frame.width * frame.height > index.max_pixels:
         raise missing_frame(index, frame_index)
     try:
-        image_HWC = frame.to_ndarray(format="rgb24")
+        return upright_rgb(frame, index.pixel_aspect, matrices)
     except (av.error.FFmpegError, ValueError) as error:
         raise UserError(
             f"video {index.path}: frame {frame_index} cannot be converted to RGB ({reason(error)}); re-encode the video as H.264."
         ) from error
+
+
+def upright_rgb(frame: av.VideoFrame, pixel_aspect: float, matrices: Matrices) -> tuple[np.ndarray, float]:
+    """(uint8 RGB [H,W,3] turned as it is shown, pixel aspect of the turned picture) of a decoded frame, of files and of live sources.
+
+    `matrices` keeps the display matrix for each rotation seen: asking a frame for its side data ties it into a reference cycle, and
+    pictures that only the garbage collector frees pile up to hundreds of megabytes.
+    """
+    image_HWC = frame.to_ndarray(format="rgb24")
     if frame.rotation not in matrices:
         data = frame.side_data.get("DISPLAYMATRIX")
         matrices[frame.rotation] = struct.unpack("<9i", bytes(data)) if data is not None else None
     matrix = matrices[frame.rotation]
-    return turn_upright(image_HWC, matrix), 1 / index.pixel_aspect if swaps_axes(matrix) else index.pixel_aspect
+    return turn_upright(image_HWC, matrix), 1 / pixel_aspect if swaps_axes(matrix) else pixel_aspect
 
 
 def decode_decord(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[tuple[int, np.ndarray, float]]:
     """As `decode_pyav`, with decord. Raises UserError where decord is not installed, is known to be wrong, or counts other frames."""
     _refuse(index, "decord", ("hevc",))
+    if index.other_videos:
+        raise UserError(
+            f"video {index.path} has {index.other_videos + 1} video streams, of which decord takes one by a rule of its own; "
+            'use the default backend="pyav".'
+        )
+    turned_aspect = _turned_aspect(index)
     try:
         import decord
     except ImportError as error:
         raise UserError(f'backend="decord" needs decord: {install_line("decord")}, or use the default backend="pyav".') from error
     try:
         reader = decord.VideoReader(index.path, ctx=decord.cpu(0), num_threads=threads)
-    except (decord.DECORDError, RuntimeError) as error:
+    except (decord.DECORDError, RuntimeError, UnicodeError) as error:  # UnicodeError: a name that is not UTF-8
         raise _other_backend(index, "decord", error) from error
     try:
         if len(reader) != len(index.pts):
@@ -174,7 +187,7 @@ def decode_decord(index: VideoIndex, wanted: list[int], threads: int) -> Iterato
             except (decord.DECORDError, RuntimeError) as error:
                 raise _other_backend(index, "decord", error) from error
             for frame_index, image_HWC in zip(chunk, frames_THWC):
-                yield frame_index, image_HWC, _turned_aspect(index, image_HWC)
+                yield frame_index, image_HWC, turned_aspect
     finally:
         del reader  # it decodes on in the background, into memory, for as long as it lives
 
@@ -182,6 +195,7 @@ def decode_decord(index: VideoIndex, wanted: list[int], threads: int) -> Iterato
 def decode_torchcodec(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[tuple[int, np.ndarray, float]]:
     """As `decode_pyav`, with torchcodec in its exact mode. Raises UserError as `decode_decord` does."""
     _refuse(index, "torchcodec", ())
+    turned_aspect = _turned_aspect(index)
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: installed, but the FFmpeg libraries do not load
@@ -190,7 +204,9 @@ def decode_torchcodec(index: VideoIndex, wanted: list[int], threads: int) -> Ite
             'or use the default backend="pyav".'
         ) from error
     try:
-        decoder = VideoDecoder(index.path, dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact")
+        decoder = VideoDecoder(
+            index.path, stream_index=index.stream, dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact"
+        )
     except (RuntimeError, ValueError) as error:
         raise _other_backend(index, "torchcodec", error) from error
     if len(decoder) != len(index.pts):
@@ -202,7 +218,7 @@ def decode_torchcodec(index: VideoIndex, wanted: list[int], threads: int) -> Ite
         except (RuntimeError, ValueError, IndexError) as error:
             raise _other_backend(index, "torchcodec", error) from error
         for frame_index, image_HWC in zip(chunk, frames_THWC):
-            yield frame_index, image_HWC, _turned_aspect(index, image_HWC)
+            yield frame_index, image_HWC, turned_aspect
 
 
 def _refuse(index: VideoIndex, backend: str, codecs: tuple[str, ...]) -> None:
@@ -214,15 +230,20 @@ def _refuse(index: VideoIndex, backend: str, codecs: tuple[str, ...]) -> None:
         what = kinds[index.container]
     elif index.by_count:
         what = f"{index.codec} in {index.container}, without time stamps"
+    elif len(index.clock_offsets) > 1:
+        what = "a recording whose time stamps start again"
     else:
         return
     raise UserError(f'video {index.path} is {what}, of which {backend} silently returns wrong frames; use the default backend="pyav".')
 
 
-def _turned_aspect(index: VideoIndex, image_HWC: np.ndarray) -> float:
-    """decord and torchcodec turn the picture themselves: whether they did shows in its sides."""
-    turned = image_HWC.shape[:2] == (index.width, index.height) != (index.height, index.width)
-    return 1 / index.pixel_aspect if turned else index.pixel_aspect
+def _turned_aspect(index: VideoIndex) -> float:
+    """Width of a pixel over its height in the pictures of decord and torchcodec, which turn them upright themselves, by the display matrix."""
+    if index.pixel_aspect == 1:
+        return 1.0
+    for _, frame in _decode_by_count(index, [0], 1) if index.by_count else _decode_by_pts(index, [0], 1):
+        return upright_rgb(frame, index.pixel_aspect, {})[1]
+    raise missing_frame(index, 0)
 
 
 def _other_backend(index: VideoIndex, backend: str, cause: object) -> UserError:

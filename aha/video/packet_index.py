@@ -3,7 +3,10 @@
 The time stamps of the packets of the video stream, sorted, are the frames in the order in which they are shown. Where packets carry no time
 stamps of their own (raw streams, AVI with B-frames) the file is decoded once and the frames are counted.
 
-Time stamps ("pts", "dts") are integers in units of the stream's time base.
+Time stamps ("pts", "dts") are integers in units of the stream's time base, on one clock (aha/video/clock.py): they ascend over the file.
+
+Three clocks: seconds of this project (files, scores, segments) count from the first picture; time stamps are the file's own; a player's
+seconds count from the beginning of the container, which may be sound (`VideoIndex.player_seconds`, the one place that goes over to it).
 """
 
 from __future__ import annotations
@@ -11,18 +14,15 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 
 import av
 
 from aha.errors import UserError
-from aha.video.frames import IMAGE_SUFFIXES
+from aha.video.clock import Clock
+from aha.video.container import MAX_PIXELS, MAX_SECONDS, Limits, open_container, packets_of, pixel_aspect_of, video_stream, video_tracks
 
-MAX_PIXELS = 1 << 27  # 16384 x 8192; a larger size comes from a damaged header, and decoding it would take the memory of the machine
-MAX_SECONDS = 7 * 24 * 3600  # time stamps further apart come from damage; a sampling grid over them would never end
 UNINDEXED = ("mpegts", "mpeg")  # formats that do not say how long they are
 REORDERED = 16  # no codec shows a frame more than 16 frames away from its place in the file
 
@@ -46,6 +46,11 @@ class VideoIndex:
     by_count: bool  # frames are found by counting decoded frames, not by time stamp
     packet_pts: list[int | None] = field(repr=False)  # in file order
     packet_is_key: list[bool] = field(repr=False)
+    stream: int = 0  # number of the video stream in the container
+    other_videos: int = 0  # video streams besides it
+    late: float = 0.0  # seconds from the beginning of the container (its first sound or picture) to the first picture
+    clock_offsets: tuple[Fraction, ...] = (Fraction(0),)  # seconds by which each epoch of the file's time stamps was moved
+    max_pixels: int = MAX_PIXELS  # of one picture; larger ones are not decoded
 
     @property
     def first_pts(self) -> int:
@@ -57,9 +62,16 @@ class VideoIndex:
         last = max(Fraction(self.last_duration) * self.time_base, 1 / self.fps)
         return (self.pts[-1] - self.pts[0]) * self.time_base + last
 
+    def player_seconds(self, seconds: float) -> float:
+        """Where a player of this file finds a moment: its time counts from the beginning of the container, ours from the first picture."""
+        return seconds + self.late
 
-def video_index(path: str | os.PathLike) -> VideoIndex:
-    """The packet index of a video file; the last few are kept, keyed by size and time of change. Raises UserError (one sentence)."""
+
+def video_index(path: str | os.PathLike, limits: Limits | None = None) -> VideoIndex:
+    """The packet index of a video file; the last few are kept, keyed by size and time of change.
+
+    Raises UserError (one sentence): missing, empty, no video, damaged, or beyond `limits` (pixels are told before anything is decoded).
+    """
     path = os.path.abspath(path)
     try:
         status = os.stat(path)
@@ -69,21 +81,30 @@ def video_index(path: str | os.PathLike) -> VideoIndex:
         raise UserError(f"video {path} is not a file; give a video file, or a list of image files with source_fps.")
     if status.st_size == 0:
         raise UserError(f"video {path} is empty (0 bytes); download or copy it again.")
-    return _cached_index(path, status.st_size, status.st_mtime_ns)
+    return _cached_index(path, status.st_size, status.st_mtime_ns, limits or Limits())
 
 
 @functools.lru_cache(maxsize=8)
-def _cached_index(path: str, size: int, mtime_ns: int) -> VideoIndex:
+def _cached_index(path: str, size: int, mtime_ns: int, limits: Limits) -> VideoIndex:
     with open_container(path) as container:
         stream = video_stream(container, path)
         codec = stream.codec_context
         if codec.width * codec.height > MAX_PIXELS:
             raise UserError(f"video {path} claims frames of {codec.width}x{codec.height} pixels, so it is damaged; download it again.")
+        if codec.width * codec.height > limits.pixels:
+            size_wxh = f"{codec.width}x{codec.height}"
+            raise UserError(f"video {path} has pictures of {size_wxh} pixels, more than the {limits.pixels} allowed here; make it smaller.")
         failures: list[Exception] = []
         packet_pts, packet_is_key, durations = [], [], {}  # durations: pts of every frame that is shown -> duration
+        epoch_key = None  # pts of the key frame with which a later epoch begins
         without_pts = False
         last_dts, last_is_whole = None, True
-        for packet in packets_of(container, stream, failures):
+        clock, epochs = Clock(container, stream), 1
+        for packet in packets_of(container, stream, failures, clock):
+            if len(clock.offsets_s) > epochs:
+                epochs = len(clock.offsets_s)
+                if packet.is_keyframe and packet.pts is not None:
+                    epoch_key = packet.pts
             packet_pts.append(packet.pts)
             packet_is_key.append(packet.is_keyframe)
             last_dts, last_is_whole = packet.dts, not packet.is_corrupt
@@ -91,7 +112,7 @@ def _cached_index(path: str, size: int, mtime_ns: int) -> VideoIndex:
                 continue  # outside the edit list, or a VP8 reference that is never shown
             if packet.pts is None:
                 without_pts = True
-            else:
+            elif epoch_key is None or packet.pts >= epoch_key:  # else it needs pictures from before the recording was joined
                 durations[packet.pts] = packet.duration or 0
         if not packet_pts:
             raise UserError(f"video {path} holds no frames; download it again or make it anew.")
@@ -102,8 +123,8 @@ def _cached_index(path: str, size: int, mtime_ns: int) -> VideoIndex:
         # AVI stores no time stamps: with B-frames those that FFmpeg makes up are not the frames' own.
         by_count = without_pts or not durations or (container_name == "avi" and codec.has_b_frames)
         codec_name, width, height, promised_frames = codec.codec.canonical_name, codec.width, codec.height, stream.frames
-        aspect = stream.sample_aspect_ratio
-        pixel_aspect = float(aspect) if aspect is not None and Fraction(1, 10) <= aspect <= 10 else 1.0
+        pixel_aspect, begin = pixel_aspect_of(stream), Fraction(container.start_time or 0, 1_000_000)
+        number, other_videos = stream.index, len(video_tracks(container)) - 1
     if by_count:
         pts = _decoded_pts(path, time_base, fps)
         pts = pts[: max(1, len(pts) - REORDERED)] if cut_off else pts
@@ -121,54 +142,16 @@ def _cached_index(path: str, size: int, mtime_ns: int) -> VideoIndex:
     if fps is None:
         fps = (len(pts) - 1) / span if span > 0 else Fraction(1)
     if span > MAX_SECONDS:
-        raise UserError(f"video {path} has time stamps more than {MAX_SECONDS // 86400} days apart, so it is damaged; download it again.")
+        raise UserError(f"video {path} has time stamps more than {MAX_SECONDS // 86400:.0f} days apart, so it is damaged; download it again.")
+    if span > limits.seconds:
+        raise UserError(f"video {path} lasts {float(span):.0f} s, more than the {limits.seconds:g} s allowed here; cut it.")
+    late = max(0.0, float(pts[0] * time_base - begin)) if not by_count else 0.0
     return VideoIndex(
         path=path, container=container_name, codec=codec_name, time_base=time_base, fps=fps, pts=pts,
         last_duration=durations.get(pts[-1], 0), width=width, height=height, pixel_aspect=pixel_aspect, promised_frames=promised_frames,
-        cut_off=cut_off, by_count=by_count, packet_pts=packet_pts, packet_is_key=packet_is_key,
+        cut_off=cut_off, by_count=by_count, packet_pts=packet_pts, packet_is_key=packet_is_key, stream=number, other_videos=other_videos,
+        late=late, clock_offsets=tuple(clock.offsets_s), max_pixels=limits.pixels,
     )  # fmt: skip
-
-
-def open_container(path: str) -> av.container.InputContainer:
-    """Open a local video file. Raises UserError where FFmpeg does not know it."""
-    if Path(path).suffix.lower() in IMAGE_SUFFIXES:  # FFmpeg would read the name as a pattern of image names
-        raise UserError(f"{path} has the name of an image, not of a video; rename it, or give a list of image files with source_fps.")
-    try:
-        # Only local files: a text file that lists addresses (a playlist) must not make the reader load them.
-        return av.open(path, options={"protocol_whitelist": "file"})
-    except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise UserError(f"video {path} cannot be opened ({reason(error)}), so it is no video or damaged; download it again.") from error
-
-
-def video_stream(container: av.container.InputContainer, path: str) -> av.video.stream.VideoStream:
-    """The first video stream that is not a cover picture. Raises UserError where there is none or it cannot be decoded."""
-    for stream in container.streams.video:
-        if stream.disposition & av.stream.Disposition.attached_pic:
-            continue  # the cover picture of an audio file
-        if stream.codec_context is None:
-            raise UserError(f"video {path} has a coding that this FFmpeg cannot decode; convert it (ffmpeg -i IN -c:v libx264 OUT.mp4).")
-        if stream.time_base is None or stream.time_base <= 0:
-            raise UserError(f"video {path} has no time base, so it is damaged; download it again or re-encode it.")
-        return stream
-    raise UserError(f"{path} has no video stream (is it audio?); give a video file.")
-
-
-def packets_of(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, failures: list[Exception] | None = None
-) -> Iterator[av.Packet]:
-    """The packets of the video stream in file order; ends where the container cannot be read on, with the reason put into `failures`."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except (av.error.FFmpegError, IndexError) as error:  # IndexError: damage made FFmpeg see streams that PyAV does not know
-            if failures is not None:
-                failures.append(error)
-            return
-        if packet.size:
-            yield packet
 
 
 def _frame_rate(stream: av.video.stream.VideoStream) -> Fraction | None:
@@ -203,17 +186,13 @@ def _without_gaps_after(last_dts: int, pts: list[int], interval: float) -> list[
     return pts
 
 
-def reason(error: Exception) -> str:
-    """What FFmpeg said, in short."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
-
-
-def open_decoder(path: str, threads: int) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
-    """(container, video stream) ready to decode with this many threads. The caller closes the container."""
+def open_decoder(path: str, threads: int, max_pixels: int = MAX_PIXELS) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
+    """(container, video stream) ready to decode pictures of at most `max_pixels` with this many threads. The caller closes the container."""
     container = open_container(path)
     stream = video_stream(container, path)
     stream.thread_type = "AUTO"
     stream.codec_context.thread_count = threads
+    stream.codec_context.options = {"max_pixels": str(max_pixels + max_pixels // 4)}  # it counts pictures as coded, which are a little larger
     return container, stream
 
 

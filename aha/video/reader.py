@@ -6,14 +6,18 @@
 
 Dimensions in names: T frames, H height, W width, C channels (RGB).
 
-Clock: time 0 is the first frame of the video, wherever its time stamps start. Sampling at a rate: sample k is the first frame shown at or
-after start + k/fps, in exact arithmetic. `sampling="reference"` chooses as the published MMDuet and Aha code does, which walks the frames
+Clock: time 0 is the first frame of the video, wherever its time stamps start; stamps that start again, step back or jump are put in order
+(aha/video/clock.py). Sampling at a rate, in exact arithmetic: sample k is the first frame at or after start + k/fps if that comes within one
+usual frame interval (the median of the video), as it always does at a constant frame rate; in a longer gap it is the frame on screen, held,
+with the grid's time as its own. The last frame is held to the end of the video only where it lasts longer than that interval. A held frame
+is taken more than once, so frame numbers may repeat. `sampling="reference"` chooses as the published MMDuet and Aha code does, which walks the frames
 with a running float sum of 1/video_fps and so is late by one frame now and then; it also takes every pixel as square.
 """
 
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -27,6 +31,7 @@ from llava_next import PUBLISHED
 
 from aha.errors import UserError
 from aha.video.backends import decode_decord, decode_pyav, decode_torchcodec, shown_size
+from aha.video.container import Limits
 from aha.video.frames import check_array, letterbox, read_image
 from aha.video.packet_index import VideoIndex, video_index
 
@@ -34,6 +39,7 @@ __all__ = ["Frame", "VideoFrames", "VideoInfo", "iter_frames", "letterbox", "pro
 
 BACKENDS = {"pyav": decode_pyav, "decord": decode_decord, "torchcodec": decode_torchcodec}
 SAMPLINGS = ("timestamps", "reference")
+ROUNDED = 1e-3  # seconds by which intervals differ that were rounded to milliseconds
 
 Source = str | os.PathLike | Sequence[str | os.PathLike] | np.ndarray
 
@@ -59,7 +65,7 @@ class Frame(NamedTuple):
     frame_CHW: np.ndarray  # uint8 [3,H,W], RGB
     frame_index: int  # in the original video, in the order shown
     time: float  # seconds, of the sampling grid: start + k/fps
-    frame_time: float  # seconds, when the frame is really shown; at or after `time` (sampling="reference": about)
+    frame_time: float  # seconds, when the frame is shown: its own time at or after `time`, or `time` where it is held ("reference": about)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class VideoFrames:
     frames_TCHW: np.ndarray  # uint8 [T,3,H,W], RGB
     frame_indices: list[int]  # in the original video, in the order shown
     times: list[float]  # seconds, of the sampling grid: start + k/fps
-    frame_times: list[float]  # seconds, when the frames are really shown
+    frame_times: list[float]  # seconds, when the frames are shown: see Frame
     video_fps: float
     duration: float  # seconds, of the whole video
     frame_count: int  # of the whole video
@@ -87,24 +93,35 @@ class _Timeline:
     duration: Fraction
     promised_frames: int
     cut_off: bool
+    last_ticks: int = 0  # how long the last frame says that it lasts; 0 = it does not say
 
     def seconds(self, frame_index: int) -> float:
         return float(self.ticks[frame_index] * self.unit)
+
+    @functools.cached_property
+    def usual_ticks(self) -> float:
+        """The usual frame interval: the median, or the longest that is the same but for rounding of time stamps (a unit, a millisecond)."""
+        if len(self.ticks) < 2:
+            return float(1 / (self.fps * self.unit))
+        intervals = np.diff(np.array(self.ticks, dtype=np.int64))
+        median = float(np.median(intervals))
+        return float(intervals[intervals <= median + max(1.0, ROUNDED / float(self.unit))].max())
 
 
 @dataclass(frozen=True)
 class _Choice:
     frame_indices: list[int]
     times: list[float]
+    frame_times: list[float]
     sample_fps: float
 
 
-def probe(path: str | os.PathLike) -> VideoInfo:
+def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
     """Facts of a video file, read from its packets and its first frame (which is decoded: a file without one is an error).
 
-    Raises UserError (missing, empty, no video, damaged), one sentence.
+    Raises UserError (missing, empty, no video, damaged, beyond `limits`), one sentence.
     """
-    index = video_index(path)
+    index = video_index(path, limits)
     width, height, rotation = shown_size(index)
     return VideoInfo(
         path=str(path), fps=float(index.fps), duration=float(index.duration), frame_count=len(index.pts),
@@ -127,10 +144,11 @@ def read_video(
     resize: bool = True,
     source_fps: float | None = None,
     threads: int = 2,
+    limits: Limits | None = None,
 ) -> VideoFrames:
     """Read sampled frames into memory. Arguments and errors as for `iter_frames`; also an error where they would not fit into memory."""
     timeline, choice, frames = _open_source(
-        source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads
+        source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads, limits
     )
     frames_TCHW = None
     for k, frame in enumerate(frames):
@@ -143,7 +161,7 @@ def read_video(
         frames_TCHW=frames_TCHW,
         frame_indices=choice.frame_indices,
         times=choice.times,
-        frame_times=[timeline.seconds(i) for i in choice.frame_indices],
+        frame_times=choice.frame_times,
         video_fps=float(timeline.fps),
         duration=float(timeline.duration),
         frame_count=len(timeline.ticks),
@@ -166,11 +184,12 @@ def iter_frames(
     resize: bool = True,
     source_fps: float | None = None,
     threads: int = 2,
+    limits: Limits | None = None,
 ) -> Iterator[Frame]:
     """Yield sampled frames one by one, with constant memory.
 
     source       a video file; or a list of image files; or an array, uint8 [T,H,W,3] or [T,3,H,W], RGB
-    fps          samples a second; sample k is the first frame at or after start + k/fps (a frame may be taken more than once)
+    fps          samples a second; sample k is the first frame at or after start + k/fps, or in a gap the frame on screen (see above)
     num_frames   instead of fps: this many samples spread evenly over the video (or over start..end)
                  (neither: every frame)
     max_frames   stop after this many
@@ -182,18 +201,19 @@ def iter_frames(
     resize       False: frames in their own size
     source_fps   frames a second of a list of images or an array
     threads      decoding threads
+    limits       pixels and seconds that a video file may have at most (for files that strangers send)
 
     Raises UserError (one sentence: what, where, cure): missing, empty or damaged file; no video in it; no frame between start and end; a
     chosen frame that cannot be decoded; a file that is cut off, where sampling runs past the cut; an argument out of range.
     """
     _, _, frames = _open_source(
-        source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads
+        source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads, limits
     )
     return frames
 
 
 def _open_source(
-    source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads
+    source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads, limits
 ) -> tuple[_Timeline, _Choice, Iterator[Frame]]:
     """Check the arguments, choose the frames, and return a generator that decodes them."""
     if fps is not None and num_frames is not None:
@@ -219,8 +239,8 @@ def _open_source(
     elif isinstance(source, (str, os.PathLike)):
         if source_fps is not None:
             raise UserError(f"source_fps is for lists of images and arrays; the video file {source} has its own frame rate.")
-        index = video_index(source)
-        timeline = _file_timeline(index)
+        index = video_index(source, limits)
+        timeline = file_timeline(index)
         decode = lambda wanted: BACKENDS[backend](index, wanted, threads)  # noqa: E731
     else:
         images = [Path(path) for path in source]
@@ -234,13 +254,13 @@ def _open_source(
     def frames() -> Iterator[Frame]:
         decoded = decode(sorted(set(choice.frame_indices)))
         last_index, frame_CHW = -1, None
-        for frame_index, time in zip(choice.frame_indices, choice.times):
+        for frame_index, time, frame_time in zip(choice.frame_indices, choice.times, choice.frame_times):
             if frame_index != last_index:
                 last_index, image_HWC, pixel_aspect = next(decoded)
                 if resize:
                     image_HWC = letterbox(image_HWC, size, 1.0 if square_pixels else pixel_aspect)
                 frame_CHW = np.ascontiguousarray(image_HWC.transpose(2, 0, 1))
-            yield Frame(frame_CHW, frame_index, time, timeline.seconds(frame_index))
+            yield Frame(frame_CHW, frame_index, time, frame_time)
 
     return timeline, choice, frames()
 
@@ -259,9 +279,12 @@ def _even_timeline(name: str, count: int, source_fps: float | None) -> _Timeline
     return _Timeline(name, list(range(count)), 1 / rate, rate, count / rate, promised_frames=count, cut_off=False)
 
 
-def _file_timeline(index: VideoIndex) -> _Timeline:
+def file_timeline(index: VideoIndex) -> _Timeline:
+    """When each frame of a video file is shown."""
     ticks = [pts - index.first_pts for pts in index.pts]
-    return _Timeline(f"video {index.path}", ticks, index.time_base, index.fps, index.duration, index.promised_frames, index.cut_off)
+    return _Timeline(
+        f"video {index.path}", ticks, index.time_base, index.fps, index.duration, index.promised_frames, index.cut_off, index.last_duration
+    )
 
 
 def _exact(number: float | Fraction) -> Fraction:
@@ -272,33 +295,43 @@ def _exact(number: float | Fraction) -> Fraction:
 
 
 def _choose_by_time(timeline, fps, num_frames, max_frames, start, end, rounding) -> _Choice:
-    """Sample k is the first frame at or after start + k/fps; the grid ends before `end` and after the last frame."""
+    """Sample k at time t = start + k/fps; the grid ends before `end` and after the last frame.
+
+    The first frame at or after t, if it comes within one usual interval; else the one on screen at t.
+    """
     del rounding
     begin = _exact(start or 0)
     stop = timeline.duration if end is None else min(_exact(end), timeline.duration)
     limit = max_frames or math.inf
     indices: list[int] = []
     times: list[float] = []
+    frame_times: list[float] = []
     if begin >= stop:
         raise UserError(f"{timeline.name} has no frame at or after start={start}: it is {float(timeline.duration):.3f} s long.")
     if fps is None and num_frames is None:
         first, last = (bisect.bisect_left(timeline.ticks, math.ceil(t / timeline.unit)) for t in (begin, stop))
         indices = list(range(first, last))[:max_frames]
         times = [timeline.seconds(i) for i in indices]
+        frame_times = times
         sample_fps = timeline.fps
     else:
         # With a number of samples the grid may end after the last frame's time stamp: that frame is still shown then.
         sample_fps = _exact(fps) if fps is not None else num_frames / (stop - begin)
         limit = min(limit, num_frames or math.inf)
+        held_until = timeline.ticks[-1] + (timeline.last_ticks if timeline.last_ticks > timeline.usual_ticks else 0)
         k = 0
         while k < limit and (time := begin + k / sample_fps) < stop:
-            at = bisect.bisect_left(timeline.ticks, math.ceil(time / timeline.unit))
+            tick = time / timeline.unit
+            at = bisect.bisect_left(timeline.ticks, math.ceil(tick))
             if at == len(timeline.ticks):
-                if num_frames is None:
+                if num_frames is None and tick >= held_until:
                     break
+                at -= 1
+            elif at > 0 and timeline.ticks[at] - tick > timeline.usual_ticks:
                 at -= 1
             indices.append(at)
             times.append(float(time))
+            frame_times.append(max(timeline.seconds(at), float(time)))
             k += 1
     if not indices:
         last = timeline.seconds(-1)
@@ -306,7 +339,7 @@ def _choose_by_time(timeline, fps, num_frames, max_frames, start, end, rounding)
     wants_all = len(indices) < limit if num_frames is None else True
     if timeline.cut_off and wants_all and (end is None or _exact(end) > timeline.duration):
         raise _cut_off_error(timeline)
-    return _Choice(indices, times, float(sample_fps))
+    return _Choice(indices, times, frame_times, float(sample_fps))
 
 
 def _choose_reference(timeline, fps, num_frames, max_frames, start, end, rounding) -> _Choice:
@@ -338,7 +371,7 @@ def _choose_reference(timeline, fps, num_frames, max_frames, start, end, roundin
         raise UserError(f"{timeline.name}: no frame is sampled at {sample_fps:g} frames a second; it is {duration:.3f} s long.")
     if timeline.cut_off and len(indices) < limit and end is None:
         raise _cut_off_error(timeline)
-    return _Choice(indices, times, sample_fps)
+    return _Choice(indices, times, [timeline.seconds(i) for i in indices], sample_fps)
 
 
 def _cut_off_error(timeline: _Timeline) -> UserError:

@@ -1,38 +1,42 @@
 """Frames of a file, a camera, a network stream or standard input, at a given rate, on one clock.
 
-Time is in seconds from the first frame of the source. Sample k is the first frame at or after k/fps; where the source has a gap (a lost
-connection) the grid goes on after it. Only sampled frames are converted to RGB. C channels, H height, W width.
+Time is in seconds from the first frame of the source, and the rule of sampling is that of files (aha/video/reader.py): sample k is the first
+frame at or after k/fps if that comes within one usual frame interval (the median of what was seen so far), else the frame on screen, which
+is known when the next one comes. Where the connection was lost nothing is on screen, and the grid goes on after it. Only sampled frames are
+converted to RGB. C channels, H height, W width.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import struct
+import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
 from llava_next import PUBLISHED
 
+from aha.core.addresses import shown_address
 from aha.errors import UserError
-from aha.video.frames import letterbox, turn_upright
-from aha.video.packet_index import UNINDEXED, reason
-from aha.video.reader import iter_frames
+from aha.video.backends import Matrices, upright_rgb
+from aha.video.clock import Clock
+from aha.video.container import NETWORK, TIMEOUT, allowed, is_playlist, pixel_aspect_of, reason, video_stream
+from aha.video.frames import letterbox
+from aha.video.packet_index import UNINDEXED
+from aha.video.reader import ROUNDED, iter_frames
 
-NETWORK = re.compile(r"^(rtsp|rtsps|http|https|rtmp|srt|udp|tcp|rtp)://", re.IGNORECASE)
-TIMEOUT = 10.0  # seconds without a byte after which a connection counts as lost
 LONGEST_RETRY = 8.0  # seconds between two attempts to reconnect
 SEEK_BACK = 3.0  # seconds
-PLAYING = 30.0  # a clock that jumps further than this between two frames was set anew
 
 
 @dataclass(frozen=True)
 class SourceFrame:
-    """One sampled frame: uint8 [3, S, S], seconds of the stream, moment it arrived (time.monotonic)."""
+    """One sampled frame: uint8 [3, S, S], seconds of the grid k/fps, moment it arrived (time.monotonic)."""
 
     image_CHW: np.ndarray
     time: float
@@ -55,20 +59,53 @@ class Reconnected:
 
 
 class Sampler:
-    """Says which frames are taken: the first at or after each k/fps, as pictures of `side` x `side` pixels."""
+    """Says which samples each frame decides; they are pictures of `side` x `side` pixels."""
 
     def __init__(self, fps: float, side: int = PUBLISHED.side):
-        self.fps, self.side, self.next = fps, side, 0
+        self.fps, self.side, self.next = fps, side, 0  # the next sample is at next/fps
+        self.previous: float | None = None  # seconds of the frame on screen
+        self._intervals: deque[float] = deque(maxlen=601)
 
-    def takes(self, seconds: float) -> bool:
-        if seconds * self.fps < self.next - 1e-6:
-            return False
-        self.next = int(seconds * self.fps + 1e-6) + 1
-        return True
+    def expect(self, seconds: float) -> None:
+        """The source says that its frames come at this interval: it counts until enough of them are seen."""
+        if not self._intervals:
+            self._intervals.extend([seconds] * 4)
+
+    def decided_by(self, seconds: float) -> list[tuple[float, bool]]:
+        """(time, whether the frame before is on screen) of each sample that is decided when the frame at `seconds` is there."""
+        if self.previous is None:
+            self.next = max(self.next, int(seconds * self.fps + 1e-6))  # nothing is on screen: the grid goes on here
+        elif seconds > self.previous:
+            self._intervals.append(seconds - self.previous)
+        decided = []
+        while (due := self.next / self.fps) <= seconds + 1e-6:
+            decided.append((due, self.previous is not None and seconds - due > self._usual()))
+            self.next += 1
+        self.previous = seconds
+        return decided
+
+    def held(self, seconds: float) -> list[float]:
+        """The samples during which the last frame is on screen, which says that it lasts so long."""
+        held: list[float] = []
+        if self.previous is not None and self._intervals and seconds > self._usual():
+            while (due := self.next / self.fps) < self.previous + seconds - 1e-6:
+                held.append(due)
+                self.next += 1
+        return held
+
+    def lost(self) -> None:
+        """The connection is gone: no frame is on screen."""
+        self.previous = None
+
+    def _usual(self) -> float:
+        if not self._intervals:
+            return float("inf")
+        median = statistics.median(self._intervals)
+        return max(interval for interval in self._intervals if interval <= median + ROUNDED) + 1e-6
 
 
 def is_network(source: str) -> bool:
-    return NETWORK.match(source) is not None
+    return "://" in source and source.split("://", 1)[0].lower() in NETWORK
 
 
 def camera_of(source: str) -> str | None:
@@ -91,8 +128,15 @@ def read_pipe(fps: float, raw_size: str | None, raw_fps: float, side: int = PUBL
     options = {"video_size": raw_size, "pixel_format": "rgb24", "framerate": str(raw_fps)} if raw_size else {}
     pipe = _Pipe()
     try:
-        container = av.open(pipe, format="rawvideo" if raw_size else None, options=options)
+        container = av.open(
+            pipe,
+            format="rawvideo" if raw_size else None,
+            options=options | allowed("pipe", "rawvideo" if raw_size else ""),
+            metadata_errors="replace",
+        )
     except (av.error.FFmpegError, ValueError) as error:
+        if is_playlist(pipe.head):
+            raise UserError("standard input is a playlist, not a video; pipe the video itself.") from error
         cure = "pipe MPEG-TS or Matroska (ffmpeg -i IN -f mpegts -), or give --raw_size for bare rgb24 pictures"
         raise UserError(f"standard input holds no video that can be read ({reason(error)}); {cure}.") from error
     with container:
@@ -100,10 +144,16 @@ def read_pipe(fps: float, raw_size: str | None, raw_fps: float, side: int = PUBL
 
 
 class _Pipe:
-    """Standard input with nothing but `read`, so that nobody tries to seek in it."""
+    """Standard input with nothing but `read`, so that nobody tries to seek in it. `head`: its first bytes."""
+
+    def __init__(self) -> None:
+        self.head = b""
 
     def read(self, count: int) -> bytes:
-        return sys.stdin.buffer.read(count)
+        data = sys.stdin.buffer.read(count)
+        if len(self.head) < 4096:
+            self.head += data[:4096]
+        return data
 
 
 def read_camera(device: str, fps: float, side: int = PUBLISHED.side) -> Iterator[SourceFrame]:
@@ -120,10 +170,11 @@ def read_camera(device: str, fps: float, side: int = PUBLISHED.side) -> Iterator
 def open_network(
     address: str, fps: float, attempts: int, side: int = PUBLISHED.side
 ) -> tuple[Iterator[SourceFrame | Lost | Reconnected], bool]:
-    """(items of an RTSP or HTTP stream, whether it is live). After a lost connection it goes on; `attempts` failures in a row end it.
+    """(items of an RTSP or HTTP stream, whether it is live). After a lost connection it goes on; `attempts` in a row that bring nothing new
+    end it.
 
     A recording (its length is known) is read on from where it was lost; a live stream goes on with what is sent now, and its clock with the
-    seconds that went by. Raises UserError where the first connection fails.
+    seconds that went by. Raises UserError where the first connection fails, or where no attempt brings a picture.
     """
     container = _connect(address)
     known_length = container.duration / 1e6 if container.duration else None
@@ -133,21 +184,22 @@ def open_network(
 def _read_network(
     container: av.container.InputContainer, address: str, known_length: float | None, fps: float, attempts: int, side: int
 ) -> Iterator[SourceFrame | Lost | Reconnected]:
-    sampler, place = Sampler(fps, side), _Place()
-    last, last_arrival, offset = -1.0, time.monotonic(), 0.0
+    sampler, place = Sampler(fps, side), _Place(known_length)
+    failures = 0
     while True:
-        cause = "the stream ended"
+        cause, reached = "the stream ended", place.reached
         try:
             with container:
-                for frame in _sampled(container, sampler, _shown(address), offset, None if known_length is None else last, place):
-                    last, last_arrival = frame.time, frame.arrived
-                    yield frame
+                yield from _sampled(container, sampler, shown_address(address), place)
         except av.error.FFmpegError as error:
             cause = reason(error)
-        if known_length is not None and place.is_end(last, known_length, fps):
+        if place.is_end():
             return
-        for attempt in range(attempts):
-            wait = min(LONGEST_RETRY, 0.5 * 2**attempt)
+        last = place.last or 0.0
+        sampler.lost()
+        failures = 0 if place.reached > reached else failures + 1
+        while failures < attempts:
+            wait = min(LONGEST_RETRY, 0.5 * 2**failures)
             yield Lost(cause, wait)
             time.sleep(wait)
             try:
@@ -155,44 +207,69 @@ def _read_network(
                 break
             except UserError as error:
                 cause = str(error)
+                failures += 1
         else:
+            if place.last is None:
+                cure = "check the server, and that the file can be read from front to back or the server knows ranges"
+                raise UserError(f"stream {shown_address(address)} brought no picture in {attempts} attempts ({cause}); {cure}.")
             return
-        gap = time.monotonic() - last_arrival
         if known_length is None:
-            offset = last + gap
+            gap = time.monotonic() - place.arrived
+            place.go_on(last + gap)
             yield Reconnected(gap)
         else:
-            _seek(container, last)
+            if not place.is_repaired:  # else its time stamps do not say where it was: all is sent again, and what was seen is skipped
+                _seek(container, last)
             yield Reconnected(0.0)
 
 
 @dataclass
 class _Place:
-    """How far into the file of a recording the reading got, in bytes."""
+    """How far the reading of a source got, over all its connections. Times are seconds of our clock, counted from the first picture."""
 
-    position: int = 0
+    known_length: float | None = None  # of a recording, from its first sound or picture
+    origin: float | None = None  # time stamp (s) of the moment 0
+    last: float | None = None  # seconds of the last picture that is new
+    arrived: float = field(default_factory=time.monotonic)  # when the last picture came
+    reached: int = 0  # grows with all that is new
+    position: int = 0  # in the file of a recording, in bytes
     size: int = 0
-    says_length: bool = True  # the format says how long it is; of MPEG-TS it is guessed from what could be read
+    furthest: float = 0.0  # seconds from the beginning of the container, of all its streams
+    says_length: bool = False  # the format says how long it is; of MPEG-TS it is guessed from what could be read
+    is_repaired: bool = False  # its time stamps start again or jump
 
-    def is_end(self, last: float, known_length: float, fps: float) -> bool:
+    def note(self, container: av.container.InputContainer, packet: av.Packet) -> None:
+        """Take note of a packet of any stream: a recording ends with the last of them, which may be sound."""
+        if self.known_length is None or not packet.size:
+            return
+        if packet.pos is not None and packet.pos + packet.size > self.position:
+            self.position = packet.pos + packet.size
+            self.reached += 1
+        if packet.pts is not None and packet.time_base:
+            end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - (container.start_time or 0) / 1e6
+            self.furthest = max(self.furthest, end)
+
+    def is_end(self) -> bool:
         """Whether a recording is over, and not cut off."""
+        if self.known_length is None:
+            return False
         if self.size > 0 and self.position >= 0.99 * self.size:
             return True
-        return self.says_length and last >= known_length - 2 / fps - 1
+        return self.says_length and self.furthest >= self.known_length - 1
 
-
-def _shown(address: str) -> str:
-    """The address without what may be a password."""
-    return re.sub(r"//[^/@]*@", "//", address.split("?")[0])
+    def go_on(self, seconds: float) -> None:
+        """The next picture of a live stream that was lost is at `seconds`."""
+        self.origin, self.last = None, seconds
 
 
 def _connect(address: str) -> av.container.InputContainer:
-    options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
+    scheme = address.split("://", 1)[0].lower()
+    options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
     try:
-        return av.open(address, options=options, timeout=TIMEOUT)
+        return av.open(address, options=options | allowed(*NETWORK[scheme]), timeout=TIMEOUT, metadata_errors="replace")
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        cure = "check the address and that the server runs"
-        raise UserError(f"stream {_shown(address)} cannot be opened ({reason(error)}); {cure}.") from error
+        cure = "check the address, that the server runs, and that it sends a video and no playlist (.m3u8, .mpd)"
+        raise UserError(f"stream {shown_address(address)} cannot be opened ({reason(error)}); {cure}.") from error
 
 
 def _seek(container: av.container.InputContainer, seconds: float) -> None:
@@ -207,57 +284,70 @@ def _seek(container: av.container.InputContainer, seconds: float) -> None:
 
 
 def _sampled(
-    container: av.container.InputContainer,
-    sampler: Sampler,
-    shown: str,
-    offset: float = 0.0,
-    start_after: float | None = None,
-    place: _Place | None = None,
+    container: av.container.InputContainer, sampler: Sampler, shown: str, place: _Place | None = None
 ) -> Iterator[SourceFrame]:
-    """Sampled frames of an open container. `offset`: time of its first frame; `start_after`: frames up to there were seen before.
+    """Sampled frames of an open container. `place`: where earlier connections got to; frames seen there decide nothing any more.
 
     Its errors (FFmpegError) are the caller's.
     """
-    streams = [s for s in container.streams.video if s.codec_context is not None]
-    if not streams:
-        raise UserError(f"{shown} has no video that can be decoded; check the source.")
-    stream = streams[0]
-    # The clock starts at the first frame of a live stream, and at the beginning of a recording that is read on in the middle.
-    first = None if start_after is None else (container.start_time or 0) / 1e6
-    clock, step = 0.0, 1 / float(stream.guessed_rate or 25)
-    previous: float | None = None
-    if place is not None:
-        place.size, place.says_length = container.size, container.format.name not in UNINDEXED
-    for packet in container.demux(stream):
-        if place is not None and packet.pos is not None:
-            place.position = max(place.position, packet.pos + packet.size)
+    place = _Place() if place is None else place
+    place.size, place.says_length = container.size, container.format.name not in UNINDEXED
+    stream = video_stream(container, shown)
+    clock, converter = Clock(container, stream), _Converter(pixel_aspect_of(stream), sampler.side)
+    step = 1 / float(stream.guessed_rate or 25)
+    if stream.guessed_rate:
+        sampler.expect(step)
+    on_screen: av.VideoFrame | None = None
+    for packet in container.demux():
+        place.note(container, packet)
+        if packet.stream_index != stream.index:
+            clock.hear(packet)
+            continue
+        if packet.size:
+            clock.repair(packet)
+            place.is_repaired |= clock.is_repaired
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
             continue  # after a cut the first packets may lack what they refer to
         for frame in frames:
-            if frame.time is None:
-                clock += step if previous is not None else 0.0
-            else:
-                first = frame.time if first is None else first
-                if previous is not None and not -1 < frame.time - previous < PLAYING:
-                    first += frame.time - previous - step  # the sender's clock was set anew
-                clock = max(clock, frame.time - first)
-            previous = frame.time if frame.time is not None else 0.0
-            seconds = offset + clock
-            if start_after is not None and seconds <= start_after + 1e-6:
-                continue
-            if sampler.takes(seconds):
-                yield SourceFrame(_picture(frame, stream, sampler.side), seconds, time.monotonic())
+            seconds = _seconds_of(frame, place, step)
+            for due, before in sampler.decided_by(seconds):
+                yield SourceFrame(converter(on_screen if before else frame), due, time.monotonic())
+            on_screen, place.arrived = frame, time.monotonic()
+    if on_screen is not None and (place.known_length is None or place.is_end()):
+        for due in sampler.held(float((on_screen.duration or 0) * (on_screen.time_base or 0))):
+            yield SourceFrame(converter(on_screen), due, time.monotonic())
 
 
-def _picture(frame: av.VideoFrame, stream: av.video.stream.VideoStream, side: int) -> np.ndarray:
-    """Upright, scaled and padded: uint8 [3, side, side]."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    image_HWC = turn_upright(frame.to_ndarray(format="rgb24"), struct.unpack("<9i", bytes(matrix)) if matrix is not None else None)
-    aspect = float(stream.sample_aspect_ratio or 1)
-    turned = image_HWC.shape[:2] != (frame.height, frame.width)
-    return np.ascontiguousarray(letterbox(image_HWC, side, 1 / aspect if turned else aspect).transpose(2, 0, 1))
+def _seconds_of(frame: av.VideoFrame, place: _Place, step: float) -> float:
+    """Seconds of a frame on the clock of the source: from its first picture on, also over several connections."""
+    if frame.time is None:
+        seconds = 0.0 if place.last is None else place.last + step
+    else:
+        if place.origin is None:
+            place.origin = frame.time - (place.last or 0.0)
+        seconds = frame.time - place.origin
+    if place.last is None or seconds > place.last:
+        place.last = seconds
+        place.reached += 1
+    return place.last if place.known_length is None else seconds  # a live stream never goes back
+
+
+class _Converter:
+    """Frames -> uint8 [3, side, side]: upright, scaled and padded. A frame that is held is converted once."""
+
+    def __init__(self, pixel_aspect: float, side: int):
+        self.pixel_aspect, self.side = pixel_aspect, side
+        self._matrices: Matrices = {}
+        self._frame: av.VideoFrame | None = None
+        self._image_CHW: np.ndarray | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        if frame is not self._frame:
+            image_HWC, pixel_aspect = upright_rgb(frame, self.pixel_aspect, self._matrices)
+            self._frame, self._image_CHW = frame, np.ascontiguousarray(letterbox(image_HWC, self.side, pixel_aspect).transpose(2, 0, 1))
+        return self._image_CHW
 
 
 def check_file(source: str) -> None:
