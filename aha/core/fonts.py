@@ -53,7 +53,9 @@ def _font(path: str) -> Font | None:
 
 def readable(text: str) -> tuple[str, list[str]]:
     """(the text without what no font of this machine can show, paths of the fonts to draw it with, the first one first)."""
-    text = "".join(c for c in text.encode("utf-8", "replace").decode() if not unicodedata.category(c).startswith("C") or c in "\u200c\u200d")
+    text = "".join(
+        c for c in text.encode("utf-8", "replace").decode() if not unicodedata.category(c).startswith("C") or c in "\u200c\u200d"
+    )
     wanted = {ord(c) for c in text if not c.isspace() and c not in "\u200c\u200d\ufe0e\ufe0f"}
     paths = font_paths()
     chain: list[str] = []

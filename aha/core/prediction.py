@@ -41,7 +41,7 @@ class Samples:
 
     video_id: str
     scores: np.ndarray  # [N] float64, finite
-    frames: np.ndarray | None = None  # [N] int64, ascending
+    frames: np.ndarray | None = None  # [N] int64, ascending; a held picture repeats its number, and then the times say where it lies
     times: np.ndarray | None = None  # [N] float64 seconds, ascending
     clip_seconds: float | None = None
 
@@ -117,7 +117,9 @@ class Prediction:
         heads = {name: self.head(name) if weight else None for name, weight in fusion.weights.items()}
         scores = self._fused(fusion, heads, len(rows))
         times = self._times(rows, needed="true_frames_list" not in record)
-        frames = self._frames(record["true_frames_list"], len(scores)) if "true_frames_list" in record else None
+        frames = None
+        if "true_frames_list" in record:
+            frames = self._frames(record["true_frames_list"], len(scores), may_repeat=times is not None)
         return Samples(video_id, scores, frames, times)
 
     def timed_scores(self, fusion: Fusion) -> tuple[np.ndarray, np.ndarray]:
@@ -187,14 +189,14 @@ class Prediction:
             raise UserError(f"{self.name}: {name} {index} is {numbers[index]}, not a finite number; score the video again.")
         return numbers
 
-    def _frames(self, values: Any, count: int) -> np.ndarray:
-        """A list of `count` ascending frame numbers -> [N] int64."""
+    def _frames(self, values: Any, count: int, may_repeat: bool = False) -> np.ndarray:
+        """A list of `count` ascending frame numbers -> [N] int64. may_repeat: times tell samples of one (held) picture apart."""
         frames = self._numbers(values, "frame number")
         if len(frames) != count:
             raise UserError(f"{self.name} has {count} scores for {len(frames)} frames; the two lists must be of one length.")
         if (bad := (frames < 0) | (frames != np.floor(frames)) | (frames > 2**53)).any():
             raise UserError(f"{self.name}: frame number {int(np.argmax(bad))} is {frames[np.argmax(bad)]:g}, not a whole number from 0 on.")
-        if count > 1 and (bad := np.diff(frames) <= 0).any():
+        if count > 1 and (bad := np.diff(frames) < (0 if may_repeat else 1)).any():
             index = int(np.argmax(bad)) + 1
             raise UserError(f"{self.name}: frame number {index} ({frames[index]:g}) is not above the one before it; frames ascend.")
         return frames.astype(np.int64)

@@ -78,7 +78,7 @@ class GroundingSample(Sample):
 class RelevanceSample(Sample):
     """Importance scores in [0, 1], one per second (score_fps 1) or one per frame of the annotated video (score_fps = its frame rate).
 
-    by_frame: score i belongs to frame i of this very file, so the frame's index decides and not its time.
+    by_frame: score i belongs to frame i of this very file, so the frame's index decides and not its time (unless pictures are held).
     held: a frame's label is the mean of the scores from it to the next sampled frame, the span that its prediction stands for. TVSum's
     ratings change one frame after each even second, so the single score at a frame taken there is that of the shot before (measured on
     the real annotations: 21% of the labels at 1 fps change with a slip of one frame).
@@ -98,7 +98,8 @@ class RelevanceSample(Sample):
         return 0, relevance_turns(self._at(np.floor(times * self.score_fps + 1e-6)), self.request)
 
     def finish(self, turns, frames, rng):
-        places = frames.frame_indices if self.by_frame else np.floor(np.array(frames.times) * self.score_fps + 1e-6)
+        held = len(set(frames.frame_indices)) < len(frames.frame_indices)  # a picture that stayed on screen repeats its number
+        places = frames.frame_indices if self.by_frame and not held else np.floor(np.array(frames.times) * self.score_fps + 1e-6)
         relevance = tuple(self._at(np.asarray(places)).tolist())
         turns = [replace(turn, relevance=relevance) if turn.role == "stream" else turn for turn in turns]
         return turns, degrade(frames.frames_TCHW, frames.times, self.degradations, rng)

@@ -62,16 +62,19 @@ def clip_label_frames(n_frames: int, length_s: float, fps: float) -> np.ndarray:
 def place(prediction: Samples, video: TVSumVideo) -> tuple[np.ndarray, np.ndarray]:
     """(frames [N] int64, scores [N]) of a prediction's samples on its video.
 
-    A prediction without frames or times is placed by the number of its scores: every frame, one a second, every 15th frame, or 2-second
-    clips.
+    Where frame numbers repeat (a picture that stayed on screen) its times place it. A prediction without frames or times is placed by the
+    number of its scores: every frame, one a second, every 15th frame, or 2-second clips.
     Raises UserError, naming video and index, for frames beyond the video's end and for a number of scores that fits no grid.
     """
     where = f"prediction for video {video.video_id}"
     count = len(prediction.scores)
-    if prediction.frames is not None:
+    held = prediction.frames is not None and prediction.times is not None and (np.diff(prediction.frames) == 0).any()
+    if prediction.frames is not None and not held:
         frames = prediction.frames
     elif prediction.times is not None:
         frames = frames_at(prediction.times, video.fps)
+        if held:  # the last picture is held to the end of the video: within its last frame
+            frames = np.where(prediction.times < video.n_frames / video.fps, np.minimum(frames, video.n_frames - 1), frames)
     else:
         clips = frames_at(np.arange(0, 2 * clip_count(video.length_s), 2), video.fps)
         grids = [np.arange(video.n_frames), second_frames(video.n_frames, video.fps), np.arange(0, video.n_frames, 15), clips]

@@ -2,11 +2,12 @@
 
     write_reel("talk.mp4", [Clip(12.0, 20.0, "1. the tyre comes off")], "reel.mp4")
 
-A clip of [start, end) is end - start long. Every frame whose time lies in it is taken and keeps its distance in time to the others (variable
-frame rates stay variable). It begins with the first of them where that comes within one usual frame interval of `start`, else with the frame
-that is on screen then, as in sampling (aha/video/reader.py), and its last frame stays to the end. The sound is cut at the same two moments,
-to the sample, and padded with silence where the video has none, so that the two cannot drift apart over many cuts. Rotated pictures are turned upright, non-square pixels made square, and pictures that change their size in mid-video
-are fitted into the first one's. Nothing but the frame and the sound at hand is held in memory.
+A clip of [start, end) is end - start long. Every frame whose time lies in it is taken and keeps its distance in time to the others
+(variable frame rates stay variable). It begins with the first of them where that comes within one usual frame interval of `start`, else
+with the frame that is on screen then, as in sampling (aha/video/reader.py), and its last frame stays to the end. The sound is cut at the
+same two moments, to the sample, and padded with silence where the video has none, so that the two cannot drift apart over many cuts.
+Rotated pictures are turned upright, non-square pixels made square, and pictures that change their size in mid-video are fitted into the
+first one's. Nothing but the frame and the sound at hand is held in memory.
 
 H height, W width, C channels, N samples. Time 0 is the first frame of the video.
 """

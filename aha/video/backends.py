@@ -204,9 +204,7 @@ def decode_torchcodec(index: VideoIndex, wanted: list[int], threads: int) -> Ite
             'or use the default backend="pyav".'
         ) from error
     try:
-        decoder = VideoDecoder(
-            index.path, stream_index=index.stream, dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact"
-        )
+        decoder = VideoDecoder(index.path, stream_index=index.stream, dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact")
     except (RuntimeError, ValueError) as error:
         raise _other_backend(index, "torchcodec", error) from error
     if len(decoder) != len(index.pts):
@@ -238,7 +236,7 @@ def _refuse(index: VideoIndex, backend: str, codecs: tuple[str, ...]) -> None:
 
 
 def _turned_aspect(index: VideoIndex) -> float:
-    """Width of a pixel over its height in the pictures of decord and torchcodec, which turn them upright themselves, by the display matrix."""
+    """Width of a pixel over its height in pictures of decord and torchcodec, which turn them upright themselves by the display matrix."""
     if index.pixel_aspect == 1:
         return 1.0
     for _, frame in _decode_by_count(index, [0], 1) if index.by_count else _decode_by_pts(index, [0], 1):

@@ -142,7 +142,9 @@ def _cached_index(path: str, size: int, mtime_ns: int, limits: Limits) -> VideoI
     if fps is None:
         fps = (len(pts) - 1) / span if span > 0 else Fraction(1)
     if span > MAX_SECONDS:
-        raise UserError(f"video {path} has time stamps more than {MAX_SECONDS // 86400:.0f} days apart, so it is damaged; download it again.")
+        raise UserError(
+            f"video {path} has time stamps more than {MAX_SECONDS // 86400:.0f} days apart, so it is damaged; download it again."
+        )
     if span > limits.seconds:
         raise UserError(f"video {path} lasts {float(span):.0f} s, more than the {limits.seconds:g} s allowed here; cut it.")
     late = max(0.0, float(pts[0] * time_base - begin)) if not by_count else 0.0
@@ -187,12 +189,14 @@ def _without_gaps_after(last_dts: int, pts: list[int], interval: float) -> list[
 
 
 def open_decoder(path: str, threads: int, max_pixels: int = MAX_PIXELS) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
-    """(container, video stream) ready to decode pictures of at most `max_pixels` with this many threads. The caller closes the container."""
+    """(container, video stream) ready to decode with this many threads pictures of at most `max_pixels`. The caller closes the first."""
     container = open_container(path)
     stream = video_stream(container, path)
     stream.thread_type = "AUTO"
     stream.codec_context.thread_count = threads
-    stream.codec_context.options = {"max_pixels": str(max_pixels + max_pixels // 4)}  # it counts pictures as coded, which are a little larger
+    stream.codec_context.options = {
+        "max_pixels": str(max_pixels + max_pixels // 4)
+    }  # it counts pictures as coded, which are a little larger
     return container, stream
 
 

@@ -7,11 +7,13 @@
 Dimensions in names: T frames, H height, W width, C channels (RGB).
 
 Clock: time 0 is the first frame of the video, wherever its time stamps start; stamps that start again, step back or jump are put in order
-(aha/video/clock.py). Sampling at a rate, in exact arithmetic: sample k is the first frame at or after start + k/fps if that comes within one
-usual frame interval (the median of the video), as it always does at a constant frame rate; in a longer gap it is the frame on screen, held,
-with the grid's time as its own. The last frame is held to the end of the video only where it lasts longer than that interval. A held frame
-is taken more than once, so frame numbers may repeat. `sampling="reference"` chooses as the published MMDuet and Aha code does, which walks the frames
-with a running float sum of 1/video_fps and so is late by one frame now and then; it also takes every pixel as square.
+(aha/video/clock.py).
+
+Sampling at a rate, in exact arithmetic: sample k is the first frame at or after start + k/fps if that comes within one usual frame interval
+(the median of the video), as it always does at a constant frame rate; in a longer gap it is the frame on screen, held, with the grid's time
+as its own. The last frame is held to the end of the video only where it lasts longer than that interval. A held frame is taken more than
+once, so frame numbers may repeat. `sampling="reference"` chooses as the published MMDuet and Aha code does, which walks the frames with a
+running float sum of 1/video_fps and so is late by one frame now and then; it also takes every pixel as square.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class VideoInfo:
     rotation: int  # degrees (0, 90, 180, 270) by which the stored picture is turned clockwise to be shown
     codec: str  # FFmpeg's name, e.g. "h264"
     cut_off: bool  # frames are missing at the end; reading is possible with `end` at most `duration`
+    late: float = 0.0  # seconds on a player's clock at which the first frame is shown (our clock starts with it)
 
 
 class Frame(NamedTuple):
@@ -126,6 +129,7 @@ def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
     return VideoInfo(
         path=str(path), fps=float(index.fps), duration=float(index.duration), frame_count=len(index.pts),
         width=width, height=height, rotation=rotation, codec=index.codec, cut_off=index.cut_off,
+        late=index.player_seconds(0.0),
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import time
 from typing import Any, TextIO
 
 from aha.api import Highlighter, checked_query
+from aha.core.addresses import shown_address, without_secrets
 from aha.core.fusion import Fusion
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
@@ -185,7 +186,8 @@ def run_watch(args: argparse.Namespace, model: Highlighter, fusion: Fusion, onli
     if feed.error is not None and not watcher.frames:
         if isinstance(feed.error, UserError):
             raise feed.error
-        raise UserError(f"{args.source} cannot be read ({feed.error}); check the source.")
+        shown = shown_address(args.source)
+        raise UserError(f"{shown} cannot be read ({without_secrets(str(feed.error), args.source)}); check the source.")
 
 
 def _stop(stopped: threading.Event) -> None:
@@ -200,7 +202,7 @@ def emit(event: dict[str, Any]) -> None:
 
 
 def _loop(args: argparse.Namespace, watcher: Watcher, feed: Feed, questions: Questions, stopped: threading.Event) -> None:
-    about = {"source": args.source, "query": args.query, "model": watcher.model.name, "frame_fps": args.frame_fps}
+    about = {"source": shown_address(args.source), "query": args.query, "model": watcher.model.name, "frame_fps": args.frame_fps}
     emit({"event": "start", "time": 0.0, **about})
     told, dropped_before, worst = -BEHIND_EVERY, 0, 0.0
     while not stopped.is_set() and not feed.empty:
@@ -230,4 +232,12 @@ def _loop(args: argparse.Namespace, watcher: Watcher, feed: Feed, questions: Que
     for event in events:
         emit(event)
     ended = "stopped" if stopped.is_set() else "failed" if feed.error is not None else "end of stream"
-    emit({**summary, "ended": ended, "dropped": feed.dropped, "behind_most": worst, **({"cause": str(feed.error)} if feed.error else {})})
+    emit(
+        {
+            **summary,
+            "ended": ended,
+            "dropped": feed.dropped,
+            "behind_most": worst,
+            **({"cause": without_secrets(str(feed.error), args.source)} if feed.error else {}),
+        }
+    )

@@ -1,9 +1,9 @@
 """Frames of a file, a camera, a network stream or standard input, at a given rate, on one clock.
 
-Time is in seconds from the first frame of the source, and the rule of sampling is that of files (aha/video/reader.py): sample k is the first
-frame at or after k/fps if that comes within one usual frame interval (the median of what was seen so far), else the frame on screen, which
-is known when the next one comes. Where the connection was lost nothing is on screen, and the grid goes on after it. Only sampled frames are
-converted to RGB. C channels, H height, W width.
+Time is in seconds from the first frame of the source, and the rule of sampling is that of files (aha/video/reader.py): sample k is the
+first frame at or after k/fps if that comes within one usual frame interval (the median of what was seen so far), else the frame on screen,
+which is known when the next one comes. Where the connection was lost nothing is on screen, and the grid goes on after it. Only sampled
+frames are converted to RGB. C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -283,9 +283,7 @@ def _seek(container: av.container.InputContainer, seconds: float) -> None:
         return
 
 
-def _sampled(
-    container: av.container.InputContainer, sampler: Sampler, shown: str, place: _Place | None = None
-) -> Iterator[SourceFrame]:
+def _sampled(container: av.container.InputContainer, sampler: Sampler, shown: str, place: _Place | None = None) -> Iterator[SourceFrame]:
     """Sampled frames of an open container. `place`: where earlier connections got to; frames seen there decide nothing any more.
 
     Its errors (FFmpegError) are the caller's.

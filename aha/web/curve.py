@@ -43,12 +43,12 @@ element.addEventListener('click', event => {
   const svg = event.target.closest('svg[data-duration]');
   if (!svg) return;
   const box = svg.getBoundingClientRect();
-  seek((event.clientX - box.left) / box.width * parseFloat(svg.dataset.duration));
+  seek(parseFloat(svg.dataset.late) + (event.clientX - box.left) / box.width * parseFloat(svg.dataset.duration));
 });
 const follow = () => {
   const svg = element.querySelector('svg[data-duration]'), video = player();
   if (svg && video) {
-    const at = video.currentTime / parseFloat(svg.dataset.duration) * 1000;
+    const at = Math.max(0, video.currentTime - parseFloat(svg.dataset.late)) / parseFloat(svg.dataset.duration) * 1000;
     const cursor = svg.querySelector('.cursor');
     cursor.setAttribute('x1', at); cursor.setAttribute('x2', at);
   }
@@ -58,8 +58,8 @@ follow();
 """
 
 
-def curve_html(result: Result | None, duration: float) -> str:
-    """The curve of what was scored so far over the whole length of the video."""
+def curve_html(result: Result | None, duration: float, late: float = 0.0) -> str:
+    """The curve of what was scored so far over the whole length of the video, whose first picture is `late` seconds in on a player."""
     if result is None:
         return '<div class="aha-curve"><div class="empty">The score curve appears here while the video is watched.</div></div>'
     track, fused_F = result.track, result.fused_F
@@ -83,10 +83,11 @@ def curve_html(result: Result | None, duration: float) -> str:
         f'<line x1="{x(s.end):.1f}" x2="{x(s.end):.1f}" y1="0" y2="{HEIGHT}" stroke="#8b949e" opacity=".6" {scale}/>'
         for s in result.segments[:-1]
     )
-    clocks = "".join(f"<span>{clock(duration * k / 6)}</span>" for k in range(7))
+    clocks = "".join(f"<span>{clock(late + duration * k / 6)}</span>" for k in range(7))
     legend = "".join(f'<span><i style="background:{colour}"></i>{name}</span>' for name, colour in LEGEND.items())
     return (
-        f'<div class="aha-curve"><svg data-duration="{duration:.3f}" data-frames="{len(track)}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<div class="aha-curve"><svg data-duration="{duration:.3f}" data-late="{late:.3f}" data-frames="{len(track)}" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'preserveAspectRatio="none" aria-label="score over time; click to seek">{chosen}{ends}'
         f"{line(track.informative_F, '#8250df', 1)}{line(track.relevance_F, '#1f6feb', 1)}{line(fused_F, '#cf222e', 2)}"
         f'<line class="cursor" x1="0" x2="0" y1="0" y2="{HEIGHT}" stroke="currentColor" stroke-width="2" {scale}/>'
@@ -94,12 +95,13 @@ def curve_html(result: Result | None, duration: float) -> str:
     )
 
 
-def moments_html(result: Result | None) -> str:
-    """The chosen moments, best first, as buttons."""
+def moments_html(result: Result | None, late: float = 0.0) -> str:
+    """The chosen moments, best first, as buttons, on the player's clock (see curve_html)."""
     if result is None or not result.highlights:
         return '<div class="aha-moments"><div class="empty">No moment is chosen yet.</div></div>'
     items = "".join(
-        f'<li><button data-start="{h.start:.3f}"><b>{h.rank}. {clock(h.start)} – {clock(h.end)}</b> score {h.score:.3f} '
+        f'<li><button data-start="{h.start + late:.3f}"><b>{h.rank}. {clock(h.start + late)} – {clock(h.end + late)}</b> '
+        f"score {h.score:.3f} "
         f"<small>relevance {h.relevance:.2f}, informative {h.informative:.2f}"
         f"{'' if h.uncertainty is None else f', variance {h.uncertainty:.2f}'}</small></button></li>"
         for h in result.highlights

@@ -89,7 +89,8 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
         result = visitor.result(options_of(*sliders))
         duration = visitor.info.duration if visitor.info else 1.0
         pause = gr.Button("Go on" if visitor.paused else "Pause", interactive=visitor.video is not None and not visitor.finished)
-        return visitor.status, curve_html(result, duration), moments_html(result), log_html(visitor.answers), pause
+        late = visitor.info.late if visitor.info else 0.0
+        return visitor.status, curve_html(result, duration, late), moments_html(result, late), log_html(visitor.answers), pause
 
     def start(request: gr.Request, video: str | None, query: str, *sliders: float) -> tuple[Any, ...]:
         visitor = visitor_of(request)
