@@ -113,7 +113,9 @@ def test_sound_that_starts_late_and_ends_early_is_padded(tmp_path):
     info = write_reel(tmp_path / "late.mp4", [Clip(1.0, 2.9), Clip(3.15, 6.0)], tmp_path / "reel.mp4")
     _, sound, duration = reel_contents(tmp_path / "reel.mp4")
     assert duration == pytest.approx(info.duration, abs=0.002) == pytest.approx(4.75, abs=0.002)
-    assert onsets(sound) == pytest.approx([2.75], abs=0.006)  # of the beeps only that of second 4 is in the sound and in a clip
+    at, start, _ = info.cuts[1]  # it begins with the first frame at or after 3.15 s
+    assert (at, start) == pytest.approx((1.9, 76 / 24)) and info.duration == pytest.approx(4.75, abs=1e-6)
+    assert onsets(sound) == pytest.approx([at + 4 - start], abs=0.006)  # of the beeps only that of second 4 is in the sound and in a clip
 
 
 def test_sound_that_lies_far_behind_its_pictures_in_the_file_is_found(tmp_path):
@@ -140,6 +142,83 @@ def test_titles_are_burned_in_and_fit(tmp_path):
     with av.open(str(tmp_path / "titled.mp4")) as reel:
         picture = next(reel.decode(video=0)).to_ndarray(format="rgb24")
     assert picture[-14:-2].max() > 180
+
+
+def test_titles_on_tiny_pictures_end():
+    for height, width in ((16, 16), (2, 2), (5, 300), (300, 5)):
+        assert burn_title(np.full((height, width, 3), 200, np.uint8), "1. a title (0.85)").shape == (height, width, 3)
+
+
+def font_of(path, letters: str) -> str:
+    """A font with a box of another height for each of the letters."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    names = [".notdef", *(f"g{i}" for i in range(len(letters)))]
+    builder, glyphs = FontBuilder(1000, isTTF=True), {}
+    for i, name in enumerate(names):
+        pen = TTGlyphPen(None)
+        corners = [(100, 0), (100, 150 * i + 50), (800, 150 * i + 50), (800, 0)]
+        pen.moveTo(corners[0])
+        for corner in corners[1:]:
+            pen.lineTo(corner)
+        pen.closePath()
+        glyphs[name] = pen.glyph()
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord(letter): f"g{i}" for i, letter in enumerate(letters)})
+    builder.setupGlyf(glyphs)
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (900, 100)))
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "Test Script", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return str(path)
+
+
+def test_text_in_any_script_is_shown_by_a_font_that_has_it_or_left_out_with_a_sentence(tmp_path, monkeypatch, capsys, recwarn):
+    from aha.core import fonts
+    from aha.highlights.plot import write_timeline
+    from aha.highlights.reel import _line
+    from aha.highlights.timeline import ScoreTrack
+
+    grey, letters = np.full((180, 640, 3), 90, np.uint8), "红色的"
+    own = fonts.font_paths()[0]
+    monkeypatch.setattr(fonts, "font_paths", lambda: [own])
+    _line.cache_clear()
+    assert fonts.readable("1. 红色 (0.85)")[0] == "1. (0.85)"
+    assert (burn_title(grey, "1. 红色") == burn_title(grey, "1.")).all()
+    assert "no font of this machine has the characters" in capsys.readouterr().err
+    track = ScoreTrack(np.arange(3.0), np.arange(3), *[np.full(3, 0.5)] * 2, None, 3.0)
+    write_timeline(tmp_path / "without.png", track, np.full(3, 0.5), [], [], "红色 – a video")
+    assert "characters" not in capsys.readouterr().err  # said once
+
+    monkeypatch.setattr(fonts, "font_paths", lambda: [own, font_of(tmp_path / "script.ttf", letters)])
+    _line.cache_clear()
+    text, paths = fonts.readable("1. 红色")
+    assert text == "1. 红色" and len(paths) == 2 and [piece for piece, _ in fonts.runs(text, paths)] == ["1. ", "红色"]
+    pictures = [burn_title(grey, title) for title in ("红色", "色红", "的红", "")]
+    assert all((a != b).any() for i, a in enumerate(pictures) for b in pictures[:i])
+    write_timeline(tmp_path / "with.png", track, np.full(3, 0.5), [], [], "红色 – a video")
+    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
+    assert not [w for w in recwarn if "Glyph" in str(w.message)] and not capsys.readouterr().err
+    _line.cache_clear()
+
+
+def test_names_that_are_not_utf8_are_written(tmp_path):
+    from aha.highlights.result import Options, find_highlights, write_result
+    from aha.highlights.timeline import ScoreTrack
+
+    make_video(tmp_path / "v.mp4", seconds=2, sound=False)
+    video = os.path.join(str(tmp_path), os.fsdecode(b"caf\xe9.mp4"))
+    os.rename(tmp_path / "v.mp4", video)
+    scores = np.array([0.2, 0.8])
+    track = ScoreTrack(np.arange(2.0), np.array([0, 24]), scores, scores, None, 2.0)
+    (tmp_path / "out").mkdir()
+    result = find_highlights(track, "x", Options(segmentation="uniform", shot_seconds=1.0, top=1))
+    assert write_result(result, video, tmp_path / "out", frame_fps=1, titles=True).duration == 1.0
+    assert {"scores.json", "report.html", "timeline.png", "reel.mp4", "chapters.vtt"} <= set(os.listdir(tmp_path / "out"))
+    assert "caf?" in (tmp_path / "out" / "scores.json").read_text(encoding="utf-8")
 
 
 def test_pictures_are_fitted_with_their_aspect():

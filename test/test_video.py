@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import statistics
 from fractions import Fraction
 
 import av
@@ -150,12 +151,13 @@ def test_variable_frame_rate_and_times_are_exact(tmp_path):
     path_mp4 = write_video(tmp_path / "vfr.mp4", "libx264", count=len(times), times=times)
     for rate in (1, 5, 8, Fraction(30000, 1001)):
         frames = read_video(path_mp4, fps=rate, resize=False)
-        expected = []
+        expected, usual = [], statistics.median(b - a for a, b in zip(times, times[1:]))
         while (sample := len(expected) / Fraction(rate)) <= times[-1]:
-            expected.append(next(i for i, t in enumerate(times) if t >= sample))
+            following = next(i for i, t in enumerate(times) if t >= sample)
+            expected.append(following if times[following] - sample <= usual else following - 1)  # in a longer gap the one on screen
         assert frames.frame_indices == expected == numbers(frames)
         assert frames.times == [float(k / Fraction(rate)) for k in range(len(expected))]
-        assert frames.frame_times == [float(times[i]) for i in expected]
+        assert frames.frame_times == [max(float(times[i]), time) for i, time in zip(expected, frames.times)]
     assert read_video(path).frame_times == pytest.approx([float(t) for t in times], abs=6e-4)  # Matroska rounds to milliseconds
 
 
@@ -306,7 +308,7 @@ def test_arrays_that_are_no_frames(array, says):
     st.integers(0, 3), st.one_of(st.none(), st.integers(4, 9)), st.one_of(st.none(), st.integers(1, 12)),
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
-def test_sample_k_is_the_first_frame_at_or_after_its_time(gaps, rate, start, end, limit):
+def test_sample_k_is_the_first_frame_at_or_after_its_time_or_the_one_on_screen(gaps, rate, start, end, limit):
     from aha.video.reader import _choose_by_time, _Timeline
 
     ticks = [sum(gaps[:i]) for i in range(len(gaps) + 1)]
@@ -318,7 +320,9 @@ def test_sample_k_is_the_first_frame_at_or_after_its_time(gaps, rate, start, end
         assert ticks[-1] * unit < start
         return
     for k, (index, time) in enumerate(zip(choice.frame_indices, choice.times)):
-        assert index == bisect.bisect_left(ticks, (start + k / rate) / unit)
+        following = bisect.bisect_left(ticks, (start + k / rate) / unit)
+        waits = ticks[following] - (start + k / rate) / unit > timeline.usual_ticks
+        assert index == (following - 1 if waits and following else following)
         assert time == float(start + k / rate)
     following = start + len(choice.times) / rate  # nothing is left out at the end
     assert len(choice.times) == limit or following > ticks[-1] * unit or (end is not None and following >= end)
@@ -452,7 +456,7 @@ def test_files_that_cannot_be_read_name_the_cause(tmp_path):
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://localhost/a.ts\n#EXT-X-ENDLIST\n")
     os.mkfifo(tmp_path / "pipe.mp4")
     for name, says in {"sound.m4a": "no video stream", "empty.mp4": "0 bytes", "text.mp4": "no video or damaged", "missing.mp4": "check the path",
-                       "list.m3u8": "cannot be opened", "pipe.mp4": "not a file", "": "not a file"}.items():  # fmt: skip
+                       "list.m3u8": "is a playlist, not a video", "pipe.mp4": "not a file", "": "not a file"}.items():  # fmt: skip
         with pytest.raises(UserError, match=says) as error:
             read_video(tmp_path / name, fps=1)
         assert name in str(error.value) and "\n" not in str(error.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -10,14 +11,18 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
+from barcode_videos import barcode_frame
 from highlights_media import make_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import shared_fixture
+from playlists import counting_server
 from watch_server import broken_server
 
 from aha.api import Highlighter, load
@@ -109,13 +114,26 @@ def test_stopping_a_feed_ends_its_thread():
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0.001, 3.0), min_size=1, max_size=60), st.sampled_from([0.5, 1.0, 2.0, 3.0]))
-def test_the_sampler_takes_the_first_frame_at_or_after_each_tick(steps, fps):
+def test_the_sampler_decides_every_tick_once_by_the_frame_after_it_or_the_one_on_screen(steps, fps):
     times = np.cumsum(steps) - steps[0]
     sampler = Sampler(fps)
-    taken = [float(t) for t in times if sampler.takes(float(t))]
-    assert taken[0] == 0.0
-    ticks = [int(t * fps + 1e-6) for t in taken]
-    assert len(set(ticks)) == len(ticks) and set(ticks) == {int(t * fps + 1e-6) for t in times}  # every tick that has a frame, once
+    ticks = []
+    for k, t in enumerate(times):
+        for due, held in sampler.decided_by(float(t)):
+            ticks.append(due)
+            assert due <= t + 1e-6 and (k == 0 or due > times[k - 1])
+            usual = np.median(np.diff(times[: k + 1])) if k else np.inf
+            assert held == (t - due > usual) or abs(t - due - usual) <= 0.0011  # rounding to milliseconds is no gap
+    assert ticks == [k / fps for k in range(len(ticks))] and len(ticks) == int(times[-1] * fps + 1e-6) + 1
+    last = sampler.held(10.0)
+    assert not last or (last[0] == len(ticks) / fps and last[-1] < times[-1] + 10)
+
+
+def test_nothing_is_on_screen_where_the_connection_was_lost():
+    sampler = Sampler(1.0)
+    assert [due for t in (0.0, 0.5, 1.0) for due, _ in sampler.decided_by(t)] == [0.0, 1.0]
+    sampler.lost()
+    assert sampler.decided_by(7.3) == [(7.0, False)] and sampler.decided_by(8.0) == [(8.0, False)]
 
 
 def test_sources_are_told_apart():
@@ -226,12 +244,56 @@ def test_a_live_stream_goes_on_after_a_cut(video):
     assert len(starts) >= 2 and kinds[-1] is Lost  # in the end the server is out of film: given up after 3 attempts
 
 
+def media(path, pictures_from: float, sound_seconds: float, options: dict[str, str]):
+    """2 s of pictures from a moment on, and sound from 0 s."""
+    with av.open(str(path), "w", options=options) as out:
+        stream, sound = out.add_stream("libx264", rate=10), out.add_stream("aac", rate=48000, layout="mono")
+        stream.width, stream.height, stream.codec_context.time_base = 176, 96, Fraction(1, 10)
+        stream.codec_context.gop_size = 5
+        for k in range(int(sound_seconds * 48000 / 1024)):
+            n = round(k * 1024 / 4800 - pictures_from * 10)
+            if 0 <= n < 20 and (k == 0 or n != round((k - 1) * 1024 / 4800 - pictures_from * 10)):
+                frame = av.VideoFrame.from_ndarray(barcode_frame(n), format="rgb24")
+                frame.pts, frame.time_base = round(pictures_from * 10) + n, Fraction(1, 10)
+                out.mux(stream.encode(frame))
+            noise = np.random.default_rng(k).normal(0, 0.1, (1, 1024)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, 1024 * k, Fraction(1, 48000)
+            out.mux(sound.encode(frame))
+        out.mux(stream.encode(None))
+        out.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix, options", [("mp4", {"movflags": "faststart"}), ("mkv", {}), ("ts", {})])
+@pytest.mark.parametrize("pictures_from, sound_seconds", [(0.0, 8.0), (3.0, 5.0)], ids=["sound goes on", "sound comes first"])
+def test_a_recording_over_http_ends_and_has_the_clock_of_the_file(tmp_path, suffix, options, pictures_from, sound_seconds):
+    path = media(tmp_path / f"clip.{suffix}", pictures_from, sound_seconds, options)
+    whole = list(read_file(str(path), 2.0))
+    assert [f.time for f in whole] == [0.0, 0.5, 1.0, 1.5]
+    for cuts in ([], [path.stat().st_size // 2]):
+        with broken_server(path, cuts) as (address, _):
+            items = list(itertools.islice(open_network(address, 2.0, attempts=3)[0], 20))
+        frames = [item for item in items if isinstance(item, SourceFrame)]
+        assert len(items) <= 8 and [f.time for f in frames] == pytest.approx([f.time for f in whole])
+        assert all((a.image_CHW == b.image_CHW).all() for a, b in zip(frames, whole))
+
+
+def test_attempts_that_bring_nothing_new_are_counted(tmp_path):
+    path = media(tmp_path / "clip.mp4", 0.0, 8.0, {})  # its index lies at the end, and the server knows no ranges
+    with counting_server(path.read_bytes()) as (address, asked):
+        items = []
+        with pytest.raises(UserError, match="brought no picture in 2 attempts"):
+            items.extend(item for item in open_network(f"{address}/clip.mp4", 1.0, 2)[0])
+    assert len(asked) <= 8
+
+
 def test_a_server_that_is_not_there_is_one_sentence():
     with pytest.raises(UserError, match="cannot be opened"):
         open_network("http://127.0.0.1:9/x", 1.0, 1)
     with pytest.raises(UserError) as told:
-        open_network("http://user:secret@127.0.0.1:9/x?token=secret", 1.0, 1)
-    assert "secret" not in str(told.value)
+        open_network("http://user:secr@et@127.0.0.1:9/x?token=secret", 1.0, 1)
+    assert "secr" not in str(told.value)
 
 
 # ---- the command ----

@@ -58,7 +58,7 @@ class Clock:
             if self._last_dts is not None:
                 step = dts - self._last_dts
                 usual = statistics.median_low(self._steps) if self._steps else self._assumed
-                if -step * self.time_base > max(STEP_BACK, 2 * usual * self.time_base) or self._is_jump(step, dts):
+                if -step * self.time_base > max(STEP_BACK, 2 * usual * self.time_base) or self._is_jump(packet):
                     self._begin(packet, usual)
                 elif step > 0:
                     self._steps.append(step)
@@ -81,13 +81,18 @@ class Clock:
             if 0 < step <= PLAYING:
                 self._played[packet.stream_index] = self._played.get(packet.stream_index, 0.0) + step
 
-    def _is_jump(self, step: int, dts: int) -> bool:
+    def _is_jump(self, packet: av.Packet) -> bool:
+        """Whether a step forward is a clock set anew. Told by the pts: of some containers the dts are guesses that follow later."""
+        if packet.pts is None or self._highest is None:
+            now, step = packet.dts, packet.dts - self._last_dts
+        else:
+            now, step = packet.pts, packet.pts + self._offset - self._highest
         seconds = float(step * self.time_base)
         if seconds <= PLAYING or max(self._played.values(), default=0.0) > seconds / 2:
             return False
         if self._is_senders:
             return True
-        return float(dts * self.time_base) > self._end if self._end is not None else seconds > LONGEST_HOLD
+        return float(now * self.time_base) > self._end if self._end is not None else seconds > LONGEST_HOLD
 
     def _begin(self, packet: av.Packet, usual: int) -> None:
         """A new epoch begins with this packet."""

@@ -108,7 +108,7 @@ class _Timeline:
             return float(1 / (self.fps * self.unit))
         intervals = np.diff(np.array(self.ticks, dtype=np.int64))
         median = float(np.median(intervals))
-        return float(intervals[intervals <= median + max(1.0, ROUNDED / float(self.unit))].max())
+        return max(median, float(intervals[intervals <= median + max(1.0, ROUNDED / float(self.unit))].max()))
 
 
 @dataclass(frozen=True)

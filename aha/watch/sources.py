@@ -101,7 +101,7 @@ class Sampler:
         if not self._intervals:
             return float("inf")
         median = statistics.median(self._intervals)
-        return max(interval for interval in self._intervals if interval <= median + ROUNDED) + 1e-6
+        return max(median, *(interval for interval in self._intervals if interval <= median + ROUNDED)) + 1e-6
 
 
 def is_network(source: str) -> bool:
