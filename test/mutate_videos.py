@@ -1,7 +1,8 @@
 """What the video reader makes of broken files: generate small videos of several codecs, damage them, read every one.
 
-    python test/mutate_videos.py --count 200
+    python test/mutate_videos.py --count 400 --seed 1
 
+Every file is read as a file and through a pipe, and its clock is damaged too (joined recordings, PES time stamps moved from a packet on).
 Prints one line for each file (kind of damage, codec, seconds, what the read gave) and a table. Exit code 1 if any read ended in something
 other than frames or a UserError, took longer than --limit seconds (a hang ends the process), or gave a frame with another number than its
 index says in a file whose pictures were not touched (intact, renamed or cut off; every frame carries its number).
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import io
+import itertools
 import re
 import sys
 import tempfile
@@ -18,6 +21,7 @@ import time
 import traceback
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -25,6 +29,7 @@ from barcode_videos import read_barcode, write_video
 
 from aha.errors import UserError
 from aha.video.reader import read_video
+from aha.watch.sources import read_pipe
 
 FRAMES = 48
 SEEDS = {  # name: (suffix, options of write_video)
@@ -88,11 +93,47 @@ def mutations(data: bytes, suffix: str, rng: np.random.Generator) -> dict[str, t
         "block of zeros": (suffix, zeroed.tobytes()),
         "block left out": (suffix, data[:begin] + data[begin + length :]),
         "twice in one file": (suffix, data + data),
+        "joined in the middle": (suffix, data[: int(rng.integers(1, size))] + data[int(rng.integers(1, size)) :]),
+        "clock set anew": (suffix, clock_set_anew(data, rng) if suffix == ".ts" else data + data[size // 2 :]),
         "zero bytes": (suffix, b""),
         "text": (suffix, b"This is no video.\n" * 50),
         "random bytes": (suffix, rng.integers(0, 256, 5000).astype(np.uint8).tobytes()),
         "playlist of other files": (suffix, b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"),
     }
+
+
+def clock_set_anew(data: bytes, rng: np.random.Generator) -> bytes:
+    """An MPEG-TS whose time stamps are moved by any number, one to three times, each from some packet on."""
+    stream = bytearray(data)
+    for first in rng.integers(0, len(data) // 188, int(rng.integers(1, 4))):
+        offset = int(rng.integers(0, 1 << 33)) if rng.random() < 0.5 else int(rng.integers(-300_000, 300_000))
+        for packet in range(int(first), len(data) // 188):
+            start = stream.find(b"\0\0\1\xe0", packet * 188, packet * 188 + 170)  # a PES packet of video
+            if start < 0:
+                continue
+            for k in range(bin(stream[start + 7] >> 6).count("1")):  # pts, then dts, 33 bits each in 5 bytes
+                at = start + 9 + 5 * k
+                value = int.from_bytes(stream[at : at + 5], "big")
+                stamp = (value >> 33 & 7) << 30 | (value >> 17 & 0x7FFF) << 15 | value >> 1 & 0x7FFF
+                stamp = (stamp + offset) % (1 << 33)
+                moved = (
+                    (value >> 36) << 36 | (stamp >> 30) << 33 | 1 << 32 | (stamp >> 15 & 0x7FFF) << 17 | 1 << 16 | (stamp & 0x7FFF) << 1 | 1
+                )
+                stream[at : at + 5] = moved.to_bytes(5, "big")
+    return bytes(stream)
+
+
+def read_live(contents: bytes) -> str:
+    """What `aha watch -` makes of the file: "" or what should not have come out."""
+    sys.stdin = SimpleNamespace(buffer=io.BytesIO(contents))
+    try:
+        times = [frame.time for frame in itertools.islice(read_pipe(8.0, None, 25.0), 1000)]
+    except (UserError, av.error.FFmpegError) as error:
+        return "" if "\n" not in str(error) else f"several lines: {error}"
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
+    return "" if times == sorted(set(times)) else "its times do not ascend"
 
 
 def read(path: Path, kind: str) -> tuple[str, str]:
@@ -152,6 +193,8 @@ def main() -> int:
             faulthandler.dump_traceback_later(arguments.limit, exit=True)  # a hang inside FFmpeg cannot be interrupted otherwise
             begin = time.perf_counter()
             outcome, detail = read(path, kind)
+            if live := read_live(contents):
+                outcome, detail = "CRASH", f"as a stream: {live}"
             faulthandler.cancel_dump_traceback_later()
             outcomes.setdefault(kind, Counter())[outcome] += 1
             bad += outcome in ("CRASH", "WRONG FRAME")

@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -105,10 +105,8 @@ def counting_server(contents: bytes, content_type: str = "video/mp4") -> Iterato
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(contents)))
             self.end_headers()
-            try:
+            with suppress(OSError):  # the other side went away
                 self.wfile.write(contents)
-            except OSError:
-                pass  # the other side went away
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

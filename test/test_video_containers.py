@@ -68,9 +68,9 @@ def test_an_address_that_sends_a_playlist_is_refused(tmp_path):
     segment = write_video(tmp_path / "segment.ts", count=10)
     with counting_server(segment.read_bytes()) as (other, asked):
         for kind in ("hls", "dash", "ffconcat"):
-            with counting_server(texts(f"{other}/segment.ts")[kind].encode(), "application/vnd.apple.mpegurl") as (address, _):
-                with pytest.raises(UserError, match="no playlist"):
-                    open_network(f"{address}/live.m3u8", 1.0, 1)
+            playlist = texts(f"{other}/segment.ts")[kind].encode()
+            with counting_server(playlist, "application/vnd.apple.mpegurl") as (address, _), pytest.raises(UserError, match="no playlist"):
+                open_network(f"{address}/live.m3u8", 1.0, 1)
         assert asked == []
 
 
