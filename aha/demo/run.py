@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from aha.core.environment import checkout_file
+from aha.core.extras import need
 from aha.core.files import atomic_path, read_json, write_json, write_text
 from aha.core.folds import folds
 from aha.demo.dataset import make_dataset, mixture
@@ -31,6 +32,7 @@ from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
 PACKAGE = Path(__file__).resolve().parent
 BASE = PACKAGE / "checkpoints" / "llava-onevision-qwen2-demo-ov"
 ADAPTER = PACKAGE / "checkpoints" / "mmduet-demo"
+DEEPSPEED = "configs/deepspeed/zero2.json"
 FOLD = 0
 DATA_SEED = 0
 EPOCHS, LEARNING_RATE = 4, 5e-4
@@ -43,7 +45,7 @@ def training_command(data: Path, output: Path, seed: int, epochs: float, extra: 
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "aha.train",
         "--llm_pretrained", str(BASE), "--lora_pretrained", str(ADAPTER), "--dataset_config", str(data / "demo.json"),
         "--vision_cache", str(data / "vision_cache"), "--fold", str(FOLD),
-        "--deepspeed", str(checkout_file("configs/deepspeed/zero2.json")),
+        "--deepspeed", str(checkout_file(DEEPSPEED)),
         "--output_dir", str(output), "--num_train_epochs", str(epochs), "--learning_rate", str(LEARNING_RATE),
         "--gradient_accumulation_steps", "1", "--gradient_checkpointing", "False", "--save_steps", "16", "--report_to", "wandb",
         "--seed", str(seed), *extra,
@@ -52,6 +54,8 @@ def training_command(data: Path, output: Path, seed: int, epochs: float, extra: 
 
 def prepare(folder: Path) -> Path:
     """The data set and its mixture file under `folder`; returns the data folder. Raises UserError if the shipped weights are not there."""
+    checkout_file(DEEPSPEED)  # said now, not when the videos are drawn
+    need("deepspeed", "train", "the demo's training")
     for checkpoint in (BASE / "model.safetensors", ADAPTER / "adapter_model.safetensors"):
         if not checkpoint.is_file():
             raise UserError(f"{checkpoint} is missing; restore it from the repository or run bash scripts/make_demo_base.sh.")
