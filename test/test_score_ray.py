@@ -42,7 +42,7 @@ def test_two_workers_one_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(score_ray, "score_items_on_ray", watched)
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}},
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "LLaVA_NeXT")])}},
     )  # fmt: skip
     try:
         score.main([*flags, "--output", str(tmp_path / "ray.json"), "--engine", "ray", "--workers", "2", "--device", "cpu"])

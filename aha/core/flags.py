@@ -16,11 +16,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection
 from dataclasses import MISSING, field, fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from aha.errors import UserError
 
-Settings = TypeVar("Settings")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def flag(default: Any, help: str, **options: Any) -> Any:
