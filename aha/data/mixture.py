@@ -35,6 +35,7 @@ from aha.data import hisum, mmduetit, tvsum
 from aha.data.labels import keep_frames, label_arrays
 from aha.data.samples import Problem, Sample
 from aha.errors import UserError
+from aha.eval.community import Split
 from aha.video.library import VideoFolder, index_videos, list_videos
 from aha.video.reader import VideoFrames, read_video
 
@@ -255,7 +256,12 @@ class Mixture:
 
 
 def load_source(
-    entry: Mapping[str, Any], fps: float, max_num_frames: int, split: str = "train", fold: int | None = None, validation: bool = False
+    entry: Mapping[str, Any],
+    fps: float,
+    max_num_frames: int,
+    split: str = "train",
+    fold: int | Split | None = None,
+    validation: bool = False,
 ) -> Source:
     """Index the videos of one config entry and make its samples."""
     entry = dict(entry)
@@ -291,7 +297,7 @@ def build_mixture(
     max_num_frames: int | None = None,
     seed: int = 0,
     split: str = "train",
-    fold: int | None = None,
+    fold: int | Split | None = None,
     validation: bool = False,
     limit: int | None = None,
     frame: FrameShape = PUBLISHED,
@@ -300,8 +306,9 @@ def build_mixture(
     """Read a mixture config and every data set it names.
 
     frame_fps (frames a second): for entries that do not say theirs. max_num_frames: per sample, at most (an entry may say less). split:
-    train, val, test or all. fold: which fifth of TVSum is held out (None: nothing is); validation: keep the next fifth out of "train"
-    too, for split "val". limit: at most this many samples of each data set, for smoke runs. frame: `config.frame` of the base.
+    train, val, test or all. fold: which fifth of TVSum is held out (None: nothing is), or a published split; validation: keep the next
+    fifth out of "train" too, for split "val". limit: at most this many samples of each data set, for smoke runs. frame: `config.frame` of
+    the base.
     video_backend: who decodes.
 
     What is left out is printed once (by rank 0). Raises UserError for a bad config or annotation file, a missing folder, or where no sample
