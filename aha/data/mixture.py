@@ -31,7 +31,7 @@ from llava_next import PUBLISHED, FrameShape
 
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn
 from aha.core.files import read_json
-from aha.data import hisum, mmduetit, tvsum
+from aha.data import hisum, mmduetit, summe, tvsum
 from aha.data.labels import keep_frames, label_arrays
 from aha.data.samples import Problem, Sample
 from aha.errors import UserError
@@ -41,6 +41,7 @@ from aha.video.reader import VideoFrames, read_video
 
 KEYS = {  # annotation files of each type of data set
     "tvsum": (),
+    "summe": ("annotations",),
     "hisum": ("scores", "split", "metadata"),
     "hihd": ("annotations",),
     "captions": ("annotations",),
@@ -48,7 +49,10 @@ KEYS = {  # annotation files of each type of data set
     "grounding": ("annotations",),
 }
 OPTIONAL = ("index", "weight", "fps", "max_num_frames", "source")
-TVSUM_OPTIONAL = ("annotations", "info")  # without them: datasets/tvsum, else the copy that ships
+OWN_OPTIONAL = {
+    "tvsum": ("annotations", "info"),  # without them: datasets/tvsum, else the copy that ships
+    "summe": ("h5",),  # names the videos of published splits
+}
 DEFAULT_MAX_NUM_FRAMES = 128
 SHOWN_PROBLEMS = 10  # per data set; `python -m aha.data.check` shows all
 
@@ -66,7 +70,7 @@ def read_config(path: str | os.PathLike) -> list[dict[str, Any]]:
         if not isinstance(kind, str) or kind not in KEYS:
             raise UserError(f"{where}: type {str(kind)[:40]!r} is none of {', '.join(KEYS)}.")
         required = ("name", "type", "videos", *KEYS[kind])
-        optional = OPTIONAL + (TVSUM_OPTIONAL if kind == "tvsum" else ())
+        optional = OPTIONAL + OWN_OPTIONAL.get(kind, ())
         missing = [key for key in required if key not in entry]
         unknown = [key[:40] for key in entry if key not in (*required, *optional)]
         if missing or unknown:
@@ -90,7 +94,7 @@ def read_config(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _paths(entry: dict[str, Any]) -> list[str]:
     """The keys of an entry that name files and folders that must be there."""
-    return ["videos", *KEYS[entry["type"]], *(key for key in TVSUM_OPTIONAL if entry["type"] == "tvsum" and key in entry)]
+    return ["videos", *KEYS[entry["type"]], *(key for key in OWN_OPTIONAL.get(entry["type"], ()) if key in entry)]
 
 
 def _is_text(value: Any, is_path: bool) -> bool:
@@ -268,6 +272,8 @@ def load_source(
     folder = VideoFolder(index_videos(entry["videos"], entry["index"], report=False))
     if entry["type"] == "tvsum":
         samples, problems = tvsum.load(entry, folder, split, fold, validation)
+    elif entry["type"] == "summe":
+        samples, problems = summe.load(entry, folder, split, fold)
     elif entry["type"] == "hisum":
         samples, problems = hisum.load_hisum(entry, folder, split)
     elif entry["type"] == "hihd":
