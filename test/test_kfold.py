@@ -81,3 +81,24 @@ def test_the_script_says_what_it_needs():
     assert shown.returncode == 0 and "--splits FILE" in shown.stdout
     failed = subprocess.run(script, capture_output=True, text=True, env=environment)
     assert failed.returncode == 2 and "--splits FILE is needed" in failed.stderr
+
+
+def test_complete_steps_are_not_repeated_and_the_table_is_printed(run_of_three):
+    """The script on a folder in which every split is trained and scored: it goes straight to the table."""
+    folder, _, files = run_of_three
+    output = folder / "run"
+    (output / "tvsum").mkdir(parents=True)
+    for kind in ("anno", "info"):
+        (folder / f"demo-{kind}.tsv").rename(output / "tvsum" / f"ydata-tvsum50-{kind}.tsv")
+    (folder / "splits.json").rename(output / "splits.json")
+    for k, path in enumerate(files):
+        (output / f"split-{k}").mkdir()
+        path.rename(output / f"split-{k}" / "predictions.json")
+        for marker in (".trained", ".scored"):
+            (output / f"split-{k}" / marker).touch()
+    script = ["bash", str(REPO / "scripts/kfold_tvsum.sh"), "--demo", "--output", str(output)]
+    done = subprocess.run(script, capture_output=True, text=True, env={**os.environ, "AHA_PYTHON": sys.executable})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done before") == 6 and "sd(n-1)" in done.stdout and "corr_full kendall" in done.stdout
+    document = json.loads((output / "kfold.json").read_text())
+    assert len(document["protocols"]["corr_full"]["kendall"]["splits"]["per_split"]) == 3

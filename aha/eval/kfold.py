@@ -63,7 +63,7 @@ def evaluate(
 def render(document: dict[str, Any]) -> str:
     """One row a metric: every split, mean and both deviations."""
     count = len(document["splits"])
-    columns = [*(f"split {k}" for k in range(count)), "mean", "sd, n - 1", "sd, n"]
+    columns = [*(f"split {k}" for k in range(count)), "mean", "sd(n-1)", "sd(n)"]
     rows = []
     for protocol, metrics in document["protocols"].items():
         for metric, entry in metrics.items():
