@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from eval_data import write_hisum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import shared_fixture
 
 from aha.core.folds import folds
+from aha.core.fusion import Fusion, add_fusion_flags, fusion_of
 from aha.errors import UserError
-from aha.eval import grid_search
+from aha.eval import charades, grid_search
 from aha.eval.grid_search import HeadScores, combinations, cross_validate, fused, metrics_at, objective_of, objective_table, tune
 from aha.metrics.rank import rank_correlation
 
@@ -138,3 +143,81 @@ def test_predictions_without_a_needed_head_are_named(tmp_path):
         grid_search.main(["--predictions", str(tmp_path / "p.json"), *annotations()])
     with pytest.raises(UserError, match="alpha or beta other than 0"):
         grid_search.main(["--predictions", predictions, *annotations(), "--grid_alpha=0", "--grid_beta=0"])
+
+
+def test_evaluators_read_the_result_of_the_search(tmp_path):
+    """--weights takes the tuned weights; a flag beside it wins; another file is one sentence."""
+    parser = argparse.ArgumentParser()
+    add_fusion_flags(parser)
+    best = {"alpha": 0.5, "beta": 1.5, "epsilon": -1.0, "uncertainty_threshold": 0.1}
+    (tmp_path / "grid.json").write_text(json.dumps({"best": best | {"top5": 0.9}, "folds": []}))
+    weights = ["--weights", str(tmp_path / "grid.json")]
+    assert asdict(fusion_of(parser.parse_args(weights))) == best
+    assert asdict(fusion_of(parser.parse_args([*weights, "--beta", "0"]))) == best | {"beta": 0.0}
+    assert fusion_of(parser.parse_args([])) == Fusion()
+    (tmp_path / "other.json").write_text('{"alpha": 1}')
+    with pytest.raises(UserError, match="holds no numbers alpha, beta"):
+        fusion_of(parser.parse_args(["--weights", str(tmp_path / "other.json")]))
+
+
+SMALL = ["--grid_alpha", "0,1", "--grid_beta", "0,1", "--grid_epsilon", "0,1", "--grid_uncertainty_threshold", "0.1"]
+
+
+def tuned(tmp_path, *arguments):
+    grid_search.main([str(argument) for argument in (*arguments, *SMALL, "--folds", "2", "--output", tmp_path / "grid.json")])
+    return json.loads((tmp_path / "grid.json").read_text())
+
+
+def test_charades_is_tuned_on_other_videos_and_equals_the_evaluation(tmp_path):
+    """The informative head is right, the relevance wrong: tuning finds it, folds keep a video together, numbers are the evaluator's."""
+    random = np.random.default_rng(0)
+    gold, entries = [], []
+    for q in range(8):
+        start = int(random.integers(1, 10))
+        gold.append({"question_id": f"q{q}", "video": f"v{q // 2}", "query": "x", "timestamps": [[start, start + 4]]})
+        rows = [
+            {
+                "time": float(t),
+                "informative_score": float(start <= t <= start + 4),
+                "relevance_score": float(random.random()),
+                "uncertainty_score": 0.2,
+            }
+            for t in range(20)
+        ]
+        entries.append({"question_id": f"q{q}", "debug_data": rows})
+    (tmp_path / "gold.json").write_text(json.dumps(gold))
+    (tmp_path / "p.json").write_text(json.dumps(entries))
+    files = ["--predictions", tmp_path / "p.json", "--annotations", tmp_path / "gold.json"]
+    result = tuned(tmp_path, "--dataset", "charades", *files)
+    assert (result["best"]["alpha"], result["best"]["beta"]) == (1, 0) and result["cross_validation"]["mean"]["mIoU"] == 1
+    for fold in result["cross_validation"]["folds"]:
+        videos = {int(q[1:]) // 2 for q in fold["held_out_videos"]}
+        assert len(fold["held_out_videos"]) == 2 * len(videos)
+    flags = [str(flag) for flag in (*files, "--output", tmp_path / "m.json", "--smooth_windows", "0")]
+    charades.main(flags)
+    found = json.loads((tmp_path / "m.json").read_text())["protocols"]["fixed_threshold_w0_t0.50"]
+    for metric in grid_search.GROUNDING:
+        assert 100 * result["untuned"][metric] == pytest.approx(found[metric]["mean"]), metric
+    charades.main([*flags, "--weights", str(tmp_path / "grid.json")])
+    assert json.loads((tmp_path / "m.json").read_text())["protocols"]["fixed_threshold_w0_t0.50"]["mIoU"]["mean"] == 100
+
+
+def test_hisum_is_tuned_on_other_videos(tmp_path):
+    write_hisum(tmp_path)
+    entries = []
+    with h5py.File(tmp_path / "mr_hisum.h5") as file:
+        for key in file:
+            truth = np.asarray(file[key]["gtscore"])
+            noise = np.random.default_rng(len(truth)).random(len(truth))
+            rows = [
+                {"time": float(t), "informative_score": float(truth[t]), "relevance_score": float(noise[t]), "uncertainty_score": 0.2}
+                for t in range(len(truth))
+            ]
+            entries.append({"video_uuid": key, "debug_data": rows})
+    (tmp_path / "p.json").write_text(json.dumps(entries))
+    files = ["--predictions", tmp_path / "p.json", "--annotations", tmp_path / "mr_hisum.h5"]
+    result = tuned(tmp_path, "--dataset", "hisum", "--objective", "spearman", *files)
+    assert (result["best"]["alpha"], result["best"]["beta"]) == (1, 0)
+    assert result["cross_validation"]["mean"]["spearman"] == pytest.approx(1) and result["untuned"]["spearman"] < 0.9
+    with pytest.raises(UserError, match="mIoU is none of hisum"):
+        tuned(tmp_path, "--dataset", "hisum", "--objective", "mIoU", *files)

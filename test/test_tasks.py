@@ -43,7 +43,7 @@ def test_hisum_items(tmp_path):
     folder = tmp_path / "annotations"
     write_hisum(folder)
     (folder / "split.json").rename(folder / "mr_hisum_split.json")
-    with pytest.raises(UserError, match="title for video_2"):
+    with pytest.raises(UserError, match="official copy, which has no titles"):
         load_task("hisum").items(tmp_path)
     rows = "".join(f"video_{i + 1},tube{i},A title {i}\n" for i in range(5))
     (folder / "metadata.csv").write_text("video_id,youtube_id,title\n" + rows)

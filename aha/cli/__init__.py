@@ -34,11 +34,11 @@ GROUPS = {
     "eval": (
         "benchmark numbers of a prediction file; no GPU, no torch",
         {path.rpartition(".")[2]: f"{path}:main" for path in MODULES.values()}
-        | {name: f"aha.eval.{name}:main" for name in ("grid_search", "importers")},
+        | {name: f"aha.eval.{name}:main" for name in ("grid_search", "kfold")},
     ),
     "data": (
-        "data sets: fetch, complete, look through a training mixture, note what was scored",
-        {name: f"aha.data.{name}:main" for name in ("get", "prepare", "check", "manifest")},
+        "data sets: fetch, complete, look through a training mixture, note what was scored; import other people's predictions",
+        {name: f"aha.data.{name}:main" for name in ("get", "prepare", "check", "manifest")} | {"import": "aha.eval.importers:main"},
     ),
 }
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from aha.core.files import read_json
 from aha.errors import UserError
 
 
@@ -60,22 +62,37 @@ def fuse(informative, relevance, uncertainty, alpha, beta, epsilon, uncertainty_
     return np.zeros(np.broadcast(np.asarray(alpha), np.asarray(given)).shape)
 
 
+NAMES = ("alpha", "beta", "epsilon", "uncertainty_threshold")
+
+
 def add_fusion_flags(parser: argparse.ArgumentParser, default: Fusion | None = RELEVANCE) -> None:
-    """`default` None: flags that were not given are None (the caller decides)."""
+    """Flags that were not given are None; `fusion_of` fills them. `default` None: the caller decides, and the help names no default."""
     group = parser.add_argument_group("frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold)")
-    for name, about in (
-        ("alpha", "weight of the informative score"),
-        ("beta", "weight of the relevance score"),
-        ("epsilon", "weight of the uncertainty above the threshold"),
-        ("uncertainty_threshold", "variance below which uncertainty costs nothing"),
+    for name, about in zip(
+        NAMES,
+        (
+            "weight of the informative score",
+            "weight of the relevance score",
+            "weight of the uncertainty above the threshold",
+            "variance below which uncertainty costs nothing",
+        ),
     ):
-        value = None if default is None else getattr(default, name)
-        group.add_argument(
-            f"--{name}", type=float, default=value, metavar="X", help=about + ("" if value is None else f" (default {value:g})")
-        )
+        shown = "" if default is None else f" (default {getattr(default, name):g})"
+        group.add_argument(f"--{name}", type=float, metavar="X", help=about + shown)
+    group.add_argument("--weights", metavar="JSON", help="take these four from a result of the grid search; flags that are given win")
 
 
 def fusion_of(args: argparse.Namespace) -> Fusion:
-    """The Fusion of `add_fusion_flags`; flags that are None take the class's default. Raises UserError."""
-    given = {name: getattr(args, name) for name in ("alpha", "beta", "epsilon", "uncertainty_threshold")}
-    return Fusion(**{name: value for name, value in given.items() if value is not None})
+    """The Fusion of `add_fusion_flags`: flags that are None take the value of --weights, else the class's default. Raises UserError."""
+    given = read_weights(args.weights) if args.weights else {}
+    given |= {name: getattr(args, name) for name in NAMES if getattr(args, name) is not None}
+    return Fusion(**given)
+
+
+def read_weights(path: str | Path) -> dict[str, float]:
+    """The weights in a grid search's result ("best"), or in a JSON object of them. Raises UserError."""
+    document = read_json(path, "weights file")
+    best = document.get("best", document) if isinstance(document, dict) else None
+    if not isinstance(best, dict) or not all(type(best.get(name)) in (int, float) for name in NAMES):
+        raise UserError(f"weights file {path} holds no numbers {', '.join(NAMES)}; `aha eval grid_search --output FILE` writes one.")
+    return {name: float(best[name]) for name in NAMES}

@@ -8,9 +8,13 @@ The rules are those of MMDuet's and Aha's evaluation (`--is_online_model 0`), od
 
 from __future__ import annotations
 
+import argparse
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from aha.core.prediction import Prediction, number
+from aha.errors import UserError
 
 Form = Literal["timechat", "vtimellm"]
 
@@ -63,3 +67,47 @@ def turns(text: str, duration: float) -> list[tuple[float, str]]:
     """(second, words) for MAGQA: VTimeLLM's captions, then TimeChat's, each at its middle; else the whole text at second -1."""
     found = [*captions(text, duration, "vtimellm"), *captions(text, duration, "timechat")]
     return [((caption.start + caption.end) / 2, caption.text) for caption in found] or [(-1.0, text)]
+
+
+# ---------------------------------------------------------------- elements of a prediction file
+
+
+def _response(prediction: Prediction) -> Any:
+    response = prediction.record.get("model_response")
+    if not response or not isinstance(response, str | list) or not isinstance(response[0], str):
+        raise UserError(f"{prediction.name} has no model_response (words, or a list with them first); leave --answers text out?")
+    return response
+
+
+def answer(prediction: Prediction) -> tuple[str, float]:
+    """(words, duration in seconds) of an element: its model_response, of a list the first item."""
+    response = _response(prediction)
+    return response[0] if isinstance(response, list) else response, duration(prediction)
+
+
+def grounded(prediction: Prediction) -> tuple[float, float] | None:
+    """The answered span in seconds. As in the released code a bare string is read by its first character, so that it has none."""
+    return grounding_span(_response(prediction)[0], duration(prediction))
+
+
+def duration(prediction: Prediction) -> float:
+    return number(prediction.record.get("video_duration"), prediction.name, "video_duration", 0.0)
+
+
+def with_replies(prediction: Prediction) -> Prediction:
+    """The element with its words as timed replies (`turns`), as the other benchmarks' code writes them."""
+    replies = [{"role": "assistant", "time": time, "content": words} for time, words in turns(*answer(prediction))]
+    return replace(prediction, record={**prediction.record, "model_response_list": replies})
+
+
+def with_window(prediction: Prediction) -> Prediction:
+    """The element with its answered span as the only window (ordered), without one as none."""
+    span = grounded(prediction)
+    return replace(prediction, record={**prediction.record, "pred_relevant_windows": [[*sorted(span), 1.0]] if span else []})
+
+
+def add_answers_flag(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--answers", choices=("scores", "text"), default="scores",
+        help="what the file holds: scores, windows and replies, or free text of other models (model_response)",
+    )  # fmt: skip

@@ -31,15 +31,17 @@ from llava_next import PUBLISHED, FrameShape
 
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn
 from aha.core.files import read_json
-from aha.data import hisum, mmduetit, tvsum
+from aha.data import hisum, mmduetit, summe, tvsum
 from aha.data.labels import keep_frames, label_arrays
 from aha.data.samples import Problem, Sample
 from aha.errors import UserError
+from aha.eval.community import Split
 from aha.video.library import VideoFolder, index_videos, list_videos
 from aha.video.reader import VideoFrames, read_video
 
 KEYS = {  # annotation files of each type of data set
     "tvsum": (),
+    "summe": ("annotations",),
     "hisum": ("scores", "split", "metadata"),
     "hihd": ("annotations",),
     "captions": ("annotations",),
@@ -47,7 +49,10 @@ KEYS = {  # annotation files of each type of data set
     "grounding": ("annotations",),
 }
 OPTIONAL = ("index", "weight", "fps", "max_num_frames", "source")
-TVSUM_OPTIONAL = ("annotations", "info")  # without them: datasets/tvsum, else the copy that ships
+OWN_OPTIONAL = {
+    "tvsum": ("annotations", "info"),  # without them: datasets/tvsum, else the copy that ships
+    "summe": ("h5",),  # names the videos of published splits
+}
 DEFAULT_MAX_NUM_FRAMES = 128
 SHOWN_PROBLEMS = 10  # per data set; `python -m aha.data.check` shows all
 
@@ -65,7 +70,7 @@ def read_config(path: str | os.PathLike) -> list[dict[str, Any]]:
         if not isinstance(kind, str) or kind not in KEYS:
             raise UserError(f"{where}: type {str(kind)[:40]!r} is none of {', '.join(KEYS)}.")
         required = ("name", "type", "videos", *KEYS[kind])
-        optional = OPTIONAL + (TVSUM_OPTIONAL if kind == "tvsum" else ())
+        optional = OPTIONAL + OWN_OPTIONAL.get(kind, ())
         missing = [key for key in required if key not in entry]
         unknown = [key[:40] for key in entry if key not in (*required, *optional)]
         if missing or unknown:
@@ -89,7 +94,7 @@ def read_config(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _paths(entry: dict[str, Any]) -> list[str]:
     """The keys of an entry that name files and folders that must be there."""
-    return ["videos", *KEYS[entry["type"]], *(key for key in TVSUM_OPTIONAL if entry["type"] == "tvsum" and key in entry)]
+    return ["videos", *KEYS[entry["type"]], *(key for key in OWN_OPTIONAL.get(entry["type"], ()) if key in entry)]
 
 
 def _is_text(value: Any, is_path: bool) -> bool:
@@ -255,13 +260,20 @@ class Mixture:
 
 
 def load_source(
-    entry: Mapping[str, Any], fps: float, max_num_frames: int, split: str = "train", fold: int | None = None, validation: bool = False
+    entry: Mapping[str, Any],
+    fps: float,
+    max_num_frames: int,
+    split: str = "train",
+    fold: int | Split | None = None,
+    validation: bool = False,
 ) -> Source:
     """Index the videos of one config entry and make its samples."""
     entry = dict(entry)
     folder = VideoFolder(index_videos(entry["videos"], entry["index"], report=False))
     if entry["type"] == "tvsum":
         samples, problems = tvsum.load(entry, folder, split, fold, validation)
+    elif entry["type"] == "summe":
+        samples, problems = summe.load(entry, folder, split, fold)
     elif entry["type"] == "hisum":
         samples, problems = hisum.load_hisum(entry, folder, split)
     elif entry["type"] == "hihd":
@@ -291,7 +303,7 @@ def build_mixture(
     max_num_frames: int | None = None,
     seed: int = 0,
     split: str = "train",
-    fold: int | None = None,
+    fold: int | Split | None = None,
     validation: bool = False,
     limit: int | None = None,
     frame: FrameShape = PUBLISHED,
@@ -300,8 +312,9 @@ def build_mixture(
     """Read a mixture config and every data set it names.
 
     frame_fps (frames a second): for entries that do not say theirs. max_num_frames: per sample, at most (an entry may say less). split:
-    train, val, test or all. fold: which fifth of TVSum is held out (None: nothing is); validation: keep the next fifth out of "train"
-    too, for split "val". limit: at most this many samples of each data set, for smoke runs. frame: `config.frame` of the base.
+    train, val, test or all. fold: which fifth of TVSum is held out (None: nothing is), or a published split; validation: keep the next
+    fifth out of "train" too, for split "val". limit: at most this many samples of each data set, for smoke runs. frame: `config.frame` of
+    the base.
     video_backend: who decodes.
 
     What is left out is printed once (by rank 0). Raises UserError for a bad config or annotation file, a missing folder, or where no sample

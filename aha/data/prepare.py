@@ -168,7 +168,7 @@ def missing_files(data: DataSet, folder: Path) -> list[str]:
     return [
         " or ".join(f"{folder / file.path} from {file.source}" for file in files)
         for files in groups.values()
-        if not any((folder / file.path).is_file() for file in files)
+        if not any((folder / file.path).exists() for file in files)
     ]
 
 

@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from aha.core.folds import folds
 from aha.data.samples import Problem, RelevanceSample, Sample
+from aha.eval import tvsum
 from aha.eval.annotations import TVSumVideo, read_tvsum
+from aha.eval.community import Split
 from aha.video.library import VideoFolder
 
 SPLITS = ("train", "val", "test", "all")
 
 
-def split_ids(videos: dict[str, TVSumVideo], split: str, fold: int | None, n_folds: int = 5, validation: bool = False) -> list[str]:
-    """Video ids of a split, in the annotations' order.
-
-    "test": the held-out videos of `fold`; "train": the others; "all", or no fold: every video. With `validation`, "val" is the next fold's
-    held-out videos, and "train" goes without them, so that the best checkpoint can be chosen without looking at test videos.
-    """
-    if fold is None or split == "all":
-        return list(videos)
-    held_out = folds({video_id: video.category for video_id, video in videos.items()}, n_folds)
-    test = set(held_out[fold])
-    val = set(held_out[(fold + 1) % n_folds]) if validation else set()
-    chosen = {"test": test, "val": val, "train": set(videos) - test - val}[split]
-    return [video_id for video_id in videos if video_id in chosen]
+def split_ids(videos: dict[str, TVSumVideo], split: str, fold: int | Split | None, n_folds: int = 5, validation: bool = False) -> list[str]:
+    """Video ids of a split, in the annotations' order: aha.eval.tvsum.split_ids."""
+    return tvsum.split_ids({video_id: video.category for video_id, video in videos.items()}, split, fold, n_folds, validation)
 
 
 def importance(video: TVSumVideo) -> np.ndarray:
@@ -68,7 +59,7 @@ def tvsum_samples(name: str, videos: dict[str, TVSumVideo], folder: VideoFolder,
     return samples, problems
 
 
-def load(entry: dict, folder: VideoFolder, split: str, fold: int | None, validation: bool) -> tuple[list[Sample], list[Problem]]:
+def load(entry: dict, folder: VideoFolder, split: str, fold: int | Split | None, validation: bool) -> tuple[list[Sample], list[Problem]]:
     """Samples of a mixture entry {"annotations"?: as for read_tvsum, "info"?: TSV}. Raises UserError for bad annotation files."""
     videos = read_tvsum(entry.get("annotations"), entry.get("info"))
     return tvsum_samples(entry["name"], videos, folder, split_ids(videos, split, fold, validation=validation))

@@ -34,17 +34,20 @@ BASE = PACKAGE / "checkpoints" / "llava-onevision-qwen2-demo-ov"
 ADAPTER = PACKAGE / "checkpoints" / "mmduet-demo"
 DEEPSPEED = "configs/deepspeed/zero2.json"
 FOLD = 0
+HELD_OUT = ("--fold", str(FOLD))
 DATA_SEED = 0
 EPOCHS, LEARNING_RATE = 4, 5e-4
 COLUMNS = (("corr_full", "kendall", "Kendall tau"), ("corr_full", "spearman", "Spearman rho"), ("f1_official60", "f1", "F1 at 15%"))
 
 
-def training_command(data: Path, output: Path, seed: int, epochs: float, extra: list[str]) -> list[str]:
+def training_command(
+    data: Path, output: Path, seed: int, epochs: float, extra: list[str], held_out: tuple[str, ...] = HELD_OUT
+) -> list[str]:
     """The command of the full run (scripts/train_on_tvsum.sh), on 2 CPU processes, with a learning rate for a model of 0.7 M parameters."""
     return [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "aha.train",
         "--llm_pretrained", str(BASE), "--lora_pretrained", str(ADAPTER), "--dataset_config", str(data / "demo.json"),
-        "--vision_cache", str(data / "vision_cache"), "--fold", str(FOLD),
+        "--vision_cache", str(data / "vision_cache"), *held_out,
         "--deepspeed", str(checkout_file(DEEPSPEED)),
         "--output_dir", str(output), "--num_train_epochs", str(epochs), "--learning_rate", str(LEARNING_RATE),
         "--gradient_accumulation_steps", "1", "--gradient_checkpointing", "False", "--save_steps", "16", "--report_to", "wandb",

@@ -5,7 +5,8 @@
 Frame scores (`debug_data`) are turned into an answer by smoothing, per-video min-max and a threshold (MMDuet, Aha): `fixed_threshold` uses
 one threshold for all questions, `best_threshold_per_example` the best one for each question, which needs the ground truth (an oracle: it
 bounds, it does not compare). Both look ahead: min-max over the whole video, and smoothing over frames on both sides.
-Listed windows (`pred_relevant_windows`) are judged as in UniVTG. Percent.
+Listed windows (`pred_relevant_windows`) are judged as in UniVTG. With `--answers text` the span is read from the words of another model
+("From 12 to 40"; aha/core/text_answers.py). Percent.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aha.core import text_answers
 from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Prediction, interval, listed
 from aha.errors import UserError, run_command
@@ -35,6 +37,13 @@ if TYPE_CHECKING:
 WINDOWS = tuple(range(15))  # smoothing windows of the published sweep
 WHOLE = "whole_video"  # the row of answering "the whole video"
 RECALLS = ("mIoU", *(f"R@{r}" for r in grounding.RECALLS))
+TEXT = tuple(
+    Protocol(name, f"span in the words of another model, first true span (MMDuet/Aha, --is_online_model 0); {rule}", RECALLS, RECALLS)
+    for name, rule in (
+        ("text_grounding", "answers without exactly two numbers left out"),
+        ("text_grounding_unparsed_zero", "answers without exactly two numbers count 0"),
+    )
+)
 
 
 # ---------------------------------------------------------------- annotations
@@ -105,10 +114,13 @@ class Charades(Benchmark):
     windows: Sequence[int]
     threshold: float
     wanted: Sequence[str] | None  # --protocols
+    answers: str = "scores"
 
     def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = answers_of(path, self.chosen, "question_id")
         seen = [q for q, answer in answers.items() if answer.trained_on or q in trained_on]
+        if self.answers == "text":
+            return self._score_text(path, answers, skipped, seen)
         kinds = {"pred_relevant_windows" in answer.record for answer in answers.values()}
         if len(kinds) > 1:
             raise UserError(f"{path}: some entries hold pred_relevant_windows and some do not; evaluate the two kinds separately.")
@@ -136,6 +148,19 @@ class Charades(Benchmark):
                 scored.rows.setdefault(WHOLE, []).extend(_columns(protocol.name, ids, whole))
         scored.extra = {"sweep": sweep}
         return scored
+
+    def _score_text(self, path: Path, answers: Mapping[str, Prediction], skipped: dict[str, str], seen: list[str]) -> Scored:
+        """Spans read from words. An answer that is none is left out of the mean by the released code, and 0 in a protocol of its own."""
+        spans = {q: text_answers.grounded(answer) for q, answer in answers.items()}
+        ious = [text_answers.span_iou(span, self.questions[q].spans[0]) if span else np.nan for q, span in spans.items()]
+        columns = []
+        for protocol in self.protocols:
+            values = np.array(ious) if protocol.name == "text_grounding" else np.nan_to_num(ious)
+            columns += [
+                replace(column, values=np.where(np.isnan(values), np.nan, column.values))
+                for column in _columns(protocol.name, list(answers), values)
+            ]
+        return Scored(str(path), self.protocols, columns, len(answers), skipped, [], seen)
 
     def _score_windows(self, path: Path, answers: Mapping[str, Prediction], skipped: dict[str, str], seen: list[str]) -> Scored:
         truths = [np.array(self.questions[q].spans) for q in answers]
@@ -178,6 +203,7 @@ def load(
     limit: int | None = None,
     smooth_windows: Sequence[int] = (0, 8),
     threshold: float = 0.5,
+    answers: str = "scores",
 ) -> Charades:
     """Read the questions and select: by id, the first `limit`."""
     nearest = float(grounding.THRESHOLDS[np.argmin(np.abs(grounding.THRESHOLDS - threshold))])
@@ -185,11 +211,11 @@ def load(
         raise UserError(f"--threshold {threshold:g} is none of 0.30, 0.32, ..., 0.70; choose one of them.")
     path = find_annotations(TASK, annotations)
     questions = {q.key: q for q in read_charades(path)}
-    known = protocols_for(smooth_windows, nearest)
+    known = list(TEXT) if answers == "text" else protocols_for(smooth_windows, nearest)
     from_scores = known if protocols == ["univtg_windows"] else select_protocols(known, protocols)
     return Charades(
         annotations=str(path), chosen=select(list(questions), str(path), video_ids, limit), protocols=from_scores, questions=questions,
-        windows=smooth_windows, threshold=nearest, wanted=protocols,
+        windows=smooth_windows, threshold=nearest, wanted=protocols, answers=answers,
     )  # fmt: skip
 
 
@@ -211,6 +237,7 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--smooth_windows", type=window_list, default=[0, 8], help="frames averaged on each side, comma-separated (default 0,8)")
     threshold_help = "the fixed threshold, 0.30 to 0.70 in steps of 0.02; not tuned (default %(default)s)"
     p.add_argument("--threshold", type=float, default=0.5, help=threshold_help)
+    text_answers.add_answers_flag(p)
 
 
 TASK = Task(

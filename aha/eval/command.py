@@ -38,6 +38,7 @@ COMMON = (
     "trained_on",
     "random_runs",
     "published",
+    "weights",
     *WEIGHTS,
 )  # the others go to `load`
 

@@ -112,6 +112,14 @@ def read_splits(path: str | Path) -> list[Split]:
     return splits
 
 
+def chosen_split(path: str | Path, number: int | None) -> Split:
+    """Split `number` (from 0) of a file. Raises UserError where it has none of this number."""
+    splits = read_splits(path)
+    if number is None or not 0 <= number < len(splits):
+        raise UserError(f"splits file {path} holds splits 0 to {len(splits) - 1}; say which one is meant (not {number}).")
+    return splits[number]
+
+
 def _read_yaml(path: Path) -> object:
     import yaml
 

@@ -1,13 +1,18 @@
 """Fusion weights by grid search with honest cross-validation: tuned on the other folds, reported on the held-out one.
 
     python -m aha.eval.grid_search --predictions outputs/tvsum/predictions.json --output outputs/tvsum/grid.json
+    python -m aha.eval.grid_search --dataset charades --predictions outputs/charades/predictions.json --output grid.json
+    python -m aha.eval.tvsum --predictions new.json --weights outputs/tvsum/grid.json          # every evaluator reads the result
 
 Frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold). Every combination is scored on every video
 (vectorised); then, for each of the folds, the combination with the best mean objective over the OTHER folds' videos is taken and reported
 on the fold's own. The mean over all held-out videos is the result. What tuning on all videos and reporting on the same would give (as the
 released Aha scripts do) is printed beside it, named "tuned on test".
 
-Dimensions: V videos, S samples of a video, K combinations.
+TVSum and Mr.HiSum: Aha's metrics of the scores, one a second (`aha_1fps_mean`, against the mean annotation or gtscore). Charades-STA: IoU
+of the frames with min-max score >= 0.5, unsmoothed (`fixed_threshold_w0_t0.50`); all questions of a video are in one fold.
+
+Dimensions: V videos (or questions), S samples of a video, K combinations.
 """
 
 from __future__ import annotations
@@ -17,7 +22,8 @@ import itertools
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +37,14 @@ from aha.errors import UserError, run_command
 from aha.eval.annotations import HIGHEST, find_tvsum, read_tvsum
 from aha.eval.grids import place
 from aha.eval.tvsum_protocols import aha_metrics
+from aha.metrics.grounding import RECALLS, THRESHOLDS
 from aha.metrics.highlights import top_labels, top_share, trapezoid_ap
 from aha.results import table
 from aha.results.tree import number
 
 PARAMETERS = ("alpha", "beta", "epsilon", "uncertainty_threshold")
+THRESHOLD = float(THRESHOLDS[10])  # 0.5, to the last bit as in the evaluation
+GROUNDING = ("mIoU", *(f"R@{r}" for r in RECALLS))
 OBJECTIVES = ("top5", "spearman", "spearman_annotators", "map50", "map15", "f1_15")
 METRICS = ("spearman", "kendall", "map50", "map15", "top5", "f1_15")
 # Aha's published optima lie on grids of this kind (paper, table 12): 10 x 10 x 15 x 10 = 15,000 combinations.
@@ -45,13 +54,15 @@ BLOCK = 4096  # combinations at once: keeps a block of scores within some megaby
 
 @dataclass(frozen=True)
 class HeadScores:
-    """One video at its samples: heads [3, S] (informative, relevance, uncertainty), mean [S] annotation in 0..1, users [A, S]."""
+    """One video (or question) at its samples: heads [3, S] (informative, relevance, uncertainty), mean [S] annotation in 0..1 (Charades:
+    the true frames), users [A, S]. group: what must not be torn apart by folds, by default itself."""
 
     video_id: str
     category: str
     heads: np.ndarray
     mean: np.ndarray
     users: np.ndarray
+    group: str = ""
 
 
 def grid_values(text: str) -> list[float]:
@@ -147,7 +158,22 @@ def _spearman(labels_of):
     return objective
 
 
+def frame_ious(video: HeadScores, scores_KS: np.ndarray) -> np.ndarray:
+    """Charades-STA: IoU of {min-max score >= 0.5} with the true frames, [K]; 0 for constant scores (aha.metrics.grounding)."""
+    low, high = scores_KS.min(axis=1, keepdims=True), scores_KS.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        chosen = (scores_KS - low) / (high - low) >= THRESHOLD
+    truth = video.mean > 0
+    union = (chosen | truth).sum(axis=1)
+    return np.divide((chosen & truth).sum(axis=1), union, out=np.zeros(len(scores_KS)), where=(union > 0) & (high > low)[:, 0])
+
+
+def _recall(threshold: float):
+    return lambda video, scores_KS: (frame_ious(video, scores_KS) >= threshold).astype(float)
+
+
 _OBJECTIVES = {
+    "mIoU": frame_ious, **{f"R@{r}": _recall(r) for r in RECALLS},
     "top5": _top5, "f1_15": _f1_15, "map50": _average_precision(0.5), "map15": _average_precision(0.15),
     "spearman": _spearman(lambda video: video.mean[None]), "spearman_annotators": _spearman(lambda video: video.users),
 }  # fmt: skip
@@ -170,13 +196,15 @@ def tune(objective_VK: np.ndarray) -> int:
 
 
 def metrics_at(video: HeadScores, combination: np.ndarray) -> dict[str, float]:
-    """Aha's six TVSum metrics of one video under one combination."""
+    """Aha's six metrics of one video under one combination; of a question of Charades-STA its IoU and recalls."""
+    if video.group:
+        return {name: float(_OBJECTIVES[name](video, fused(video, combination[None]))[0]) for name in GROUNDING}
     found = aha_metrics(video.mean, fused(video, combination[None])[0])
     return {name: found[name] for name in METRICS}
 
 
 def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
-    return {name: number(float(np.nanmean([row[name] for row in rows]))) if rows else None for name in METRICS}
+    return {name: number(float(np.nanmean([row[name] for row in rows]))) for name in rows[0]} if rows else {}
 
 
 def named(combination: np.ndarray) -> dict[str, float]:
@@ -225,6 +253,48 @@ def read_heads(
     return videos
 
 
+def read_hisum_heads(predictions: str | Path, annotations: str | Path | None, needed: Sequence[bool]) -> list[HeadScores]:
+    """The heads and gtscore of every predicted Mr.HiSum video, one sample a second."""
+    from aha.eval.hisum import load, on_seconds  # h5py: only here
+
+    videos = []
+    with closing(load(annotations)) as benchmark:
+        for prediction in read_predictions(predictions):
+            key = benchmark.key(prediction.video_id)
+            if key not in benchmark.file.ids:
+                raise UserError(f"{predictions}: video {key} is not in {benchmark.annotations}; check that both are of one data set.")
+            truth = benchmark.file.read(key, False).gtscore
+            samples = prediction.samples(RELEVANCE)
+            heads = [replace(samples, scores=prediction.head(name)) if used else None for name, used in zip(SCORES, needed)]
+            where = f"{predictions}: video {key}"
+            heads_3S = np.stack([np.zeros(len(truth)) if one is None else on_seconds(one, len(truth), where) for one in heads])
+            videos.append(HeadScores(key, "", heads_3S, truth, truth[None]))
+    return videos
+
+
+def read_charades_heads(predictions: str | Path, annotations: str | Path | None, needed: Sequence[bool]) -> list[HeadScores]:
+    """The heads and the true frames of every predicted question of Charades-STA."""
+    from aha.eval.charades import load
+
+    questions = load(annotations).questions
+    videos = []
+    for prediction in read_predictions(predictions):
+        q = prediction.question_id
+        if q not in questions:
+            raise UserError(f"{predictions}: question {q} is not in the annotations; check that both are of one data set.")
+        times, _ = prediction.timed_scores(RELEVANCE)
+        heads = [prediction.head(name) if used else np.zeros(len(times)) for name, used in zip(SCORES, needed)]
+        truth = np.any([(times >= start) & (times <= end) for start, end in questions[q].spans], axis=0).astype(float)
+        videos.append(HeadScores(q, "", np.stack(heads), truth, truth[None], group=questions[q].video))
+    return videos
+
+
+def folds_of(videos: Sequence[HeadScores], n_folds: int) -> list[list[str]]:
+    """Held-out ids of each fold; what is of one group stays together."""
+    groups = {video.group or video.video_id: video.category for video in videos}
+    return [[video.video_id for video in videos if (video.group or video.video_id) in set(members)] for members in folds(groups, n_folds)]
+
+
 def search(
     videos: Sequence[HeadScores], grid: dict[str, Sequence[float]], objective: str, n_folds: int, all_rows: bool, workers: int = 2
 ) -> dict:
@@ -235,7 +305,7 @@ def search(
     """
     rows = combinations(grid)
     objective_VK = objective_table(videos, rows, objective, workers)
-    held_out = folds({video.video_id: video.category for video in videos}, n_folds)
+    held_out = folds_of(videos, n_folds)
     best = tune(objective_VK)
     untuned = np.array([0.0, 1.0, 0.0, 0.0])
     result = {
@@ -254,26 +324,27 @@ def search(
 
 def render(result: dict) -> str:
     """The console table."""
-    lines = []
+    lines, metrics = [], list(result["cross_validation"]["mean"])
     for fold in result["cross_validation"]["folds"]:
         p = fold["parameters"]
         label = f"fold {fold['fold']}: a {p['alpha']:.3g} b {p['beta']:.3g} e {p['epsilon']:.3g} t {p['uncertainty_threshold']:.3g}"
-        lines.append((label, [table.shown(fold["held_out"][name]) for name in METRICS]))
-    lines.append(("HELD OUT, mean", [table.shown(result["cross_validation"]["mean"][name]) for name in METRICS]))
-    lines.append(("untuned: a 0 b 1 e 0", [table.shown(result["untuned"][name]) for name in METRICS]))
-    lines.append(("tuned on test (no result)", [table.shown(result["best"][name]) for name in METRICS]))
-    title = f"{result['combinations']} combinations, {result['videos']} videos, objective {result['objective']} (aha_1fps_mean protocol)"
-    return table.block(title, METRICS, lines)
+        lines.append((label, [table.shown(fold["held_out"][name]) for name in metrics]))
+    lines.append(("HELD OUT, mean", [table.shown(result["cross_validation"]["mean"][name]) for name in metrics]))
+    lines.append(("untuned: a 0 b 1 e 0", [table.shown(result["untuned"][name]) for name in metrics]))
+    lines.append(("tuned on test (no result)", [table.shown(result["best"][name]) for name in metrics]))
+    title = f"{result['combinations']} combinations, {result['videos']} videos, objective {result['objective']}"
+    return table.block(title, metrics, lines)
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "python -m aha.eval.grid_search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--dataset", choices=("tvsum", "hisum", "charades"), default="tvsum", help="which benchmark (default %(default)s)")
     parser.add_argument("--predictions", required=True, help="prediction file with the three heads (aha.score)")
-    parser.add_argument("--annotations", help="ydata-tvsum50-anno.tsv[.gz] or .mat (default: found under datasets/tvsum)")
+    parser.add_argument("--annotations", help="annotation file or folder of the benchmark (default: found under datasets/)")
     parser.add_argument("--info", help="ydata-tvsum50-info.tsv (default: the one beside the annotations)")
-    parser.add_argument("--objective", choices=OBJECTIVES, default="top5", help="what tuning maximises (default %(default)s)")
+    parser.add_argument("--objective", choices=(*OBJECTIVES, *GROUNDING), help="what tuning maximises (default top5; charades: mIoU)")
     parser.add_argument("--folds", type=int, default=5, help="number of folds, balanced over categories (default %(default)s)")
     for name in PARAMETERS:
         parser.add_argument(
@@ -290,8 +361,15 @@ def main(argv: list[str]) -> None:
     if not (needed[0] or needed[1]):
         raise UserError("the grid has no combination with alpha or beta other than 0; widen --grid_alpha or --grid_beta.")
     needed[1] = True  # the untuned row is relevance alone
-    videos = read_heads(args.predictions, args.annotations, args.info, needed)
-    result = search(videos, grid, args.objective, args.folds, args.all_rows)
+    objective = args.objective or ("mIoU" if args.dataset == "charades" else "top5")
+    if (objective in GROUNDING) != (args.dataset == "charades"):
+        raise UserError(f"--objective {objective} is none of {args.dataset}; see --help.")
+    if args.dataset == "tvsum":
+        videos = read_heads(args.predictions, args.annotations, args.info, needed)
+    else:
+        read = read_hisum_heads if args.dataset == "hisum" else read_charades_heads
+        videos = read(args.predictions, args.annotations, needed)
+    result = search(videos, grid, objective, args.folds, args.all_rows)
     print(render(result))
     if args.output:
         write_json(args.output, result)

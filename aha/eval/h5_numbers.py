@@ -138,12 +138,22 @@ class H5Truth:
 
 
 def read_truth(
-    h5: str | Path, ids: Mapping[str, str], videos: Mapping[str, H5Video], reduction: str, splits: str | Path | None, **more: Any
+    h5: str | Path,
+    ids: Mapping[str, str],
+    videos: Mapping[str, H5Video],
+    reduction: str,
+    splits: str | Path | Sequence[Split] | None,
+    **more: Any,
 ) -> H5Truth:
     """The truth of an h5 file (ids: video_N -> id) with the splits of a file. Raises UserError."""
-    truth = H5Truth(Path(h5), videos, ids, reduction, read_splits(splits) if splits is not None else (), **more)
+    truth = H5Truth(Path(h5), videos, ids, reduction, splits_of(splits), **more)
     _ = truth.tests  # a video that is not there is found before anything is computed
     return truth
+
+
+def splits_of(given: str | Path | Sequence[Split] | None) -> Sequence[Split]:
+    """Splits, or those of a file."""
+    return read_splits(given) if isinstance(given, str | Path) else given or ()
 
 
 def tests_of(splits: Sequence[Split], ids: Mapping[str, str], where: str | Path) -> list[list[str]]:

@@ -48,6 +48,11 @@ def items(root: str | Path, split: str | None = None, fold: int | None = None) -
     folder = Path(root) / "annotations"
     known = read_metadata(folder / "metadata.csv")
     youtube = {video_id: youtube_id for youtube_id, video_id in known.youtube.items()}
+    if known.youtube and not known.titles:
+        raise UserError(
+            f"{folder / 'metadata.csv'} is the official copy, which has no titles, and a title is what a video is asked for; "
+            "mr_hisum_metadata.csv of Aha's annotations (https://huggingface.co/datasets/aiden200/aha-annotationsv1) has them."
+        )
     found = []
     for video_id in read_keys(folder / "mr_hisum_split.json", split or "test"):
         if video_id not in youtube or video_id not in known.titles:

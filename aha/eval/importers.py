@@ -1,18 +1,17 @@
 """Other people's prediction files -> our prediction file, which every evaluation, comparison and figure reads.
 
-    python -m aha.eval.importers scores.json --source pgl-sum --h5 eccv16_dataset_summe_google_pool5.h5 --output predictions.json
-    python -m aha.eval.importers dump.h5 --source triplesumm --output predictions.json
-    python -m aha.eval.importers hl_val_submission.jsonl --source lighthouse --output predictions.jsonl
+    aha data import scores.json --source pgl-sum --h5 eccv16_dataset_summe_google_pool5.h5 --output predictions.json
+    aha data import dump.h5 --source triplesumm --output predictions.json
+    aha data import hl_val_submission.jsonl --source lighthouse --output predictions.jsonl
 
-| source | files | what they hold |
-| --- | --- | --- |
-| pgl-sum, csta | .json {video_N: [scores]} (PGL-SUM's and CA-SUM's own), a folder of video_N.npy, .npz, .h5 (a data set a video, or video_N/score) | one score for each of the data set's `picks`: give --h5 |
-| triplesumm | the same files, by Mr.HiSum's video ids (its code prints means and keeps no file: dump what its model returns) | one score a second |
-| lighthouse, moment_detr | .jsonl {qid, vid, pred_saliency_scores, pred_relevant_windows} | one score for each 2-second clip; windows |
-| mmduet, aha | .json or .jsonl {question_id, debug_data, model_response_list} | one row for each frame, MMDuet's with both classes of a head; replies |
+pgl-sum, csta            .json {video_N: [scores]} (what PGL-SUM and CA-SUM write), a folder of video_N.npy, .npz, or .h5 (a data set a
+                         video, or video_N/score): one score for each of the data set's `picks`, so --h5 is needed
+triplesumm               the same files by Mr.HiSum's video ids, one score a second (its code keeps no file: dump what its model returns)
+lighthouse, moment_detr  .jsonl {qid, vid, pred_saliency_scores, pred_relevant_windows}: scores of 2-second clips, windows
+mmduet, aha              .json or .jsonl {question_id, debug_data, model_response_list}; MMDuet lists both classes of a head
 
 Nothing is rounded, and nothing is guessed: a video that cannot be placed is an error that names it.
-"""  # noqa: E501 (a table)
+"""
 
 from __future__ import annotations
 
@@ -83,14 +82,13 @@ def _load(path: Path) -> Any:
 
 
 def _h5_scores(path: Path) -> dict[str, np.ndarray]:
-    from aha.core.h5 import H5File
+    from aha.core.h5 import H5File  # here, because --help needs none
 
     found = {}
-    with H5File(path, "scores file", "it is damaged or no HDF5 file") as file:
+    with H5File(path, "prediction file", "it is damaged or no HDF5 file, get it again") as file:
         for name in file.names():
             scores = file.numbers(name)
-            if scores is None:
-                scores = file.numbers(f"{name}/score")
+            scores = file.numbers(f"{name}/score") if scores is None else scores
             if scores is None:
                 raise UserError(f"{path}: video {name} has no data set `score`; expected {{video: scores}} or {{video: {{score}}}}.")
             found[name] = scores
@@ -176,9 +174,7 @@ def _rows(prediction: Prediction) -> Iterator[dict[str, float]]:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m aha.eval.importers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="aha data import", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("predictions", help="prediction file, or folder of .npy files")
     parser.add_argument("--source", required=True, choices=SOURCES, help="whose code wrote it")
     parser.add_argument("--h5", metavar="FILE", help="pgl-sum, csta: eccv16_dataset_{summe,tvsum}_google_pool5.h5, whose picks are scored")

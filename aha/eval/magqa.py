@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aha.core import text_answers
 from aha.core.files import write_text
 from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Prediction, interval, number, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
 from aha.eval.judge import PROMPT_VERSION, EndpointJudge, JudgmentCache, Pair, judge_pairs, read_batch, setting, write_batch
+from aha.eval.judge_batch import send_and_fetch
 from aha.eval.questions import Question, find_annotations, read_answers, timed_curves
 from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
 from aha.results.layout import Headline, Protocol
@@ -130,6 +132,7 @@ class JudgeSettings:
     judge_timeout: float = 60.0
     judge_workers: int = 4
     batch_dir: str = "outputs/judge_batch"
+    batch_wait: float | None = None
 
 
 def grade_questions(
@@ -166,12 +169,16 @@ def grade_questions(
 
 
 def grade_by_batch(pairs: list[Pair], cache: JudgmentCache, args: JudgeSettings) -> dict[Pair, int]:
-    """First run: write the batch input and stop with what to do. Next run: take `output*.jsonl` of the folder."""
-    judge = EndpointJudge(args.judge_url or OPENAI_URL, args.judge_model)
+    """First run: write the batch input and stop with what to do. Next run: take `output*.jsonl` of the folder. With batch_wait the batch is
+    sent to the endpoint, waited for and fetched here."""
+    judge = EndpointJudge(args.judge_url or OPENAI_URL, args.judge_model, setting("OPENAI_API_KEY"), args.judge_timeout)
     folder = Path(args.batch_dir)
     outputs = sorted(folder.glob("output*.jsonl")) if folder.is_dir() else []
     without = sum(read_batch(path, cache)[1] for path in outputs)
     left = write_batch(pairs, judge, cache, folder / "input.jsonl")
+    if left and args.batch_wait is not None:
+        without = read_batch(send_and_fetch(judge, folder, args.batch_wait), cache)[1]
+        left = write_batch(pairs, judge, cache, folder / "input.jsonl")
     if left:
         hint = f" ({without} answers of the last batch held no grade)" if without else ""
         raise UserError(
@@ -204,9 +211,12 @@ class Magqa(Benchmark):
     limit: int | None
     num_examples: int | None
     scored: str | None  # where to write the graded predictions
+    answers: str
 
     def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = self._answers(path)
+        if self.answers == "text":
+            answers = {q: text_answers.with_replies(answer) for q, answer in answers.items()}
         if all("evaluator_output" in answer.record for answer in answers.values()):
             graded = {q: read_graded(answer) for q, answer in answers.items()}
         else:
@@ -249,6 +259,7 @@ def load(
     limit: int | None = None,
     scored: str | None = None,
     num_examples: int | None = None,
+    answers: str = "scores",
     **judge: Any,
 ) -> Magqa:
     """Read the questions and select: by id, the first `limit`. With neither annotations nor a judge, only graded predictions can be
@@ -261,7 +272,7 @@ def load(
     chosen = select(list(questions), str(path), video_ids, limit) if questions else []
     return Magqa(
         annotations=str(path) if path else "", chosen=chosen, protocols=select_protocols(PROTOCOLS, protocols), questions=questions,
-        settings=settings, video_ids=video_ids, limit=limit, num_examples=num_examples, scored=scored,
+        settings=settings, video_ids=video_ids, limit=limit, num_examples=num_examples, scored=scored, answers=answers,
     )  # fmt: skip
 
 
@@ -283,11 +294,13 @@ def add_flags(p: argparse.ArgumentParser) -> None:
         ("judge_timeout", float, "seconds to wait for one grade (default %(default)s)"),
         ("judge_workers", int, "questions put to the endpoint at the same time (default %(default)s)"),
         ("batch_dir", str, "folder of the batch files (default %(default)s)"),
+        ("batch_wait", float, "send the batch to the endpoint and wait at most so many seconds for it (default: only write the file)"),
     ):
         p.add_argument(f"--{name}", type=kind, default=default[name], help=about)
     p.add_argument(
         "--scored", metavar="FILE", help="write the predictions with their grades (JSON Lines), to be evaluated again without a judge"
     )
+    text_answers.add_answers_flag(p)
     p.add_argument("--num_examples", type=int, metavar="N", help="pad with unanswered questions up to N (default: the annotated questions)")
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aha.core import text_answers
 from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import CLIP_SECONDS, Prediction, interval, listed, number
 from aha.errors import UserError, run_command
@@ -24,6 +25,7 @@ from aha.eval.command import Benchmark, answers_of, run, select, select_protocol
 from aha.eval.questions import Question, conversation, find_annotations, question, read_entries, unique
 from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
 from aha.metrics import grounding, moments
+from aha.results import tree
 from aha.results.layout import RANDOM, Headline, Protocol
 from aha.results.tree import Column, Scored, mean_of
 
@@ -107,9 +109,12 @@ class QVHighlights(Benchmark):
     questions: Mapping[str, Question]
     smooth_window: int
     windows_from_scores: float | None
+    answers: str
 
     def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = answers_of(path, self.chosen, "question_id")
+        if self.answers == "text":
+            answers = {q: text_answers.with_window(answer) for q, answer in answers.items()}
         kinds = {
             "scores": [bool({"pred_saliency_scores", "debug_data"} & answer.record.keys()) for answer in answers.values()],
             "windows": ["pred_relevant_windows" in answer.record for answer in answers.values()],
@@ -192,10 +197,11 @@ def _add(scored: Scored, protocol: Protocol, columns: list[Column], ids: list[st
     columns.extend(Column(protocol.name, metric, "", ids, values) for metric, values in metrics.items())
 
 
-def official_brief(columns: Sequence[Column]) -> dict[str, float]:
+def official_brief(columns: Sequence[Column]) -> dict[str, float | None]:
     """The official tool's `brief` summary."""
     wanted = {("moment_retrieval", m) for m in RETRIEVAL} | {("highlight_detection", m) for m in HIGHLIGHTS}
-    return {column.metric: round(mean_of(column.values), 2) for column in columns if (column.protocol, column.metric) in wanted}
+    means = {column.metric: mean_of(column.values) for column in columns if (column.protocol, column.metric) in wanted}
+    return {metric: tree.number(round(mean, 2)) for metric, mean in means.items()}
 
 
 def load(
@@ -205,6 +211,7 @@ def load(
     limit: int | None = None,
     smooth_window: int = 0,
     windows_from_scores: float | None = None,
+    answers: str = "scores",
 ) -> QVHighlights:
     """Read the questions and select: by id, the first `limit`."""
     if smooth_window < 0:
@@ -214,7 +221,7 @@ def load(
     return QVHighlights(
         annotations=str(path), chosen=select(list(questions), str(path), video_ids, limit), questions=questions,
         protocols=select_protocols(protocols_for(smooth_window, windows_from_scores), protocols),
-        smooth_window=smooth_window, windows_from_scores=windows_from_scores,
+        smooth_window=smooth_window, windows_from_scores=windows_from_scores, answers=answers,
     )  # fmt: skip
 
 
@@ -226,6 +233,7 @@ def evaluate(predictions: str | Path, annotations: str | Path | None = None, **o
 
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--smooth_window", type=int, default=0, help="frames averaged on each side; above 0 looks ahead (default %(default)s)")
+    text_answers.add_answers_flag(p)
     p.add_argument("--windows_from_scores", type=float, metavar="X", help="moment retrieval from scores: threshold 0..1 on min-max scores")
 
 

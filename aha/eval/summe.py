@@ -133,9 +133,9 @@ def add_flags(p: argparse.ArgumentParser) -> None:
 TASK = Task(
     DataSet(
         "summe", "SumMe (Gygli et al., ECCV 2014)", "summe",
-        (File(FILE, "https://github.com/e-apostolidis/PGL-SUM (data/)"),),
-        "videos", "https://gyglim.github.io/me/vsum (SumMe.zip, with its ground truth GT)", "25 videos, 1.1 h", "see the data set's page",
-        "evaluation: key-shot summaries (aha.eval.summe)",
+        (File(FILE, "https://github.com/e-apostolidis/PGL-SUM (data/)"), File("GT", "https://gyglim.github.io/me/vsum (SumMe.zip)")),
+        "videos", "https://gyglim.github.io/me/vsum (SumMe.zip)", "25 videos, 1.1 h", "see the data set's page",
+        "fine-tuning (configs/datasets/summe.json) and evaluation: key-shot summaries (aha.eval.summe)",
     ),
     short="SumMe", items=items, load=load, add_flags=add_flags, frame_fps=2.0, random_runs=20,
     protocols=(KEYSHOTS_SUMME, CORR_SUMME), rows={RANDOM: "random summaries", HUMAN: "one user, each other"},

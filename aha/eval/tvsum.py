@@ -24,6 +24,7 @@ from aha.errors import UserError, run_command
 from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
 from aha.eval.baselines import ROWS, baselines_of
 from aha.eval.command import Benchmark, run, select, select_protocols
+from aha.eval.community import Split
 from aha.eval.grids import place
 from aha.eval.published import Counted
 from aha.eval.shots import read_shots
@@ -43,27 +44,44 @@ N_FOLDS = 5
 # ---------------------------------------------------------------- videos
 
 
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
-    """The videos and their titles. split "test": the held-out videos of `fold`; "train": the others; "val": the next fold's held-out ones;
-    "all", or no fold: every video."""
+def items(root: str | Path, split: str | None = None, fold: int | Split | None = None) -> list[Item]:
+    """The videos and their titles. split "test": the held-out videos of `fold` (or of a published split); "train": the others; "val": the
+    next fold's held-out ones; "all", or no fold: every video."""
     videos = read_tvsum(root)
     categories = {video_id: video.category for video_id, video in videos.items()}
     chosen = split_ids(categories, split or ("all" if fold is None else "test"), fold, validation=split == "val")
     return [Item(i, f"{i}.mp4", ((0.0, videos[i].title),), videos[i].length_s, categories[i]) for i in chosen]
 
 
-def split_ids(categories: Mapping[str, str], split: str, fold: int | None, n_folds: int = N_FOLDS, validation: bool = False) -> list[str]:
+def split_ids(
+    categories: Mapping[str, str], split: str, fold: int | Split | None, n_folds: int = N_FOLDS, validation: bool = False
+) -> list[str]:
     """Video ids of a split, in the order of `categories` (video id -> category). "test": the held-out videos of `fold`; "train": the
     others; "all", or no fold: every video. With `validation`, "val" is the next fold's held-out videos, and "train" goes without them, so
-    that the best checkpoint can be chosen without looking at test videos."""
+    that the best checkpoint can be chosen without looking at test videos. A published split has no "val"."""
     if fold is None or split == "all":
         return list(categories)
+    if isinstance(fold, Split):
+        return _of_published(categories, split, fold)
     held_out = folds(categories, n_folds)
     if not 0 <= fold < n_folds:
         raise UserError(f"--fold {fold}: folds are numbered 0 to {n_folds - 1}.")
     test = set(held_out[fold])
     val = set(held_out[(fold + 1) % n_folds]) if validation else set()
     chosen = {"test": test, "val": val, "train": set(categories) - test - val}[split]
+    return [video_id for video_id in categories if video_id in chosen]
+
+
+def _of_published(categories: Mapping[str, str], split: str, published: Split) -> list[str]:
+    """The test or train videos of a published split, whose names are ids or video_N in the order of the annotations."""
+    if split == "val":
+        raise UserError("a published split has no validation videos; leave --eval_strategy out, or use --fold.")
+    ids = {f"video_{number}": video_id for number, video_id in enumerate(categories, 1)} | {i: i for i in categories}
+    if unknown := [name for name in (*published.test, *published.train) if name not in ids]:
+        raise UserError(f"the split names {unknown[0]}, which is none of the {len(categories)} annotated videos; are both of one data set?")
+    test = {ids[name] for name in published.test}
+    train = {ids[name] for name in published.train} or set(categories) - test
+    chosen = test if split == "test" else train - test
     return [video_id for video_id in categories if video_id in chosen]
 
 

@@ -19,9 +19,9 @@ from aha.core.prediction import read_predictions
 from aha.errors import UserError
 from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
 from aha.eval.command import Benchmark, select, select_protocols
-from aha.eval.community import H5Video, read_h5, read_splits
+from aha.eval.community import H5Video, read_h5
 from aha.eval.grids import place
-from aha.eval.h5_numbers import KEYSHOTS_TVSUM, POR, H5Truth, as_released, read_truth, tests_of, with_splits
+from aha.eval.h5_numbers import KEYSHOTS_TVSUM, POR, H5Truth, as_released, read_truth, splits_of, tests_of, with_splits
 from aha.eval.published import Counted
 from aha.eval.tvsum import TVSum, load_annotated
 from aha.eval.tvsum_protocols import PROTOCOLS
@@ -118,7 +118,7 @@ def load_h5(
     if h5 is None:  # splits of the annotated videos
         base = load_annotated(annotations, info, shots, protocols, video_ids, fold, limit)
         numbered = {f"video_{number}": i for number, i in enumerate(base.known, 1)}
-        return _annotated(base, base.protocols, None, tests_of(read_splits(splits), numbered, base.annotations))
+        return _annotated(base, base.protocols, None, tests_of(splits_of(splits), numbered, base.annotations))
     videos = read_h5(h5)
     path = find_tvsum(annotations)
     known = read_tvsum(path, info, lengths=False)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aha.core import text_answers
 from aha.core.files import read_json
 from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Prediction, interval, listed, text, writable
@@ -128,6 +129,12 @@ def captions_of(prediction: Prediction, first_caption: str) -> Captions:
     return Captions(np.array(segments).reshape(-1, 2), texts)
 
 
+def text_captions_of(prediction: Prediction, form: text_answers.Form) -> Captions:
+    """The captions in the words of another model (TimeChat's or VTimeLLM's form), as they stand there."""
+    found = text_answers.captions(*text_answers.answer(prediction), form)
+    return Captions(np.array([(one.start, one.end) for one in found]).reshape(-1, 2), [one.text for one in found])
+
+
 def caption_values(
     found: Mapping[str, Captions], questions: Mapping[str, Question], scored: list[str], use_java: bool
 ) -> dict[str, np.ndarray]:
@@ -179,6 +186,7 @@ class YouCook2(Benchmark):
     questions: Mapping[str, Question]
     first_caption: str
     no_java: bool
+    answers: str
 
     def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = answers_of(path, self.chosen, "question_id")
@@ -188,7 +196,10 @@ class YouCook2(Benchmark):
         if not answers:
             raise UserError(f"no predicted video has gold captions in {self.annotations}; check the file.")
         why_not = "switched off" if self.no_java else why_no_java()
-        found = {q: captions_of(answer, self.first_caption) for q, answer in answers.items()}
+        if self.answers == "text":
+            found = {q: text_captions_of(answer, text_answers.form_of(path)) for q, answer in answers.items()}
+        else:
+            found = {q: captions_of(answer, self.first_caption) for q, answer in answers.items()}
         ids = list(answers)
         metrics = caption_values(found, self.questions, ids, why_not is None)
         about = PROTOCOL.about + ("; Treebank tokenizer" if why_not is None else NO_JAVA)
@@ -214,6 +225,7 @@ def load(
     limit: int | None = None,
     first_caption: str = "keep",
     no_java: bool = False,
+    answers: str = "scores",
 ) -> YouCook2:
     """Read the videos and select: by id, the first `limit`."""
     path = find_annotations(TASK, annotations)
@@ -221,7 +233,7 @@ def load(
     return YouCook2(
         annotations=str(path), chosen=select(list(questions), str(path), video_ids, limit), questions=questions,
         categories={q.key: q.category for q in questions.values() if q.category}, protocols=select_protocols([PROTOCOL], protocols),
-        first_caption=first_caption, no_java=no_java,
+        first_caption=first_caption, no_java=no_java, answers=answers,
     )  # fmt: skip
 
 
@@ -233,6 +245,7 @@ def evaluate(predictions: str | Path, annotations: str | Path | None = None, **o
 
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--first_caption", choices=("keep", "drop"), default="keep", help="first caption of a video: starts at 0, or left out")
+    text_answers.add_answers_flag(p)
     p.add_argument("--no_java", action="store_true", help="leave METEOR and SODA_c out even where Java is there")
 
 

@@ -121,12 +121,17 @@ class Selection:
     dataset: str | None = flag(None, "a whole benchmark: tvsum, hisum, charades, qvh, youcook2, magqa", metavar="NAME")
     data_root: str | None = flag(None, "folder of the data set (default datasets/NAME), in its official layout", metavar="DIR")
     fold: int | None = flag(None, "0 to 4: of TVSum's 5 seeded folds (aha.core.folds)", metavar="N")
+    splits: str | None = flag(None, "splits file (PGL-SUM, DSNet, CSTA): --fold K is then its K-th split (tvsum)", metavar="FILE")
     split: str | None = flag(
         None,
         "of the fold (tvsum; default: test with --fold, else all) or of the data set (hisum; default test)",
         choices=("train", "val", "test", "all"),
     )
-    query_map: str | None = flag(None, "JSON {video id: query} used instead of the titles, for prompt studies", metavar="FILE")
+    query_map: str | None = flag(
+        None,
+        "other queries than the titles: JSON {video id: query}, or a table of Aha's file, tvsum_tasks.py:TVSUM_AMBIGUOUS_TITLES",
+        metavar="FILE",
+    )
     prompt_style: str = flag("specific", "wording of a benchmark's queries", choices=STYLES)
     limit: int | None = flag(None, "only the first N videos", metavar="N")
     seed: int = 0  # of prompt_style unrelated

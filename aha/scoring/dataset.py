@@ -32,8 +32,10 @@ from aha.conversation import Query
 from aha.core.files import read_json, write_json
 from aha.core.prediction import Prediction, json_line, write_predictions
 from aha.core.prompts import restyle
+from aha.core.query_map import read_query_map
 from aha.errors import UserError
 from aha.eval import MODULES, load_task
+from aha.eval.community import Split, chosen_split
 from aha.eval.task import Task
 from aha.scoring.config import ScoreConfig, Selection
 from aha.scoring.model_choice import ModelChoice
@@ -67,7 +69,13 @@ def list_items(selection: Selection) -> tuple[list[Item], dict[str, str]]:
         raise UserError(f"--dataset {name} is none of {', '.join(DATASETS)}.")
     task = load_task(name)
     root = Path(selection.data_root or task.folder)
-    if fold is not None and (name != "tvsum" or not 0 <= fold <= 4):
+    if selection.splits is not None:
+        if name != "tvsum":
+            raise UserError(
+                f"--splits: only tvsum is scored by splits, not {name}; score the whole benchmark and give --splits to its evaluation."
+            )
+        fold = chosen_split(selection.splits, fold)
+    elif fold is not None and (name != "tvsum" or not 0 <= fold <= 4):
         raise UserError(f"--fold {fold}: only tvsum has folds, 0 to 4.")
     items, missing = task_items(task, root, selection.split, fold)
     if selection.query_map is not None:
@@ -80,7 +88,7 @@ def list_items(selection: Selection) -> tuple[list[Item], dict[str, str]]:
     return items, missing
 
 
-def task_items(task: Task, root: Path, split: str | None = None, fold: int | None = None) -> tuple[list[Item], dict[str, str]]:
+def task_items(task: Task, root: Path, split: str | None = None, fold: int | Split | None = None) -> tuple[list[Item], dict[str, str]]:
     """(items of the benchmark whose video is there and can be read, {key of the others: why not}). The videos asked about are indexed."""
     if not root.is_dir():
         raise UserError(f"data set folder {root} does not exist; `python -m aha.data.prepare {task.name}` says what belongs there.")
@@ -104,10 +112,8 @@ def task_items(task: Task, root: Path, split: str | None = None, fold: int | Non
 
 
 def with_queries(items: Sequence[Item], path: str) -> list[Item]:
-    """The same videos with the queries of a JSON file {video id: query}. Raises UserError for a video that it does not name."""
-    queries = read_json(path, "query map")
-    if not isinstance(queries, dict) or not all(isinstance(text, str) for text in queries.values()):
-        raise UserError(f"query map {path} must be a JSON object {{video id: query text}}.")
+    """The same videos with the queries of a file (aha.core.query_map). Raises UserError for a video that it does not name."""
+    queries = read_query_map(path)
     absent = [item.video_id for item in items if item.video_id not in queries]
     if absent:
         raise UserError(f"query map {path} has no query for video {', '.join(absent[:5])}; add {'it' if len(absent) == 1 else 'them'}.")

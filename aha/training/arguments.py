@@ -54,6 +54,11 @@ class DataArguments:
         default=None, metadata={"help": "Most frames of a sample, where the mixture does not say otherwise (default 128)."}
     )
     fold: int = field(default=0, metadata={"help": "TVSum: which fifth (0 to 4) is held out for testing; -1 trains on all videos."})
+    splits: str | None = field(
+        default=None,
+        metadata={"help": "TVSum: splits file (PGL-SUM, DSNet or CSTA); --split K holds out its test videos, in place of --fold."},
+    )
+    split: int | None = field(default=None, metadata={"help": "Which split of --splits, from 0."})
     limit: int | None = field(default=None, metadata={"help": "Use at most this many samples of each data set (smoke runs)."})
     video_backend: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Who decodes the videos."})
     vision_cache: str | None = field(
@@ -160,6 +165,10 @@ def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None
         for name, value in {"load_in_4bit": model.load_in_4bit, "compile_layers": run.compile_layers}.items():
             if value:
                 raise UserError(f"--{name} cannot be used with ZeRO-3, which takes weights apart; use configs/deepspeed/zero2.json.")
+    if (data.splits is None) != (data.split is None):
+        raise UserError("--splits FILE and --split K belong together: which split of the file is held out.")
+    if data.splits is not None and run.eval_strategy != "no":
+        raise UserError("--eval_strategy needs validation videos, which published splits do not have; use --fold, or leave it out.")
     if not -1 <= data.fold <= 4:
         raise UserError(f"--fold is {data.fold}; it must be 0 to 4, or -1 for no held-out videos.")
     if run.eval_strategy != "no" and data.fold < 0:

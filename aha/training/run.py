@@ -18,9 +18,10 @@ from aha.conversation import load_tokenizer
 from aha.core.environment import lock_folder, prepare_wandb, versions
 from aha.core.files import write_text
 from aha.data.mixture import Mixture, build_mixture
+from aha.eval.community import Split, chosen_split
 from aha.models import aha_losses, mmduet_losses
 from aha.training import checkpoint
-from aha.training.arguments import RunArguments, difference, parse, settings
+from aha.training.arguments import DataArguments, RunArguments, difference, parse, settings
 from aha.training.card import model_card, upload
 from aha.training.compiled import compile_layers
 from aha.training.console import Progress
@@ -34,6 +35,13 @@ from aha.training.validation import Validation, WandbExtras
 FINISHED = "finished.json"
 
 
+def held_out_by(data: DataArguments) -> int | Split | None:
+    """What says which TVSum videos are held out: a fold, a published split, or nothing."""
+    if data.splits is not None:
+        return chosen_split(data.splits, data.split)
+    return None if data.fold < 0 else data.fold
+
+
 def train(argv: list[str]) -> None:
     model_args, data_args, run = parse(argv)
     main = run.process_index == 0
@@ -43,7 +51,7 @@ def train(argv: list[str]) -> None:
     validate = run.eval_strategy != "no"
     build = functools.partial(
         build_mixture, data_args.dataset_config, tokenizer, data_args.frame_fps, data_args.max_num_frames, seed=run.seed,
-        fold=None if data_args.fold < 0 else data_args.fold, limit=data_args.limit, validation=validate,
+        fold=held_out_by(data_args), limit=data_args.limit, validation=validate,
         frame=base_config(base).frame, video_backend=data_args.video_backend,
     )  # fmt: skip
     mixture = build()
