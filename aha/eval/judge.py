@@ -63,29 +63,43 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
+class Rubric:
+    """What a judge is asked, and the grades that it may give. user: with {question}, {gold} and {predicted}."""
+
+    system: str
+    user: str
+    grades: tuple[int, ...]
+
+
+ONE_TO_FIVE = Rubric(SYSTEM, USER, (1, 2, 3, 4, 5))
+
+
+@dataclass(frozen=True)
 class Pair:
     """What is judged."""
 
     question: str
     gold: str
     predicted: str
+    rubric: Rubric = ONE_TO_FIVE
 
     def prompt(self) -> str:
-        return USER.format(question=self.question, gold=self.gold, predicted=self.predicted)
+        return self.rubric.user.format(question=self.question, gold=self.gold, predicted=self.predicted)
 
     def key(self, identity: str) -> str:
         """Cache key: judge, prompt and texts."""
-        parts = [str(PROMPT_VERSION), SYSTEM, USER, identity, self.question, self.gold, self.predicted]
+        parts = [str(PROMPT_VERSION), self.rubric.system, self.rubric.user, identity, self.question, self.gold, self.predicted]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def read_grade(reply: str) -> int | None:
-    """The grade in a reply: a leading digit 1..5 ("4", "4/5", "Grade: 4"), or the only number in it; None if there is no clear one."""
-    leading = re.match(r"\W*(?:(?:the\s+)?(?:grade|score|rating)\W*(?:is\s+)?)?([1-5])(?!\.?\d)", reply, re.IGNORECASE)
+def read_grade(reply: str, grades: Sequence[int] = ONE_TO_FIVE.grades) -> int | None:
+    """The grade in a reply: a leading digit ("4", "4/5", "Grade: 4"), or the only number in it; None if there is no clear one."""
+    allowed = "".join(map(str, grades))
+    leading = re.match(rf"\W*(?:(?:the\s+)?(?:grade|score|rating)\W*(?:is\s+)?)?([{allowed}])(?!\.?\d)", reply, re.IGNORECASE)
     if leading:
         return int(leading[1])
     numbers = set(re.findall(r"\d+(?:\.\d+)?", reply))
-    return int(numbers.pop()) if len(numbers) == 1 and numbers <= set("12345") else None
+    return int(numbers.pop()) if len(numbers) == 1 and numbers <= set(allowed) else None
 
 
 @dataclass
@@ -168,7 +182,7 @@ def _grade(pair: Pair, judge: Judge, stop: threading.Event) -> tuple[int | None,
         if stop.is_set():
             return None, reason, attempt
         try:
-            reply = judge.ask(SYSTEM, pair.prompt())
+            reply = judge.ask(pair.rubric.system, pair.prompt())
         except JudgeFailure as failure:
             reason = str(failure)
             if failure.wait is None:
@@ -177,7 +191,7 @@ def _grade(pair: Pair, judge: Judge, stop: threading.Event) -> tuple[int | None,
             if attempt + 1 < ATTEMPTS:
                 stop.wait(failure.wait * 2**attempt)
             continue
-        grade = read_grade(reply)
+        grade = read_grade(reply, pair.rubric.grades)
         if grade is not None:
             return grade, reply, attempt + 1
         nonsense, reason = nonsense + 1, f"no grade in the reply {reply[:60]!r}"
@@ -264,7 +278,12 @@ def write_batch(pairs: Sequence[Pair], judge: EndpointJudge, cache: JudgmentCach
     for pair in dict.fromkeys(pairs):
         key = pair.key(judge.identity)
         if key not in cache.grades:
-            request = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": judge.body(SYSTEM, pair.prompt())}
+            request = {
+                "custom_id": key,
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": judge.body(pair.rubric.system, pair.prompt()),
+            }
             lines.append(json.dumps(request))
     if lines:
         write_text(path, "\n".join(lines) + "\n")
