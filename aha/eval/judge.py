@@ -219,14 +219,16 @@ class EndpointJudge:
     api_key: str | None = None
     timeout: float = 60.0  # seconds for one answer
     first_wait: float = 1.0  # seconds before the first new try
+    max_tokens: int = 16
 
     def __post_init__(self) -> None:
         self.url = self.url.rstrip("/")
         if not self.url.startswith(("http://", "https://")):
-            raise UserError(f"--judge_url {self.url} is no http(s) address; give the server's address up to /v1.")
+            raise UserError(f"{self.url} is no http(s) address; give the server's address up to /v1.")
         self.identity = f"{self.model} at {self.url}"
 
-    def ask(self, system: str, user: str) -> str:
+    def ask(self, system: str, user: str | list[dict[str, object]]) -> str:
+        """The reply to words, or to the parts (text, image_url) of one message. Raises JudgeFailure."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.api_key}"} if self.api_key else {})
         request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(self.body(system, user)).encode(), headers)
         try:
@@ -245,10 +247,10 @@ class EndpointJudge:
             raise JudgeFailure(f"the answer has no choices: {json.dumps(answer)[:80]}", self.first_wait)
         return reply
 
-    def body(self, system: str, user: str) -> dict[str, object]:
+    def body(self, system: str, user: str | list[dict[str, object]]) -> dict[str, object]:
         """The request: temperature 0, a few tokens."""
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 16}
+        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
 
     def _refusal(self, error: urllib.error.HTTPError) -> JudgeFailure:
         if error.code in (401, 403):

@@ -29,6 +29,7 @@ from aha.eval.command import Benchmark, run, select, select_protocols
 from aha.eval.magqa import JudgeSettings, add_judge_flags, grade_pairs
 from aha.eval.proactive_files import Said
 from aha.eval.task import DataSet, File, Item, Task
+from aha.metrics.proactive import LATEST, around
 from aha.results import table
 from aha.results.layout import Headline, Protocol
 from aha.results.tree import Column, Scored
@@ -76,6 +77,33 @@ SOURCES = {
         silent=lambda question: True,
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Moments:
+    """When something should be said to a question: it is asked at `start`, its stream ends at `end`; windows: (from, best time, to) of each
+    true answer; words: the question's own."""
+
+    start: float
+    end: float
+    windows: tuple[tuple[float, float, float], ...]
+    words: str
+
+
+def moments(benchmark: str, annotations: str | Path) -> dict[str, Moments]:
+    """The moments of every question of a benchmark with replies in time. Raises UserError for the multiple choice, which has none."""
+    if benchmark not in SOURCES or benchmark == "streamingbench_mcq":
+        raise UserError(f"{benchmark} has no times at which to speak; choose ovo_bench, streamingbench_po or proactivevideoqa.")
+    questions = SOURCES[benchmark].read(annotations)
+    if benchmark == "ovo_bench":
+        forward = {key: row for key, row in questions.items() if row.task in ovo.FORWARD}
+        return {k: Moments(r.start, r.end, tuple(around(time) for time in r.times), r.question) for k, r in forward.items()}
+    if benchmark == "streamingbench_po":
+        return {k: Moments(q.start, q.truth + LATEST, (around(q.truth),), q.question) for k, q in questions.items()}
+    return {
+        k: Moments(*q.queries[0][:1], q.duration, tuple((s.start, s.start, s.reply_end) for s in q.spans), q.queries[0][1])
+        for k, q in questions.items() if q.queries
+    }  # fmt: skip
 
 
 @dataclass(kw_only=True)
