@@ -33,6 +33,7 @@ WEIGHTS = tuple(f.name for f in fields(Fusion))
 COMMON = (
     "predictions",
     "compare",
+    "baselines",
     "output",
     "report",
     "strict",

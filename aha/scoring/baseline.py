@@ -25,7 +25,9 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -37,12 +39,15 @@ from aha.errors import UserError, run_command
 from aha.eval import MODULES
 from aha.eval.command import BASELINES
 from aha.eval.proactive import moments
-from aha.scoring.config import Selection
-from aha.scoring.dataset import Item, list_items
+from aha.scoring.config import Selection, add_score_flags, score_config_of
+from aha.scoring.model_choice import ModelChoice
 from aha.scoring.speak import Moments, speak
 from aha.scoring.vlm import VlmSettings, vlm_predictions
 from aha.video import iter_frames, probe
-from aha.video.reader import Frame
+
+if TYPE_CHECKING:
+    from aha.scoring.dataset import Item
+    from aha.video.reader import Frame
 
 SIDE = 64  # pixels of the pictures that motion and scene_change compare
 BINS = 8  # of each colour
@@ -161,14 +166,19 @@ def swapped(items: Sequence[Item]) -> dict[str, str]:
     return {a: videos[b].queries[0].text if videos[b].queries else "" for a, b in zip(names, names[half:] + names[:half])}
 
 
-def score_swapped(items: Sequence[Item], selection: Selection, output: Path, argv: list[str]) -> None:
-    from aha.score import main as score
+def score_swapped(items: Sequence[Item], selection: Selection, output: Path, fps: float, argv: list[str]) -> None:
+    """argv: flags of `aha score` that say which model, and how."""
+    p = argparse.ArgumentParser("aha baseline titles_swapped")
+    add_flags(p, ModelChoice)
+    add_score_flags(p)
+    args = p.parse_args(argv)
+    if not hasattr(args, "llm_pretrained") and not hasattr(args, "model"):
+        raise UserError("aha baseline titles_swapped scores with a model: give --llm_pretrained (and --lora_pretrained).")
+    from aha.scoring.dataset import score_dataset
 
-    titles = output.with_name("swapped_titles.json.txt")  # beside the rows, but none itself
+    titles = output.with_name("swapped_titles.txt")  # beside the rows, but none itself
     write_json(titles, swapped(items))
-    chosen = {"data_root": selection.data_root, "fold": selection.fold, "split": selection.split, "limit": selection.limit}
-    flags = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
-    score(["--dataset", selection.dataset, *flags, "--query_map", str(titles), "--output", str(output), *argv])
+    score_dataset(from_args(ModelChoice, args), score_config_of(args, frame_fps=fps), replace(selection, query_map=str(titles)), output)
 
 
 def main(argv: list[str]) -> None:
@@ -194,10 +204,12 @@ def main(argv: list[str]) -> None:
 
 
 def run(args: argparse.Namespace, selection: Selection, rest: list[str]) -> None:
+    from aha.scoring.dataset import list_items  # torch is imported only now
+
     items, missing = list_items(selection)
     output = Path(args.output or BASELINES / selection.dataset / f"{args.name}.json")
     if args.name == "titles_swapped":
-        score_swapped(items, selection, output, rest)
+        score_swapped(items, selection, output, args.frame_fps, rest)
         return
     proactive = MODULES[selection.dataset] == "aha.eval.proactive" and selection.dataset != "streamingbench_mcq"
     if args.name == "vlm":

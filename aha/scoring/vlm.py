@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -30,9 +30,11 @@ from aha.core.flags import flag
 from aha.core.prediction import Prediction, score_rows
 from aha.errors import UserError
 from aha.eval.judge import ATTEMPTS, EndpointJudge, JudgeFailure, setting
-from aha.scoring.dataset import Item
 from aha.video import iter_frames, probe
-from aha.video.reader import Frame
+
+if TYPE_CHECKING:
+    from aha.scoring.dataset import Item
+    from aha.video.reader import Frame
 
 PROMPT_VERSION = 1
 SYSTEM = (
