@@ -24,6 +24,8 @@ COMMANDS = {
     "watch": ("aha.cli.commands:watch", "watch a file, camera or stream and print events as JSON Lines"),
     "demo": ("aha.cli.commands:demo", "a web page on this machine: upload, ask, see the scores, download the reel"),
     "score": ("aha.score:main", "score a video or a whole benchmark frame by frame: a prediction file"),
+    "baseline": ("aha.scoring.baseline:main", "random, centre, motion, SigLIP, an ordinary VLM, ...: prediction files to be read against"),
+    "speak": ("aha.scoring.speak:main", "from frame scores to times to speak, by a rule fixed before the test set is seen"),
     "ablate": ("aha.scoring.ablate:main", "what a cache, a prompt, a head or a corruption changes in the numbers"),
     "train": ("aha.train:main", "fine-tune on a mixture of data sets"),
     "merge": ("aha.merge:main", "merge an adapter into a whole-model folder"),

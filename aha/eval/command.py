@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from aha.eval.task import Task
     from aha.results.figures import Curve
 
+BASELINES = Path("outputs/baselines")  # where `aha baseline NAME` writes: DATASET/NAME.json
 WEIGHTS = tuple(f.name for f in fields(Fusion))
 COMMON = (
     "predictions",
     "compare",
+    "baselines",
     "output",
     "report",
     "strict",
@@ -100,6 +102,10 @@ def parser(task: Task, about: str, module: str) -> argparse.ArgumentParser:
     p.add_argument(
         "--published", action="store_true", help="published rows of the same protocol and videos beside ours; why others are not"
     )
+    p.add_argument(
+        "--baselines", nargs="*", metavar="FILE",
+        help=f"rows of `aha baseline`, with paired differences to them (without FILE: all of {BASELINES / task.name})",
+    )  # fmt: skip
     p.add_argument("--output", metavar="JSON", help="write all numbers to this file")
     p.add_argument("--report", metavar="DIR", help="write metrics.json, report.html and its figures (PNG) into this folder")
     add_fusion_flags(p)
@@ -167,13 +173,48 @@ def evaluate(
     trained_on: str | Path | None = None,
     random_runs: int | None = None,
     progress: bool = False,
+    baselines: Sequence[str | Path] | None = None,
     **flags: Any,
 ) -> dict[str, Any]:
     """The content of the metrics file. flags: those of the benchmark's command, by name. Raises UserError for bad input."""
     runs = task.random_runs if random_runs is None else random_runs
     with closing(task.load(**flags)) as benchmark:
         scored = _score(benchmark, predictions, fusion, trained_on, strict, progress) if predictions is not None else None
-        return _document(task, benchmark, scored, runs, fusion, flags, progress)
+        metrics = _document(task, benchmark, scored, runs, fusion, flags, progress)
+        _add_baselines(task, benchmark, scored, metrics, baselines)
+        return metrics
+
+
+def _add_baselines(
+    task: Task, benchmark: Benchmark, scored: results.Scored | None, metrics: dict[str, Any], files: Sequence[str | Path] | None
+) -> None:
+    """Prediction files of `aha baseline` as rows: over the videos that the prediction has, each with the paired difference to it."""
+    if files is None:
+        return
+    paths = [Path(file) for file in files]
+    if not files:
+        folder = BASELINES / task.name
+        paths = sorted(path for path in folder.glob("*.json*") if not path.name.endswith(".skipped.json"))
+        if not paths:
+            raise UserError(
+                f"--baselines: {folder} holds no file; make some with `aha baseline NAME --dataset {task.name}`, or name files."
+            )
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"--baselines: {path} does not exist; make it with `aha baseline NAME --dataset {task.name} --output {path}`.")
+    for name, path in zip(short_names([str(path) for path in paths]), paths):
+        found = benchmark.score(path, RELEVANCE, set(), True)
+        columns = found.columns
+        if scored:
+            own = {(c.protocol, c.metric, c.subset): set(c.ids) for c in scored.columns}
+            columns = [c.of([i for i in c.ids if i in own.get((c.protocol, c.metric, c.subset), ())]) for c in columns]
+            columns = [c for c in columns if c.ids]
+        tree = results.baselines_tree({f"baseline {name}": columns})
+        differences = results.differences_tree(columns, scored.columns) if scored else {}
+        for c in columns:
+            if (difference := results.leaf(differences, c.protocol, c.metric, c.subset)) is not None:
+                results.leaf(tree[f"baseline {name}"], c.protocol, c.metric, c.subset)["difference"] = difference
+        metrics["baselines"] |= tree
 
 
 def _score(benchmark: Benchmark, path: Any, fusion: Fusion, trained_on: Any, strict: bool, progress: bool) -> results.Scored:
@@ -228,6 +269,7 @@ def run(task: Task, about: str, module: str, argv: list[str]) -> None:
             return
         scored = _score(benchmark, args.predictions, fusion, args.trained_on, args.strict, True) if args.predictions else None
         metrics = _document(task, benchmark, scored, runs, fusion, flags, progress=True)
+        _add_baselines(task, benchmark, scored, metrics, args.baselines)
         layout = task.layout(tuple(scored.protocols if scored else benchmark.protocols))
         print(console.render(metrics, layout, benchmark.remarks(scored)))
         if args.published:

@@ -63,29 +63,43 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
+class Rubric:
+    """What a judge is asked, and the grades that it may give. user: with {question}, {gold} and {predicted}."""
+
+    system: str
+    user: str
+    grades: tuple[int, ...]
+
+
+ONE_TO_FIVE = Rubric(SYSTEM, USER, (1, 2, 3, 4, 5))
+
+
+@dataclass(frozen=True)
 class Pair:
     """What is judged."""
 
     question: str
     gold: str
     predicted: str
+    rubric: Rubric = ONE_TO_FIVE
 
     def prompt(self) -> str:
-        return USER.format(question=self.question, gold=self.gold, predicted=self.predicted)
+        return self.rubric.user.format(question=self.question, gold=self.gold, predicted=self.predicted)
 
     def key(self, identity: str) -> str:
         """Cache key: judge, prompt and texts."""
-        parts = [str(PROMPT_VERSION), SYSTEM, USER, identity, self.question, self.gold, self.predicted]
+        parts = [str(PROMPT_VERSION), self.rubric.system, self.rubric.user, identity, self.question, self.gold, self.predicted]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def read_grade(reply: str) -> int | None:
-    """The grade in a reply: a leading digit 1..5 ("4", "4/5", "Grade: 4"), or the only number in it; None if there is no clear one."""
-    leading = re.match(r"\W*(?:(?:the\s+)?(?:grade|score|rating)\W*(?:is\s+)?)?([1-5])(?!\.?\d)", reply, re.IGNORECASE)
+def read_grade(reply: str, grades: Sequence[int] = ONE_TO_FIVE.grades) -> int | None:
+    """The grade in a reply: a leading digit ("4", "4/5", "Grade: 4"), or the only number in it; None if there is no clear one."""
+    allowed = "".join(map(str, grades))
+    leading = re.match(rf"\W*(?:(?:the\s+)?(?:grade|score|rating)\W*(?:is\s+)?)?([{allowed}])(?!\.?\d)", reply, re.IGNORECASE)
     if leading:
         return int(leading[1])
     numbers = set(re.findall(r"\d+(?:\.\d+)?", reply))
-    return int(numbers.pop()) if len(numbers) == 1 and numbers <= set("12345") else None
+    return int(numbers.pop()) if len(numbers) == 1 and numbers <= set(allowed) else None
 
 
 @dataclass
@@ -168,7 +182,7 @@ def _grade(pair: Pair, judge: Judge, stop: threading.Event) -> tuple[int | None,
         if stop.is_set():
             return None, reason, attempt
         try:
-            reply = judge.ask(SYSTEM, pair.prompt())
+            reply = judge.ask(pair.rubric.system, pair.prompt())
         except JudgeFailure as failure:
             reason = str(failure)
             if failure.wait is None:
@@ -177,7 +191,7 @@ def _grade(pair: Pair, judge: Judge, stop: threading.Event) -> tuple[int | None,
             if attempt + 1 < ATTEMPTS:
                 stop.wait(failure.wait * 2**attempt)
             continue
-        grade = read_grade(reply)
+        grade = read_grade(reply, pair.rubric.grades)
         if grade is not None:
             return grade, reply, attempt + 1
         nonsense, reason = nonsense + 1, f"no grade in the reply {reply[:60]!r}"
@@ -205,14 +219,16 @@ class EndpointJudge:
     api_key: str | None = None
     timeout: float = 60.0  # seconds for one answer
     first_wait: float = 1.0  # seconds before the first new try
+    max_tokens: int = 16
 
     def __post_init__(self) -> None:
         self.url = self.url.rstrip("/")
         if not self.url.startswith(("http://", "https://")):
-            raise UserError(f"--judge_url {self.url} is no http(s) address; give the server's address up to /v1.")
+            raise UserError(f"{self.url} is no http(s) address; give the server's address up to /v1.")
         self.identity = f"{self.model} at {self.url}"
 
-    def ask(self, system: str, user: str) -> str:
+    def ask(self, system: str, user: str | list[dict[str, object]]) -> str:
+        """The reply to words, or to the parts (text, image_url) of one message. Raises JudgeFailure."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.api_key}"} if self.api_key else {})
         request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(self.body(system, user)).encode(), headers)
         try:
@@ -231,10 +247,10 @@ class EndpointJudge:
             raise JudgeFailure(f"the answer has no choices: {json.dumps(answer)[:80]}", self.first_wait)
         return reply
 
-    def body(self, system: str, user: str) -> dict[str, object]:
+    def body(self, system: str, user: str | list[dict[str, object]]) -> dict[str, object]:
         """The request: temperature 0, a few tokens."""
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 16}
+        return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
 
     def _refusal(self, error: urllib.error.HTTPError) -> JudgeFailure:
         if error.code in (401, 403):
@@ -264,7 +280,12 @@ def write_batch(pairs: Sequence[Pair], judge: EndpointJudge, cache: JudgmentCach
     for pair in dict.fromkeys(pairs):
         key = pair.key(judge.identity)
         if key not in cache.grades:
-            request = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": judge.body(SYSTEM, pair.prompt())}
+            request = {
+                "custom_id": key,
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": judge.body(pair.rubric.system, pair.prompt()),
+            }
             lines.append(json.dumps(request))
     if lines:
         write_text(path, "\n".join(lines) + "\n")

@@ -134,6 +134,10 @@ class JudgeSettings:
     batch_dir: str = "outputs/judge_batch"
     batch_wait: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.judge_workers < 1 or self.judge_timeout <= 0:
+            raise UserError("--judge_workers and --judge_timeout must be above zero.")
+
 
 def grade_questions(
     path: Path, answers: Mapping[str, Prediction], questions: Mapping[str, Question], args: JudgeSettings
@@ -141,23 +145,8 @@ def grade_questions(
     """Let the judge grade all in-span replies. Raises UserError where grades are missing; those there are, are in the cache."""
     if args.judge is None:
         raise UserError(f"{path} has no evaluator_output, so a judge is needed: give --judge endpoint, local or batch, and --judge_model.")
-    if not args.judge_model:
-        raise UserError(f"--judge {args.judge} needs --judge_model.")
     wanted = {q: pairs_of(answers[q], questions[q]) for q in answers}
-    flat = [pair for pairs in wanted.values() for pair in pairs.values()]
-    cache = JudgmentCache(args.judge_cache)
-    if args.judge == "batch":
-        grades = grade_by_batch(flat, cache, args)
-    else:
-        if args.judge == "endpoint":
-            url = args.judge_url or setting("OPENAI_BASE_URL") or OPENAI_URL
-            judge = EndpointJudge(url, args.judge_model, setting("OPENAI_API_KEY"), args.judge_timeout)
-        else:
-            from aha.scoring.judge_local import LocalJudge
-
-            judge = LocalJudge(args.judge_model)
-        grades, asked = judge_pairs(flat, judge, cache, args.judge_workers if args.judge == "endpoint" else 1)
-        print(f"judge {judge.identity}: {asked} questions asked, {len(set(flat))} grades in {args.judge_cache}")
+    grades = grade_pairs([pair for pairs in wanted.values() for pair in pairs.values()], args)
     graded = {}
     for q in answers:
         rows = [
@@ -166,6 +155,25 @@ def grade_questions(
         ]
         graded[q] = Graded(list(questions[q].spans), answers[q].replies(), rows)
     return graded
+
+
+def grade_pairs(flat: list[Pair], args: JudgeSettings) -> dict[Pair, int]:
+    """The judge's grade of each pair, from the cache where it is there. Raises UserError where grades are missing."""
+    if not args.judge_model:
+        raise UserError(f"--judge {args.judge} needs --judge_model.")
+    cache = JudgmentCache(args.judge_cache)
+    if args.judge == "batch":
+        return grade_by_batch(flat, cache, args)
+    if args.judge == "endpoint":
+        url = args.judge_url or setting("OPENAI_BASE_URL") or OPENAI_URL
+        judge = EndpointJudge(url, args.judge_model, setting("OPENAI_API_KEY"), args.judge_timeout)
+    else:
+        from aha.scoring.judge_local import LocalJudge
+
+        judge = LocalJudge(args.judge_model)
+    grades, asked = judge_pairs(flat, judge, cache, args.judge_workers if args.judge == "endpoint" else 1)
+    print(f"judge {judge.identity}: {asked} questions asked, {len(set(flat))} grades in {args.judge_cache}")
+    return grades
 
 
 def grade_by_batch(pairs: list[Pair], cache: JudgmentCache, args: JudgeSettings) -> dict[Pair, int]:
@@ -265,8 +273,6 @@ def load(
     """Read the questions and select: by id, the first `limit`. With neither annotations nor a judge, only graded predictions can be
     evaluated. judge: fields of JudgeSettings."""
     settings = JudgeSettings(**judge)
-    if settings.judge_workers < 1 or settings.judge_timeout <= 0:
-        raise UserError("--judge_workers and --judge_timeout must be above zero.")
     path = find_annotations(TASK, annotations) if annotations is not None or settings.judge is not None else None
     questions = {q.key: q for q in read_magqa(path)} if path else None
     chosen = select(list(questions), str(path), video_ids, limit) if questions else []
@@ -282,7 +288,8 @@ def evaluate(predictions: str | Path, annotations: str | Path | None = None, **o
     return TASK.evaluate(predictions, annotations=annotations, **options)
 
 
-def add_flags(p: argparse.ArgumentParser) -> None:
+def add_judge_flags(p: argparse.ArgumentParser) -> None:
+    """The fields of JudgeSettings."""
     default = {f.name: f.default for f in fields(JudgeSettings)}
     p.add_argument(
         "--judge", choices=("endpoint", "local", "batch"), help="who grades: an OpenAI-compatible server, a local model, batch files"
@@ -297,6 +304,10 @@ def add_flags(p: argparse.ArgumentParser) -> None:
         ("batch_wait", float, "send the batch to the endpoint and wait at most so many seconds for it (default: only write the file)"),
     ):
         p.add_argument(f"--{name}", type=kind, default=default[name], help=about)
+
+
+def add_flags(p: argparse.ArgumentParser) -> None:
+    add_judge_flags(p)
     p.add_argument(
         "--scored", metavar="FILE", help="write the predictions with their grades (JSON Lines), to be evaluated again without a judge"
     )

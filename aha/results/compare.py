@@ -7,7 +7,7 @@ from typing import Any
 
 from aha.results import table
 from aha.results import tree as results
-from aha.results.console import counts
+from aha.results.console import counts, star
 from aha.results.layout import Layout, Protocol
 
 
@@ -79,9 +79,8 @@ def _rows(
         cells, bounds = [""], [""]
         for entry in found:
             interval = entry["interval"] if entry else None
-            star = "*" if interval and (interval[0] > 0 or interval[1] < 0) else ""
             value = entry["mean"] if entry else None
-            cells.append("-" if value is None else f"{value:+.{2 if percent else 4}f}{star}")
+            cells.append("-" if value is None else f"{value:+.{2 if percent else 4}f}{star(interval)}")
             bounds.append(table.interval(interval, percent))
         rows += [("  minus A", cells), ("  95% interval", bounds)]
     return rows

@@ -10,6 +10,7 @@ from aha.results import tree as results
 from aha.results.layout import RANDOM, Layout, Protocol
 
 MOST_CATEGORIES = 20
+MOST_COLUMNS = 7  # beside each other
 
 
 def render(metrics: Mapping[str, Any], layout: Layout, remarks: Sequence[str] = ()) -> str:
@@ -40,6 +41,18 @@ def protocol_block(metrics: Mapping[str, Any], layout: Layout, protocol: Protoco
     for metric in protocol.metrics:
         tree = next((tree[metric] for tree in trees if metric in tree), None)
         columns += [(metric, subset) for subset in (results.subsets(tree) if tree is not None else [])]
+    title = f"{protocol.name}: {protocol.about}"
+    blocks = []
+    for start in range(0, max(1, len(columns)), MOST_COLUMNS):
+        shown = columns[start : start + MOST_COLUMNS]
+        rows = _rows(metrics, layout, protocol, shown)
+        blocks.append(table.block(title if start == 0 else f"{protocol.name}, more", [_heading(trees, column) for column in shown], rows))
+    return "\n".join(blocks)
+
+
+def _rows(
+    metrics: Mapping[str, Any], layout: Layout, protocol: Protocol, columns: Sequence[tuple[str, str]]
+) -> list[tuple[str, list[str]]]:
     percent = [metric in protocol.percent for metric, _ in columns]
     rows = []
     if metrics["settings"]["predictions"]:
@@ -55,7 +68,10 @@ def protocol_block(metrics: Mapping[str, Any], layout: Layout, protocol: Protoco
         entries = [results.leaf(tree, protocol.name, *column) for column in columns]
         if any(entry is not None for entry in entries):
             rows.append((_label(row, entries, layout), [_baseline_cell(entry, p) for entry, p in zip(entries, percent)]))
-    return table.block(f"{protocol.name}: {protocol.about}", [_heading(trees, column) for column in columns], rows)
+            if any(entry is not None and "difference" in entry for entry in entries):
+                cells = [_difference_cell(entry, p) for entry, p in zip(entries, percent)]
+                rows.append(("  this minus it", cells))
+    return rows
 
 
 def _split_rows(entries: Sequence[Mapping[str, Any]], percent: Sequence[bool]) -> list[tuple[str, list[str]]]:
@@ -87,6 +103,18 @@ def _baseline_cell(entry: Mapping[str, Any] | None, percent: bool) -> str:
         return ""
     spread = f"({table.shown(entry['sd'], percent)})" if entry.get("sd") is not None else ""
     return f"{table.shown(entry['mean'], percent)}{spread}"
+
+
+def _difference_cell(entry: Mapping[str, Any] | None, percent: bool) -> str:
+    """A paired difference; a star where its 95% interval leaves out 0."""
+    found = (entry or {}).get("difference")
+    if not found or found["mean"] is None:
+        return ""
+    return f"{found['mean']:+.{2 if percent else 4}f}{star(found['interval'])}"
+
+
+def star(interval: Sequence[float] | None) -> str:
+    return "*" if interval and (interval[0] > 0 or interval[1] < 0) else ""
 
 
 def categories(metrics: Mapping[str, Any], layout: Layout) -> list[str]:

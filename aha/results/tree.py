@@ -6,14 +6,37 @@ Every mean is over the videos on which a metric is defined, and says over how ma
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from aha.metrics.bootstrap import confidence_intervals
+from aha.metrics.bootstrap import bootstrap_sums, central, confidence_intervals
 from aha.results.layout import Protocol
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A number that is no mean over videos (the mean of two tasks, an F1 of means): made of sums over the videos, so that a resample of
+    the videos has one too. sums: [V, K]; combine: their sums over the videos [B, K] -> the number [B]."""
+
+    sums: np.ndarray
+    combine: Callable[[np.ndarray], np.ndarray]
+
+    def __call__(self, sums_BK: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.combine(sums_BK)
+
+    @property
+    def value(self) -> float:
+        return float(self(self.sums.sum(axis=0)[None])[0])
+
+    def minus(self, other: Pooled) -> Pooled:
+        """The difference to another one over the same videos."""
+        split = self.sums.shape[1]
+        both = np.concatenate([self.sums, other.sums], axis=1)
+        return Pooled(both, lambda sums_BK: self(sums_BK[:, :split]) - other(sums_BK[:, split:]))
 
 
 @dataclass(frozen=True)
@@ -21,7 +44,7 @@ class Column:
     """One metric over videos; `subset` is "" unless the protocol is reported on several sets of videos.
 
     whole: what is not the mean over its videos: "mean" (of categories, or of a score of the whole set) takes the mean's place, "splits"
-    stands beside it.
+    stands beside it. pooled: the same where resamples of the videos have such a number too.
     """
 
     protocol: str
@@ -30,6 +53,18 @@ class Column:
     ids: Sequence[str]
     values: np.ndarray  # [V] float64, NaN = undefined; of a baseline row also [V, R], R runs
     whole: Mapping[str, Any] = field(default_factory=dict)
+    pooled: Pooled | None = None
+
+    @property
+    def mean(self) -> float:
+        return self.pooled.value if self.pooled else mean_of(self.values)
+
+    def of(self, ids: Sequence[str]) -> Column:
+        """The same metric over some of its videos."""
+        at = {video_id: k for k, video_id in enumerate(self.ids)}
+        rows = [at[video_id] for video_id in ids]
+        pooled = replace(self.pooled, sums=self.pooled.sums[rows]) if self.pooled else None
+        return replace(self, ids=ids, values=self.values[rows], pooled=pooled)
 
 
 @dataclass
@@ -78,7 +113,7 @@ def summary(column: Column, categories: Mapping[str, str]) -> dict[str, Any]:
         if video_id in categories:
             groups.setdefault(categories[video_id], []).append(value)
     return {
-        "mean": number(mean_of(column.values)),
+        "mean": number(column.mean),
         "videos": int((~np.isnan(column.values)).sum()),
         "per_category": {category: number(mean_of(values)) for category, values in groups.items()},
         "per_video": {video_id: number(value) for video_id, value in zip(column.ids, column.values)},
@@ -123,7 +158,8 @@ def baselines_tree(rows: Mapping[str, Iterable[Column]]) -> dict[str, Any]:
             values = column.values.reshape(len(column.values), -1)
             defined = values[~np.isnan(values).any(axis=1)]
             means = defined.mean(axis=0) if len(defined) else np.array([np.nan])
-            entry: dict[str, Any] = {"mean": number(means.mean()), "videos": len(defined)}
+            mean = column.mean if column.pooled else means.mean()
+            entry: dict[str, Any] = {"mean": number(mean), "videos": len(defined)}
             if column.values.ndim == 2:
                 entry |= {"sd": number(means.std(ddof=1)) if len(means) > 1 else None, "runs": values.shape[1]}
             place(tree.setdefault(row, {}), column, entry)
@@ -133,29 +169,44 @@ def baselines_tree(rows: Mapping[str, Iterable[Column]]) -> dict[str, Any]:
 def intervals_tree(columns: Iterable[Column], seed: int = 0) -> dict[str, Any]:
     """The "confidence_intervals" part: 95% bootstrap over videos, [low, high] or null, in the same nesting."""
     tree: dict[str, Any] = {}
-    groups: dict[tuple[str, ...], list[Column]] = {}
+    groups: dict[tuple[bool, tuple[str, ...]], list[Column]] = {}
     for column in columns:
         if "mean" in column.whole:  # no mean over videos: nothing to draw videos for
             place(tree, column, None)
         else:
-            groups.setdefault(tuple(column.ids), []).append(column)
-    for group in groups.values():
-        bounds = confidence_intervals(np.stack([column.values for column in group], axis=1), seed)
+            groups.setdefault((column.pooled is not None, tuple(column.ids)), []).append(column)
+    for (pooled, _), group in groups.items():
+        if pooled:
+            bounds = _pooled_intervals([column.pooled for column in group], seed)
+        else:
+            bounds = confidence_intervals(np.stack([column.values for column in group], axis=1), seed)
         for column, (low, high) in zip(group, bounds):
             place(tree, column, None if np.isnan(low) else [float(low), float(high)])
     return tree
 
 
+def _pooled_intervals(group: Sequence[Pooled], seed: int) -> list[np.ndarray]:
+    """[low, high] of each; all over the same videos, which are resampled once."""
+    if len(group[0].sums) < 2:
+        return [np.full(2, np.nan)] * len(group)
+    sums = {id(pooled.sums): pooled.sums for pooled in group}  # metrics of one protocol are made of the same sums
+    ends = np.cumsum([0, *(part.shape[1] for part in sums.values())])
+    sums_BK = bootstrap_sums(np.concatenate(list(sums.values()), axis=1), seed)
+    resampled = {key: sums_BK[:, a:b] for key, a, b in zip(sums, ends, ends[1:])}
+    return [central(pooled(resampled[id(pooled.sums)])) for pooled in group]
+
+
 def differences(first: Iterable[Column], second: Iterable[Column]) -> list[Column]:
     """second - first per video, on the videos that both have (undefined where either is): input of a paired bootstrap."""
-    before = {(c.protocol, c.metric, c.subset): dict(zip(c.ids, c.values)) for c in first}
+    before = {(c.protocol, c.metric, c.subset): c for c in first}
     result = []
     for column in second:
-        base = before.get((column.protocol, column.metric, column.subset), {})
-        pairs = [(i, value - base[i]) for i, value in zip(column.ids, column.values) if i in base]
-        if pairs:
-            values = np.array([value for _, value in pairs])
-            result.append(Column(column.protocol, column.metric, column.subset, [i for i, _ in pairs], values))
+        base = before.get((column.protocol, column.metric, column.subset))
+        both = [i for i in column.ids if i in set(base.ids)] if base else []
+        if both:
+            column, base = column.of(both), base.of(both)
+            pooled = column.pooled.minus(base.pooled) if column.pooled and base.pooled else None
+            result.append(replace(column, values=column.values - base.values, whole={}, pooled=pooled))
     return result
 
 
@@ -167,7 +218,7 @@ def differences_tree(first: Sequence[Column], second: Sequence[Column]) -> dict[
     for column in columns:
         bounds = leaf(intervals, column.protocol, column.metric, column.subset)
         videos = int((~np.isnan(column.values)).sum())
-        place(tree, column, {"mean": number(mean_of(column.values)), "interval": bounds, "videos": videos})
+        place(tree, column, {"mean": number(column.mean), "interval": bounds, "videos": videos})
     return tree
 
 
