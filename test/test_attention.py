@@ -100,3 +100,32 @@ def test_gpu_kernels_agree(new, past):
     query, key, value = (x.repeat(1, 1, 1, 16).to("cuda", torch.bfloat16) for x in tokens(new, past, 28, 4))
     exact = attention.attend_causal(query.float(), key.float(), value.float())
     assert (attention.attend_causal(query, key, value).float() - exact).abs().max() < 0.02
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("firsts", [[0], [1999], [0, 500, 1999], [1999] * 9])
+def test_gpu_kernel_over_slots_is_the_same_attention(firsts):
+    """aha.streaming.kernels against rotation, gathering and attention done one after the other in float32."""
+    from aha.streaming.decoder import rotate
+    from aha.streaming.kernels import attend_slots
+
+    new, heads, groups, width, window, slots = 49, 28, 4, 128, 2048, 9000
+    generator = torch.Generator("cuda").manual_seed(0)
+    query, keys, values = (
+        torch.randn(*shape, device="cuda", generator=generator).bfloat16()
+        for shape in ((len(firsts), new, heads, width), (slots, groups, width), (slots, groups, width))
+    )
+    angles = torch.arange(window, device="cuda")[:, None] * 1e6 ** (-torch.arange(0, width, 2, device="cuda") / width)
+    cos, sin = torch.cat([angles, angles], 1).cos(), torch.cat([angles, angles], 1).sin()
+    # as in the engine: rows and first ranks are columns of one buffer
+    buffer = torch.stack(
+        [torch.cat([torch.randperm(slots, generator=generator, device="cuda")[:window], torch.tensor([n], device="cuda")]) for n in firsts]
+    )
+    read, first = buffer.split([window, 1], dim=1)
+    got = attend_slots(query, keys, values, read, first[:, 0].contiguous(), cos, sin).float()
+    for n, rank in enumerate(firsts):
+        end = rank + new
+        key = rotate(keys[read[n, :end]][None], cos[:end, None], sin[:end, None]).float()
+        turned = rotate(query[n : n + 1], cos[rank:end, None], sin[rank:end, None]).float()
+        expected = attention.attend_causal(turned, key, values[read[n, :end]][None].float())[0].transpose(0, 1)
+        assert (got[n] - expected).norm() < 0.01 * expected.norm()

@@ -57,6 +57,27 @@ def test_streams_that_come_and_go_in_batches_of_any_size(frames):
             online[2], offline[2] = engine.open("new", cache="sliding"), open_session(query="new", cache="sliding", window=WINDOW)
 
 
+def test_looking_ahead_changes_no_score(frames):
+    """The tower looks at the next frames beside the decoder; also where the next call then brings others, or another number of them."""
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, max_streams=2, tokenizer=tokenizer)
+    first, second = engine.open("q0"), engine.open("q1")
+    offline = [open_session(query=f"q{n}", cache="dynamic_sink", window=WINDOW) for n in range(2)]
+    calls = [([0], [1]), ([1], [2]), ([3], [4]), ([4, 5], [6, 7]), ([6, 7], [8]), ([8], []), ([0, 1], [2, 3]), ([3, 2], [])]
+    for now, later in calls:
+        sessions = [first, second][: len(now)]
+        got = engine.push(sessions, [frames[k] for k in now], [frames[k] for k in later])
+        expected = joined([session.push(frames[k]) for session, k in zip(offline, now)])
+        assert difference(got, expected) < 1e-4, (now, later)
+
+
+def test_a_batch_fills_a_captured_step(frames):
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, max_streams=5, tokenizer=tokenizer)
+    assert [graph.size for graph in engine.graphs] == [1, 2, 4, 5]
+    assert [engine.full_batch(n) for n in range(8)] == [0, 1, 2, 2, 4, 5, 5, 5]
+
+
 def test_replies_between_frames_and_policies(frames):
     model, tokenizer = golden_model()
     settings = {"cache": "dynamic_sink", "max_new_tokens": 30, "remove_assistant_turns": True}

@@ -54,6 +54,17 @@ def run_layer(layer: nn.Module, *args, **kwargs):
     return type(layer).forward(layer, *args, **kwargs)
 
 
+def siglip_layer(layer: nn.Module, weight: Tensor, bias: Tensor, hidden_NPC: Tensor, attention_mask: None = None, **_: object) -> Tensor:
+    """A layer of the tower with its three projections in one (`weight`, `bias`: one below the other)."""
+    attention = layer.self_attn
+    frames, patches, _width = hidden_NPC.shape
+    together = F.linear(layer.layer_norm1(hidden_NPC), weight, bias).view(frames, patches, 3, attention.num_heads, attention.head_dim)
+    query, key, value = together.permute(2, 0, 3, 1, 4)
+    seen_NHPD = F.scaled_dot_product_attention(query, key, value, scale=attention.scale)
+    hidden_NPC = hidden_NPC + attention.out_proj(seen_NHPD.transpose(1, 2).reshape(hidden_NPC.shape))
+    return hidden_NPC + layer.mlp(layer.layer_norm2(hidden_NPC))
+
+
 class SiglipTower(nn.Module):
     """transformers' SigLIP vision model under the published name; features are the raw output of its last layer.
 
@@ -77,10 +88,14 @@ class SiglipTower(nn.Module):
         return vision_model.encoder(inputs_embeds=hidden_NPC).last_hidden_state
 
     def compile_layers(self) -> None:
-        """Let torch.compile fuse what lies between the layers' matrix products, once for all layers and batch sizes. Idempotent."""
-        function = torch.compile(run_layer, dynamic=True)
+        """For inference with few frames: the projections of queries, keys and values become one matrix product, and torch.compile fuses
+        what lies between the products, once for all layers and batch sizes. Keeps merged copies of these weights. Idempotent."""
+        function = torch.compile(siglip_layer, dynamic=True)
         for layer in self.vision_tower["vision_model"].encoder.layers:
-            layer.forward = functools.partial(function, layer)
+            projections = (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+            weight = torch.cat([p.weight.detach() for p in projections])
+            bias = torch.cat([p.bias.detach() for p in projections])
+            layer.forward = functools.partial(function, layer, weight, bias)
 
 
 class LlavaNextModel(Qwen2Model):

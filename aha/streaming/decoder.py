@@ -10,7 +10,8 @@ D head width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,15 +32,18 @@ class Plan:
 
     write: [N * T] slots. read: [N, L] slots, or (first, end) where one block reads slots side by side. cos_q, sin_q: [N, T, 1, D];
     cos_k, sin_k: [N or 1, L, 1, D], float32. mask: [N, 1, Q / G * T, L], 0 or -inf, or None: causal, the new tokens last.
+    first: [N] ranks of the first new tokens; given where all keys stand at their ranks and aha.streaming.kernels attends (then cos_q, sin_q
+    and mask are not needed).
     """
 
     write: Tensor
     read: Tensor | tuple[int, int]
-    cos_q: Tensor
-    sin_q: Tensor
+    cos_q: Tensor | None
+    sin_q: Tensor | None
     cos_k: Tensor
     sin_k: Tensor
     mask: Tensor | None
+    first: Tensor | None = None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -49,17 +53,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def before_attention(
-    base: type[AhaModel], layer: nn.Module, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor, cos_q: Tensor,
-    sin_q: Tensor, folded: bool, merged: tuple[Tensor, Tensor | None] | None,
+    base: type[AhaModel], layer: nn.Module, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor, cos_q: Tensor | None,
+    sin_q: Tensor | None, folded: bool, merged: tuple[Tensor, Tensor | None] | None,
 ) -> Tensor:  # fmt: skip
-    """Writes a layer's keys and values into their slots. Returns the rotated queries [N, T, Q, D], or `folded`: the query heads that share
-    a key head side by side as more queries, [N, G, Q / G * T, D]."""
+    """Writes a layer's keys and values into their slots. Returns the queries [N, T, Q, D], rotated where cos_q is given, or `folded`: the
+    query heads that share a key head side by side as more queries, [N, G, Q / G * T, D]."""
     query, key, value = base.queries_keys_values(layer, hidden_NTH, merged)
     groups, width = keys_CGD.shape[1:]
     keys_CGD[write] = key.reshape(-1, groups, width)
     values_CGD[write] = value.reshape(-1, groups, width)
     blocks, new = hidden_NTH.shape[:2]
-    query_NTQD = rotate(query, cos_q, sin_q)
+    query_NTQD = query if cos_q is None else rotate(query, cos_q, sin_q)
     if not folded:
         return query_NTQD
     return query_NTQD.view(blocks, new, groups, -1, width).permute(0, 2, 3, 1, 4).reshape(blocks, groups, -1, width)
@@ -77,6 +81,17 @@ def after_attention(base: type[AhaModel], layer: nn.Module, hidden_NTH: Tensor, 
     return base.after_attention(layer, hidden_NTH, seen_NQTD.transpose(1, 2).reshape(blocks, new, -1))
 
 
+def slots_kernel(model: AhaModel) -> Callable | None:
+    """`attend_slots` (aha.streaming.kernels) where it runs: NVIDIA GPU with Triton, half precision, head width a power of two."""
+    usable = model.decoder_device.type == "cuda" and torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
+    width = model.head_dim
+    if not usable or model.decoder_dtype == torch.float32 or width & (width - 1) or model.config._attn_implementation == "eager":
+        return None
+    from aha.streaming.kernels import attend_slots
+
+    return attend_slots
+
+
 class Decoder:
     """Runs a model's decoder layers. compiled: let torch.compile fuse what lies between the matrix products, and keep merged copies of the
     query, key and value projections (6% more memory; seconds at the first call; worth it on a GPU; the model's adapter must be merged).
@@ -91,6 +106,7 @@ class Decoder:
             # one compilation for all layers (they are arguments) and all sizes
             functions = tuple(torch.compile(function, dynamic=True) for function in functions)
         self.before, self.read, self.after, self.rotate, self.softmax, self.merge = functions
+        self.attend_slots = slots_kernel(model)
 
     @property
     def device(self) -> torch.device:
@@ -152,12 +168,17 @@ class Decoder:
         """Embedded new tokens -> hidden states [N, T, H] after the final norm; their keys and values are written into the pool."""
         eager = self.model.config._attn_implementation == "eager"
         mask = plan.mask
-        if eager and mask is None:
+        if eager and mask is None and plan.first is None:
             new, length = hidden_NTH.shape[1], plan.cos_k.shape[1]
             mask = self.causal_mask(torch.tensor([length], device=self.device), new, length)
         folded = mask is not None
         for keys_CGD, values_CGD, layer, merged in zip(pool.keys, pool.values, self.model.decoder_layers, self.merged):
             query = self.before(self.base, layer, hidden_NTH, keys_CGD, values_CGD, plan.write, plan.cos_q, plan.sin_q, folded, merged)
+            if plan.first is not None:
+                tables = plan.cos_k[0, :, 0], plan.sin_k[0, :, 0]
+                seen_NTQD = self.attend_slots(query.contiguous(), keys_CGD, values_CGD, plan.read, plan.first, *tables)
+                hidden_NTH = self.after(self.base, layer, hidden_NTH, seen_NTQD.transpose(1, 2), folded)
+                continue
             if isinstance(plan.read, tuple):
                 first, end = plan.read
                 key, value = self.rotate(keys_CGD[None, first:end], plan.cos_k, plan.sin_k), values_CGD[None, first:end]

@@ -133,14 +133,19 @@ class LiveStreams:
         with self.lock:
             return sum(len(stream.waiting) for stream in self.streams.values())
 
+    def _ready(self) -> list[_Stream]:
+        """The streams of the next batch: those whose oldest frame has waited longest."""
+        waiting = sorted((s for s in self.streams.values() if s.waiting), key=lambda s: s.waiting.oldest.moment)
+        return waiting[: self.engine.full_batch(len(waiting))]
+
     def step(self) -> list[LiveScores]:
         """Score one batch of waiting frames; an empty list where none waits."""
         with self.lock:
-            ready = sorted((s for s in self.streams.values() if s.waiting), key=lambda s: s.waiting.oldest.moment)
-            taken = [stream.take() for stream in ready[: self.engine.max_batch]]
+            taken = [stream.take() for stream in self._ready()]
+            upcoming = [stream.waiting.oldest.frame for stream in self._ready()]
         if not taken:
             return []
-        scores = self.engine.push([session for session, _, _ in taken], [offered.frame for _, offered, _ in taken])
+        scores = self.engine.push([session for session, _, _ in taken], [offered.frame for _, offered, _ in taken], upcoming)
         now = time.perf_counter()
         return [
             LiveScores(session, offered.time, scores.rows(n, n + 1), now - offered.moment, dropped)

@@ -6,15 +6,16 @@
     scores = engine.push(sessions, frames)             # several in one forward call
 
 All shapes are fixed: a pool of key-value slots, `window` slots read by each stream, buffers for frames and slot numbers. On a GPU each
-size of batch (1, 2, 4, ... streams) is captured once as a CUDA graph, before the first frame, and replayed; the only wait is for the
-scores. Elsewhere the same step runs without a graph. The scores are those of the other engines.
+size of batch (1, 2, 4, ... streams) is captured once as CUDA graphs, before the first frame, and replayed; the only wait is for the
+scores. Where the next frames are there already, the vision tower looks at them beside the decoder. Elsewhere the same step runs without
+graphs. The scores are those of the other engines.
 
 Shapes: B streams of a batch (padded to a captured size), T tokens of a frame, W window, D head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,12 @@ WARM_UP_RUNS = 3
 
 
 class _Graph:
-    """The step of B streams in fixed shapes: its buffers and, on a GPU, its CUDA graph."""
+    """The step of B streams in fixed shapes: its buffers and, on a GPU, its CUDA graphs.
+
+    Two halves: `look` takes the frames through the vision tower, `attend` takes their tokens through the decoder to the scores. `both` does
+    the decoder's half of the frames in hand and the tower's half of the next ones side by side: one waits for memory where the other
+    computes.
+    """
 
     def __init__(self, engine: OnlineEngine, size: int):
         device, window = engine.decoder.device, engine.window
@@ -50,47 +56,92 @@ class _Graph:
         self.write, self.read, self.position = (part.numpy() for part in self._parts(self.slots[0]))
         self.write[:] = engine.scratch.reshape(-1, tokens)[:size]
         self.scores_host = torch.zeros(len(engine.heads), size, pin_memory=pinned)
-        self.graph = None
+        self.tokens_BKH = torch.zeros(size, tokens, engine.model.config.hidden_size, dtype=engine.model.decoder_dtype, device=device)
+        self.held: list[np.ndarray | Tensor] = []  # the frames whose tokens these are
+        self.look, self.attend, self.both = self._look, self._attend, self._both
         if pinned:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # compiles, and lets the libraries choose their kernels
-                for _ in range(WARM_UP_RUNS):
-                    self.move_and_compute()
-            torch.cuda.current_stream().wait_stream(stream)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, pool=engine.graph_memory):  # shared: graphs never run at the same time
-                self.move_and_compute()
+            self.side = torch.cuda.Stream()
+            self.look, self.attend, self.both = (self._captured(part) for part in (self._look, self._attend, self._both))
+
+    def _captured(self, part: Callable[[], None]) -> Callable[[], None]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # compiles, and lets the libraries choose their kernels
+            for _ in range(WARM_UP_RUNS):
+                part()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.engine.graph_memory):  # shared: graphs never run at the same time
+            part()
+        return graph.replay
 
     def _parts(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         write, read, position = slots.split([self.engine.tokens, self.engine.window, 1], dim=1)
         return write, read, position[:, 0]
 
-    def move_and_compute(self) -> None:
-        """From the host buffers to the scores on the host: all of it is in the graph."""
-        for host, on_device in (self.frames, self.slots):
-            on_device.copy_(host, non_blocking=True)
+    def _embedded(self) -> Tensor:
+        self.frames[1].copy_(self.frames[0], non_blocking=True)
+        return self.engine.model.visual_embed(self.frames[1])
+
+    def _look(self) -> None:
+        """Host frames -> tokens."""
+        self.tokens_BKH.copy_(self._embedded())
+
+    def _attend(self) -> None:
+        """Tokens and host slots -> scores on the host."""
+        self.slots[1].copy_(self.slots[0], non_blocking=True)
         self.scores_host.copy_(self.compute(), non_blocking=True)
 
+    def _both(self) -> None:
+        """`attend` for the tokens in hand; meanwhile `look` for the host frames, whose tokens then take their place."""
+        if not self.slots[1].is_cuda:
+            self._attend()
+            return self._look()
+        current = torch.cuda.current_stream()
+        self.side.wait_stream(current)
+        with torch.cuda.stream(self.side):
+            ahead_BKH = self._embedded()
+        self._attend()
+        current.wait_stream(self.side)
+        self.tokens_BKH.copy_(ahead_BKH)
+        return None
+
     def compute(self) -> Tensor:
-        """Scores [heads, B] of what lies in the device buffers."""
+        """Scores [heads, B] of the tokens and slots on the device."""
         engine = self.engine
         write, read, position = self._parts(self.slots[1])
-        position_BT = position[:, None] + engine.offsets
-        plan = Plan(
-            write.reshape(-1), read, engine.cos[position_BT], engine.sin[position_BT], engine.cos[None, : engine.window],
-            engine.sin[None, : engine.window], engine.decoder.causal_mask(position + engine.tokens, engine.tokens, engine.window),
-        )  # fmt: skip
-        hidden_BTH = engine.decoder(engine.model.visual_embed(self.frames[1]), engine.pool, plan)
+        keys = engine.cos[None, : engine.window], engine.sin[None, : engine.window]
+        if engine.decoder.attend_slots is not None:
+            plan = Plan(write.reshape(-1), read, None, None, *keys, None, position.contiguous())
+        else:
+            position_BT = position[:, None] + engine.offsets
+            mask = engine.decoder.causal_mask(position + engine.tokens, engine.tokens, engine.window)
+            plan = Plan(write.reshape(-1), read, engine.cos[position_BT], engine.sin[position_BT], *keys, mask)
+        hidden_BTH = engine.decoder(self.tokens_BKH, engine.pool, plan)
         scores = engine.model.score(hidden_BTH[:, -1])._asdict()
         return torch.stack([scores[head] for head in engine.heads])
 
-    def run(self) -> Tensor:
-        """Scores [heads, B], on the host, of what lies in the host buffers."""
-        if self.graph is None:
-            self.move_and_compute()
+    def load(self, frames: Sequence[np.ndarray | Tensor]) -> None:
+        for n, frame in enumerate(frames):
+            self.frames[0][n] = torch.from_numpy(frame) if isinstance(frame, np.ndarray) else frame
+
+    def holds(self, frames: Sequence[np.ndarray | Tensor]) -> bool:
+        return len(self.held) == len(frames) and all(one is other for one, other in zip(self.held, frames))
+
+    def run(self, frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> Tensor:
+        """Scores [heads, B], on the host, of `frames` and of what lies in the host slots; the tower has then seen `upcoming` too."""
+        if not self.holds(frames):
+            self.load(frames)
+            self.look()
+            if upcoming and self.scores_host.is_pinned():  # the frames must have left the host buffer
+                torch.cuda.current_stream().synchronize()
+        if upcoming:
+            self.load(upcoming)
+            self.both()
         else:
-            self.graph.replay()
+            self.attend()
+        self.held = list(upcoming)
+        if self.scores_host.is_pinned():
             torch.cuda.current_stream().synchronize()
         return self.scores_host.clone()
 
@@ -128,24 +179,38 @@ class OnlineEngine:
         return Session(self.model, query, tokenizer=self.tokenizer, pool=self.pool, decoder=self.decoder, engine=self, **settings)
 
     @torch.inference_mode()
-    def push(self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor]) -> FrameScores:
-        """One uint8 frame [3, S, S] (on the host) for each of several sessions -> scores [B] on the host, in their order."""
-        return step(sessions, [1] * len(frames), lambda feeds: self._run(feeds, frames))
+    def push(
+        self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor] = ()
+    ) -> FrameScores:
+        """One uint8 frame [3, S, S] (on the host) for each of several sessions -> scores [B] on the host, in their order.
 
-    def _run(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor]) -> FrameScores:
-        scores = torch.cat(
-            [self._run_batch(feeds[k : k + self.max_batch], frames[k : k + self.max_batch]) for k in range(0, len(feeds), self.max_batch)],
-            dim=1,
-        )
-        return FrameScores(**dict(zip(self.heads, scores)))
+        upcoming: the frames of the next call, as far as they are known. Where both calls go into a step of one size, the vision tower looks
+        at them while the decoder works on `frames`. Should the next call bring others, they are looked at then.
+        """
+        return step(sessions, [1] * len(frames), lambda feeds: self._run(feeds, frames, upcoming))
 
-    def _run_batch(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor]) -> Tensor:
-        """Scores [heads, B]: the smallest step that is large enough, filled up with streams that write into scratch slots."""
-        graph = next(graph for graph in self.graphs if graph.size >= len(feeds))
-        for n, (feed, frame) in enumerate(zip(feeds, frames)):
-            graph.frames[0][n] = torch.from_numpy(frame) if isinstance(frame, np.ndarray) else frame
+    def _run(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> FrameScores:
+        if len(feeds) > self.max_batch or not upcoming or self._graph(len(upcoming)) is not self._graph(len(feeds)):
+            upcoming = ()
+        batches = range(0, len(feeds), self.max_batch)
+        scores = [self._run_batch(feeds[k : k + self.max_batch], frames[k : k + self.max_batch], upcoming) for k in batches]
+        return FrameScores(**dict(zip(self.heads, torch.cat(scores, dim=1))))
+
+    def full_batch(self, waiting: int) -> int:
+        """How many of `waiting` frames to take at once: what fills a captured step. A step that is padded takes as long as a full one; were
+        steps rounded up, the frames that come meanwhile would keep them long for ever."""
+        return max((graph.size for graph in self.graphs if graph.size <= waiting), default=waiting)
+
+    def _graph(self, count: int) -> _Graph | None:
+        """The smallest step that is large enough."""
+        return next((graph for graph in self.graphs if graph.size >= count), None)
+
+    def _run_batch(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> Tensor:
+        """Scores [heads, B]; the step is filled up with streams that write into scratch slots."""
+        graph = self._graph(len(feeds))
+        for n, feed in enumerate(feeds):
             graph.write[n], graph.position[n] = feed.block.write, feed.block.new_position
             graph.read[n, : len(feed.block.read)] = feed.block.read
         graph.write[len(feeds) :] = self.scratch.reshape(-1, self.tokens)[len(feeds) : graph.size]
         graph.position[len(feeds) :] = 0
-        return graph.run()[:, : len(feeds)]
+        return graph.run(frames, upcoming)[:, : len(feeds)]
