@@ -18,9 +18,9 @@ from load_checkpoint import IMAGE_TOKEN, SIZES, vision_of
 from torch import nn
 
 from aha.conversation import load_tokenizer
-from aha.demo.run import BASE
 from aha.models import AhaConfig, AhaModel
 from aha.models.model import FrameScores
+from aha.scoring.model_choice import DEMO_BASE
 
 # (bytes a second, bf16 FLOPs a second) of the accelerators that figures were published for
 DEVICES = {"H100": (3.35e12, 9.89e14), "H200": (4.8e12, 9.89e14), "A100": (2.0e12, 3.12e14)}
@@ -62,7 +62,7 @@ def random_model(size: str, device: torch.device, dtype: torch.dtype, seed: int 
 
 def tokenizer() -> Any:
     """The small tokenizer that ships with the demo: the words do not matter here."""
-    return load_tokenizer(BASE)
+    return load_tokenizer(DEMO_BASE)
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
