@@ -72,6 +72,16 @@ def baselines_of(content: Mapping[str, Any], column: str) -> dict[str, float | N
     return {label: entry["mean"] for label, entry in found.items() if isinstance(entry, dict) and "mean" in entry}
 
 
+def published_of(content: Mapping[str, Any], column: str) -> dict[str, dict[str, Any]]:
+    """The comparable published rows of a metrics file that was written with --published: name -> {"mean", "per_category"?}."""
+    protocol, metric, subset = split_column(column)
+    return {
+        f"{row['method']} ({row['year']})": {"mean": row["numbers"][metric], "per_category": row["per_category"].get(metric, {})}
+        for row in content.get("published", ())
+        if row["comparable"] and row["protocol"] == protocol and metric in row["numbers"] and subset in ("", row["split"])
+    }
+
+
 def comparison(metrics: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> list[Row]:
     """Rows of the table: (name, [(mean, 95% interval or None) for each column]); the baselines of the first file come last."""
     rows = []
@@ -142,7 +152,9 @@ def main(argv: list[str]) -> None:
         values = {name: value_of(content, args.column, name) for name, content in metrics.items()}
         if not any(value.get("per_category") for value in values.values()):
             raise UserError(f"no file has categories for {args.column}; give the evaluation --info (or, for Mr.HiSum, its metadata).")
-        figure = figures.grouped_bars(args.column, values, baselines_of(next(iter(metrics.values())), args.column))
+        first = next(iter(metrics.values()))
+        values |= published_of(first, args.column)  # a row without categories has its bar at "all" only
+        figure = figures.grouped_bars(args.column, values, baselines_of(first, args.column))
     else:
         metrics = read_metrics(args.metrics)
         rows = comparison(metrics, args.columns)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from aha.eval import MODULES, load_task, published
 from aha.eval.published import Counted, Row
 from aha.results.layout import Layout
+from aha.visualize import published_of
 
 ROW = Row("M", "P", 2020, "hd_top5", "val10", 10, {"top5_map": 0.8}, "somewhere")
 LAYOUT = Layout("TVSum", (), ())
@@ -65,3 +67,10 @@ def test_anything_else_is_listed_with_the_reason(row, splits, reason):
 
 def test_a_benchmark_without_rows_says_so():
     assert "none could be traced" in published.render(published.read_rows("summe"), {}, {}, LAYOUT)
+
+
+def test_bars_of_a_metrics_file_hold_its_comparable_rows():
+    rows = [replace(ROW, per_category={"top5_map": {"VT": 0.8}}), replace(ROW, method="N", unlike="tuned on test")]
+    content = {"published": published.document(rows, NUMBERS, {"val10": Counted(10, 10)})}
+    assert published_of(content, "hd_top5/top5_map/val10") == {"M (2020)": {"mean": 0.8, "per_category": {"VT": 0.8}}}
+    assert published_of(content, "hd_top5/top5_map/all50") == {} and published_of({}, "hd_top5/top5_map") == {}

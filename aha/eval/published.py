@@ -124,7 +124,8 @@ def document(rows: Sequence[Row], protocols: Mapping[str, Any], splits: Mapping[
         reason = why_not(row, protocols, splits)
         entry = {
             "method": row.method, "paper": row.paper, "year": row.year, "protocol": row.protocol, "split": row.split,
-            "numbers": dict(row.numbers), "read_in": row.read_in, "comparable": not reason,
+            "numbers": dict(row.numbers), "per_category": {metric: dict(values) for metric, values in row.per_category.items()},
+            "read_in": row.read_in, "comparable": not reason,
         }  # fmt: skip
         result.append(entry | ({"because": reason} if reason else {}))
     return result
