@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,10 +45,17 @@ def modules_to_save(base: type[LlavaNextForCausalLM]) -> list[str]:
     return [base.projector, "lm_head", *MODULES]
 
 
-def new_lora(r: int = 16, alpha: int = 32, dropout: float = 0.05, base: type[LlavaNextForCausalLM] = AhaModel) -> LoraConfig:
-    """LoRA settings with the published defaults (MMDuet: rank 16, alpha 32), for a model that starts without an adapter."""
+def new_lora(
+    r: int = 16, alpha: int = 32, dropout: float = 0.05, base: type[LlavaNextForCausalLM] = AhaModel, targets: list[str] | None = None
+) -> LoraConfig:
+    """LoRA settings with the published defaults (MMDuet: rank 16, alpha 32), for a model that starts without an adapter.
+
+    targets: names of the decoder's linear layers (q_proj, ...), by default all of them. Raises UserError for one that is none."""
+    if wrong := [name for name in targets or () if not re.fullmatch(base.lora_targets, f"model.layers.0.{name}")]:
+        raise UserError(f"--lora_targets {wrong[0]}: the decoder has no such linear layer; it matches {base.lora_targets}.")
+    pattern = rf"model\.layers.*\.({'|'.join(map(re.escape, targets))})$" if targets else base.lora_targets
     return LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=base.lora_targets, modules_to_save=modules_to_save(base),
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, modules_to_save=modules_to_save(base),
         task_type="CAUSAL_LM",
     )  # fmt: skip
 

@@ -30,9 +30,15 @@ class ModelArguments:
         default="aha",
         metadata={"help": "Loss: aha (relevance and its uncertainty; MMDuet's heads are converted) or mmduet (two classifications)."},
     )
+    loss_weights: list[str] | None = field(
+        default=None, metadata={"help": "Weights of loss parts, such as relevance=8 tv=0.05 (lm, informative, relevance, tv, uncertainty)."}
+    )
     lora_r: int = field(default=16, metadata={"help": "Rank of a new adapter (an adapter given by --lora_pretrained keeps its own)."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of a new adapter: LoRA adds alpha / r * B A."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on LoRA's input, from 0 to below 1."})
+    lora_targets: list[str] | None = field(
+        default=None, metadata={"help": "Layers of the decoder that a new adapter changes, such as q_proj v_proj. Default: all of them."}
+    )
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Modules trained whole beside LoRA: all heads, and by default mm_projector lm_head."}
     )
@@ -165,6 +171,8 @@ def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None
         for name, value in {"load_in_4bit": model.load_in_4bit, "compile_layers": run.compile_layers}.items():
             if value:
                 raise UserError(f"--{name} cannot be used with ZeRO-3, which takes weights apart; use configs/deepspeed/zero2.json.")
+    if model.lora_targets and model.lora_pretrained:
+        raise UserError("--lora_targets is for a new adapter; the one of --lora_pretrained keeps its layers, leave one of the two out.")
     if (data.splits is None) != (data.split is None):
         raise UserError("--splits FILE and --split K belong together: which split of the file is held out.")
     if data.splits is not None and run.eval_strategy != "no":

@@ -71,7 +71,7 @@ def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.devic
     elif model.config.family != "mmduet":
         raise UserError(f"--objective mmduet needs a relevance head of 2 outputs, but {args.lora_pretrained} has 1; use --objective aha.")
     if args.lora_pretrained is None:
-        add_lora(model, new_lora(args.lora_r, args.lora_alpha, args.lora_dropout, type(model)))
+        add_lora(model, new_lora(args.lora_r, args.lora_alpha, args.lora_dropout, type(model), args.lora_targets))
     set_dropout(model, args.lora_dropout)
     if args.load_in_4bit:
         quantize_decoder(model, device)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import re
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from aha.conversation import load_tokenizer
 from aha.core.environment import lock_folder, prepare_wandb, versions
 from aha.core.files import write_text
 from aha.data.mixture import Mixture, build_mixture
+from aha.errors import UserError
 from aha.eval.community import Split, chosen_split
 from aha.models import aha_losses, mmduet_losses
+from aha.models.losses import MMDUET_WEIGHTS, LossWeights
 from aha.training import checkpoint
 from aha.training.arguments import DataArguments, RunArguments, difference, parse, settings
 from aha.training.card import model_card, upload
@@ -33,6 +37,17 @@ from aha.training.trainer import AhaTrainer
 from aha.training.validation import Validation, WandbExtras
 
 FINISHED = "finished.json"
+
+
+def loss_weights(objective: str, given: list[str] | None) -> LossWeights:
+    """The objective's weights with those that --loss_weights names ("relevance=4"). Raises UserError."""
+    weights = LossWeights() if objective == "aha" else MMDUET_WEIGHTS
+    for item in given or ():
+        name, _, value = item.partition("=")
+        if name not in asdict(weights) or not re.fullmatch(r"\d+(\.\d+)?([eE]-?\d+)?", value):
+            raise UserError(f"--loss_weights {item}: write NAME=NUMBER, the names are {', '.join(asdict(weights))}.")
+        weights = replace(weights, **{name: float(value)})
+    return weights
 
 
 def held_out_by(data: DataArguments) -> int | Split | None:
@@ -79,7 +94,8 @@ def train(argv: list[str]) -> None:
     if run.compile_layers:
         compile_layers(model, recompute=run.gradient_checkpointing)
         run.gradient_checkpointing = run.activation_checkpointing = False
-    objective = aha_losses if model_args.objective == "aha" else mmduet_losses
+    weights = loss_weights(model_args.objective, model_args.loss_weights)
+    objective = functools.partial(aha_losses if model_args.objective == "aha" else mmduet_losses, weights=weights)
     features = None if data_args.vision_cache is None else VisionCache(data_args.vision_cache, model)
     if features is not None:
         for part in filter(None, (mixture, held_out)):
