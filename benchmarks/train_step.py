@@ -29,6 +29,7 @@ from aha.models.adapters import add_lora, modules_to_save, new_lora, trainable
 from aha.training.compiled import compile_layers
 from aha.training.optimizer import LowMemoryAdamW
 from aha.training.quantized import quantize_decoder
+from aha.training.recompute import Cost, Recompute
 from aha.training.speed import ModelFlops, peak_flops
 
 GIB = 2**30
@@ -108,6 +109,7 @@ def run_fast(args: argparse.Namespace, device: torch.device, dtype: torch.dtype,
         quantize_decoder(model, device)
     if args.compile:
         compile_layers(model)
+        Recompute(model, args.recompute, Cost.estimate(model.config, True, 2))
     else:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -194,6 +196,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of weights (default %(default)s)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="run the layers as they are")
+    parser.add_argument("--recompute", type=int, default=99, help="compiled layers that are recomputed (default: all)")
     parser.add_argument("--optimizer", default="low_memory", choices=("low_memory", "adamw"), help="AdamW's state (default %(default)s)")
     parser.add_argument("--load_in_4bit", action="store_true", help="4-bit decoder weights (QLoRA)")
     parser.add_argument("--compare", type=int, default=0, metavar="STEPS", help="also compare so many losses with plain")
@@ -214,7 +217,7 @@ def main(argv: list[str]) -> None:
         if isinstance(value, (int, float)):
             print(f"{name:36s}{value:.4g}" if isinstance(value, float) else f"{name:36s}{value:,}")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
-    settings = {key: getattr(args, key) for key in ("size", "frames", "dtype", "compile", "optimizer", "load_in_4bit")}
+    settings = {key: getattr(args, key) for key in ("size", "frames", "dtype", "compile", "recompute", "optimizer", "load_in_4bit")}
     print(json.dumps({"benchmark": "train_step", "device": name, "torch": torch.__version__, **settings, **result}))
 
 

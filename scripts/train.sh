@@ -10,6 +10,7 @@ usage: bash scripts/$NAME.sh [flags of python -m aha.train]
 $ABOUT
 
 Runs torchrun over the GPUs of this node with DeepSpeed. Everything that is missing is listed first, before a model is loaded (exit code 2).
+What suits the GPUs (compiled layers, which layers are recomputed, the optimizer's state) is chosen and printed; every choice has a flag.
 The same command again goes on from the last complete checkpoint. python -m aha.train --help lists all flags.
 
 Variables:
@@ -54,4 +55,6 @@ else
     RENDEZVOUS=(--nnodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
 fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
+# samples differ in length: memory that grows in place leaves no holes of a size that nobody wants
+export PYTORCH_ALLOC_CONF="${PYTORCH_ALLOC_CONF:-expandable_segments:True}"
 exec "$PYTHON" -m torch.distributed.run "${RENDEZVOUS[@]}" --nproc_per_node "$NUM_GPUS" -m aha.train "${DEFAULTS[@]}" "$@"

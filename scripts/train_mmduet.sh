@@ -5,6 +5,6 @@ ABOUT="Trains MMDuet's objective (two classifications beside language modelling)
 COIN), multi-answer questions (Shot2Story-MAGQA-39k) and temporal grounding (HiREST, DiDeMo, QueryD)."
 DEFAULTS=(
     --llm_pretrained lmms-lab/llava-onevision-qwen2-7b-ov --objective mmduet --dataset_config configs/datasets/mmduetit.json
-    --output_dir outputs/mmduet_retrained --deepspeed configs/deepspeed/zero2.json --bf16 True --report_to wandb --dataloader_num_workers 4
+    --output_dir outputs/mmduet_retrained --deepspeed configs/deepspeed/zero1.json --bf16 True --report_to wandb --dataloader_num_workers 4
 )
 source "$(dirname "${BASH_SOURCE[0]}")/train.sh"

@@ -1,5 +1,6 @@
 """Parts of the trainer on their own: order of batches, logs, optimizer, 4-bit weights, compiled layers, merging, model card."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llava_next.fused_tower import fused_mlp
 from paths import REPO, shared_fixture
 from torch import nn
 from training_data import write_tvsum
@@ -26,6 +28,7 @@ from aha.training.logs import drop_after
 from aha.training.model import base_name
 from aha.training.optimizer import LowMemoryAdamW, stochastic_bfloat16, update
 from aha.training.quantized import LEVELS, dequantize, quantize
+from aha.training.spare import HostEmbedding, inputs_on_host
 
 # ---- order of batches ----
 
@@ -234,7 +237,7 @@ def test_low_memory_adamw_state_survives_saving():
             (weight**2).sum().backward()
             optimizer.step()
             optimizer.zero_grad()
-        assert optimizer.state[weight]["second"].dtype == torch.bfloat16
+        assert optimizer.state[weight]["exp_avg_sq"].dtype == torch.bfloat16
         return weight.detach()
 
     assert torch.equal(run(False), run(True))
@@ -284,6 +287,35 @@ def test_recomputation_uses_the_same_dropout():
     with torch.no_grad():
         layer.up.weight.zero_()
     assert value.item() - loss().item() == pytest.approx(contribution, rel=1e-4)
+
+
+def test_fused_tower_computes_the_patches_that_pooling_looks_at():
+    model = AhaModel.from_base(shared_fixture("reference/llava-onevision-qwen2-tiny-ov"))
+    frames = torch.randint(0, 256, (3, 3, 384, 384), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before = model.used_patches(model.tower_features(frames))
+    model.fuse_vision()
+    after = model.tower_features(frames)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+    assert model.project(after).shape == (3, 49, model.config.hidden_size)
+    layer = model.model.vision_tower.vision_tower["vision_model"].encoder.layers[0]
+    x = torch.randn(2, 5, layer.mlp.fc1.in_features)
+    assert fused_mlp(layer.mlp, x).shape == x.shape
+
+
+def test_what_waits_on_the_host_changes_nothing():
+    table = nn.Embedding(9, 4)
+    ids = torch.tensor([[1, 8, 3]])
+    assert torch.equal(HostEmbedding(table)(ids), table(ids)) and not list(HostEmbedding(table).parameters())
+    layer, x = LowRankLayer(), torch.randn(1, 12, 16)
+    kept, gradients = [], []
+    for context in (contextlib.nullcontext(), inputs_on_host((1, 12, 16))):
+        layer.zero_grad()
+        with context:
+            output = layer(x.clone().requires_grad_())
+        kept.append(output)
+        output.square().sum().backward()
+        gradients.append(layer.up.weight.grad)
+    assert torch.equal(*kept) and torch.equal(*gradients)
 
 
 def test_compiled_layer_keeps_only_its_input_for_the_backward_pass():

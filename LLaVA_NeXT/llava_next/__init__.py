@@ -8,7 +8,8 @@ What a base offers, so that `aha` can train, stream and save it (a second base h
     config.frame              FrameShape: placeholder tokens of a frame, and its picture's side in pixels
     config                    hidden_size, vocab_size, num_attention_heads, num_key_value_heads, image_token_index
     model.tower_features      uint8 frames -> frozen features [N, P, C];  model.used_patches: the patches of them that are looked at
-    model.project             features -> frame tokens [N, K, H];  model.visual_embed: both;  model.vision_parameters, compile_vision
+    model.project             features -> frame tokens [N, K, H];  model.visual_embed: both;  model.vision_parameters, compile_vision,
+                              fuse_vision, vision_flops
     model.embed_tokens, joint_embed, decode, lm_head          text and frames through the decoder in one call, as training does
     model.decoder_layers, queries_keys_values, merged_projections, after_attention, final_norm, rotary, head_dim    the same a layer
                               at a time, with keys and values kept by the caller: as streaming does

@@ -22,6 +22,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from llava_next.config import LlavaNextConfig
 from llava_next.errors import UserError
+from llava_next.fused_tower import fuse_layers
 
 TOWER_BATCH = 64  # frames that go through the vision tower at a time
 
@@ -182,6 +183,12 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
 
     def compile_vision(self) -> None:
         self.model.vision_tower.compile_layers()
+
+    def fuse_vision(self) -> None:
+        """For training on a GPU: `tower_features` gives the patches used alone, in fewer and shorter kernels (fused_tower.py)."""
+        layers = self.model.vision_tower.vision_tower["vision_model"].encoder.layers
+        _, used_U = _pooling(self.config.patches_per_side, self.config.tokens_per_side, self.decoder_device)
+        fuse_layers(layers, used_U)
 
     def vision_flops(self) -> tuple[int, int]:
         """FLOPs of a frame's forward pass: (tower, projector on every patch)."""

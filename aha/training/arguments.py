@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
+from llava_next import pick_attention
 from transformers import HfArgumentParser, TrainingArguments
 
 from aha.core.extras import need
 from aha.errors import UserError
+from aha.training.machine import Choices, Machine, choose, without_deepspeed
 
 
 @dataclass
@@ -82,7 +84,14 @@ class RunArguments(TrainingArguments):
     warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up: a fraction of all steps (below 1) or a number of steps."})
     per_device_train_batch_size: int = field(default=1, metadata={"help": "Samples per GPU and forward pass."})
     gradient_accumulation_steps: int = field(default=16, metadata={"help": "Forward passes per optimizer step."})
-    gradient_checkpointing: bool = field(default=True, metadata={"help": "Keep only layer inputs and recompute the rest."})
+    gradient_checkpointing: str = field(
+        default="auto",
+        metadata={
+            "help": "Decoder layers that keep only their input and compute the rest again: auto (on a GPU: as few as memory forces, for "
+            "each batch anew; else all), True (all), False (none), or how many."
+        },
+    )
+    max_memory: float | None = field(default=None, metadata={"help": "GiB of a GPU that the run may take. Default: all of it."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the mixture."})
     logging_steps: float = field(default=1, metadata={"help": "Optimizer steps between two log lines."})
     save_steps: float = field(default=100, metadata={"help": "Optimizer steps between two checkpoints."})
@@ -101,11 +110,19 @@ class RunArguments(TrainingArguments):
         },
     )
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes per GPU that read videos ahead."})
-    low_memory_optimizer: bool = field(
-        default=False, metadata={"help": "AdamW with 16-bit state: 4 to 6 bytes a trained parameter instead of 12."}
+    low_memory_optimizer: str = field(
+        default="auto",
+        metadata={
+            "help": "AdamW with 16-bit state, 4 to 6 bytes a trained parameter instead of 12: True, False, or auto (where a GPU has less "
+            "than 40 GiB)."
+        },
     )
-    compile_layers: bool = field(
-        default=False, metadata={"help": "torch.compile for decoder and vision layers: faster, after a minute. Not with ZeRO-3."}
+    compile_layers: str = field(
+        default="auto",
+        metadata={
+            "help": "torch.compile for decoder and vision layers, faster after a minute or two: True, False, or auto (on a GPU in 16 "
+            "bits). Not with ZeRO-3."
+        },
     )
     group_by_length: bool = field(
         default=True, metadata={"help": "Samples of similar length go to all GPUs at the same time (within an optimizer step)."}
@@ -114,6 +131,7 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if isinstance(self.report_to, str) and "," in self.report_to:
             self.report_to = self.report_to.split(",")
+        self.recomputation, self.gradient_checkpointing = self.gradient_checkpointing, False  # transformers' own is switched on in run.py
         super().__post_init__()
 
 
@@ -122,6 +140,8 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]
 
     Raises UserError for values that cannot work together.
     """
+    machine = Machine.look()
+    argv = without_deepspeed(argv, machine)
     with_deepspeed = any(a.split("=")[0] == "--deepspeed" for a in argv)
     if with_deepspeed:
         need("deepspeed", "train", "--deepspeed")
@@ -146,8 +166,19 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]
         raise UserError(f"unknown flag {rest[0]}; see python -m aha.train --help.")
     for logger in {"wandb", "tensorboard"} & set(run.report_to):
         need(logger, "train", f"--report_to {logger}")
+    run.chosen = chosen(machine, model, run)
+    run.compile_layers, run.low_memory_optimizer = run.chosen.compile_layers, run.chosen.low_memory_optimizer
     check(model, data, run)
     return model, data, run
+
+
+def chosen(machine: Machine, model: ModelArguments, run: RunArguments) -> Choices:
+    return choose(
+        machine if not run.use_cpu else Machine(), compile_layers=run.compile_layers, low_memory_optimizer=run.low_memory_optimizer,
+        gradient_checkpointing=run.recomputation, max_memory=run.max_memory, sixteen_bit=run.bf16,
+        zero_stage=None if run.deepspeed_plugin is None else run.deepspeed_plugin.zero_stage,
+        attention=model.attn_implementation or pick_attention(run.device),
+    )  # fmt: skip
 
 
 def run_alone() -> None:
@@ -196,7 +227,10 @@ EXACT = (
 def settings(model: ModelArguments, data: DataArguments, run: RunArguments) -> dict[str, Any]:
     """Everything that decides the result, as plain JSON values; written beside the weights and compared on resume. No secrets are in it."""
     training = run.to_dict()
-    return {"model": asdict(model), "data": asdict(data), "training": {name: training[name] for name in EXACT}, "command": command()}
+    return {
+        "model": asdict(model), "data": asdict(data), "training": {name: training[name] for name in EXACT}, "chosen": run.chosen.as_dict(),
+        "command": command(),
+    }  # fmt: skip
 
 
 def command() -> list[str]:

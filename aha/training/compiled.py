@@ -1,4 +1,4 @@
-"""torch.compile for decoder layers and vision layers. All layers of a kind share one compiled function, for any length.
+"""torch.compile for decoder layers. All layers share one compiled function, for any length.
 
 Gradient checkpointing happens inside the compiled function: only a layer's input is kept, and the compiler leaves out of the
 recomputation what no gradient needs, such as the last matrix product of a layer.
@@ -52,7 +52,7 @@ class SeededDropout(nn.Module):
 def seed_dropout(model: AhaModel) -> None:
     """Replace the dropout of all LoRA layers by `SeededDropout`; the seeds are drawn from torch's generator at every forward pass."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    seeds = torch.zeros(len(layers), dtype=torch.int32, device=next(model.parameters()).device)
+    seeds = torch.zeros(len(layers), dtype=torch.int32, device=model.decoder_device)
     for layer, seed in zip(layers, seeds.unbind()):
         p = model.peft_config["default"].lora_dropout
         layer.lora_dropout["default"] = SeededDropout(p, seed) if p else nn.Identity()
@@ -63,14 +63,19 @@ def draw(seeds: Tensor) -> None:
     seeds.random_(-(2**31), 2**31 - 1)
 
 
-def compile_layers(model: AhaModel, recompute: bool = True) -> None:
-    """Compile the layers of `model` in place, which must be where it will stay.
-
-    recompute: keep only layer inputs for the backward pass, in place of the model's own gradient checkpointing.
-    """
+def compile_layers(model: AhaModel) -> None:
+    """Compile the layers of `model` in place, which must be where it will stay. A decoder layer whose `recomputed` is true (see
+    recompute.py) keeps only its input for the backward pass; it takes the place of the model's own gradient checkpointing. The vision
+    tower is not compiled: it would take 3% longer (benchmarks/train_kernels.py)."""
     seed_dropout(model)
-    layer_function = torch.compile(run_and_recompute if recompute else run_layer, dynamic=True)
+    if model.decoder_device.type == "cuda":
+        model.fuse_vision()
+    functions = {False: torch.compile(run_layer, dynamic=True), True: torch.compile(run_and_recompute, dynamic=True)}
     for layer in model.decoder_layers:
         layer.gradient_checkpointing = False
-        layer.forward = functools.partial(layer_function, layer)
-    model.compile_vision()
+        layer.recomputed = True
+        layer.forward = functools.partial(run_compiled, functions, layer)
+
+
+def run_compiled(functions: dict, layer: nn.Module, *args, **kwargs):
+    return functions[layer.recomputed and torch.is_grad_enabled()](layer, *args, **kwargs)

@@ -14,7 +14,9 @@ class Progress(ProgressCallback):
         if "loss" in logs:
             shown = {"loss": f"{logs['loss']:.4f}", "lr": f"{logs['learning_rate']:.1e}"}
             if "frames_per_s" in logs:
-                shown["frames/s"] = f"{logs['frames_per_s']:.1f}"
+                shown |= {"frames/s": f"{logs['frames_per_s']:.1f}", "tokens/s": f"{logs['tokens_per_s']:.0f}"}
+            if "mfu" in logs:
+                shown["MFU"] = f"{logs['mfu']:.2f}"
             self.training_bar.set_postfix(shown, refresh=False)
         evaluation = {name: value for name, value in logs.items() if name.startswith("eval_") and isinstance(value, float)}
         if evaluation:

@@ -27,8 +27,8 @@ class RankBatches(Sampler[list[int]]):
     Which items an optimizer step sees depends on the size of the whole step only (batch_size * world_size * accumulation), not on how it
     is divided: 8 GPUs with 2 micro-steps learn from the same items, step by step, as one GPU with 16. (Not so in a smaller last step of
     an epoch: every rank has the same number of batches, and the last ones are filled up from the start of the order.) `lengths()` given:
-    the items of an optimizer step are sorted by length, longest first, so that ranks (which wait for each other) get samples of similar
-    length, and a step that does not fit into memory fails at once.
+    the items of an optimizer step are dealt by length, longest first: ranks (which wait for each other) get about equal sums, and samples
+    of similar length at a time; a step that does not fit into memory fails at once.
     """
 
     def __init__(
@@ -63,13 +63,31 @@ class RankBatches(Sampler[list[int]]):
             return order
         lengths, whole = self.lengths(), per_step * self.accumulation
         steps = (order[start : start + whole] for start in range(0, total, whole))
-        return [i for step in steps for i in sorted(step, key=lambda i: -lengths[i])]
+        return [i for step in steps for i in deal(step, lengths, self.batch_size, self.world_size)]
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order()
         per_step = self.batch_size * self.world_size
         for start in range(self.rank * self.batch_size, len(order), per_step):
             yield order[start : start + self.batch_size]
+
+
+def deal(items: Sequence[int], lengths: Sequence[int], batch_size: int, world_size: int) -> list[int]:
+    """The items of an optimizer step in the order of micro-steps: a batch for each rank, then the next one for each.
+
+    Batches are cut from the items sorted by length, so that little is padded. Of each row of `world_size` batches the longest goes to the
+    rank that has the least work so far: no rank has more than another by more than the longest batch's excess over the shortest of a row.
+    """
+    longest_first = sorted(items, key=lambda i: -lengths[i])
+    batches = [longest_first[k : k + batch_size] for k in range(0, len(items), batch_size)]
+    work, dealt = [0] * world_size, []
+    for k in range(0, len(batches), world_size):
+        ranks = sorted(range(world_size), key=lambda rank: work[rank])  # stable: equal ones stay in order
+        row = dict(zip(ranks, batches[k : k + world_size]))
+        for rank, batch in row.items():
+            work[rank] += lengths[batch[0]] * len(batch)
+        dealt += [i for rank in range(world_size) for i in row[rank]]
+    return dealt
 
 
 class TrainingSet(Dataset):

@@ -55,7 +55,8 @@ def update(
 class LowMemoryAdamW(torch.optim.Optimizer):
     """AdamW with bfloat16 moments for bfloat16 or float32 parameters. Arguments as torch.optim.AdamW.
 
-    State in bytes a parameter: 4 for a float32 one, 6 for a bfloat16 one.
+    State in bytes a parameter: 4 for a float32 one, 6 for a bfloat16 one. The moments have torch's names: DeepSpeed's universal layout
+    (another number of processes, see resize.py) knows no others.
     """
 
     def __init__(self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0):
@@ -72,8 +73,16 @@ class LowMemoryAdamW(torch.optim.Optimizer):
     def load_state_dict(self, state_dict) -> None:
         super().load_state_dict(state_dict)  # gives the moments the parameters' type
         for state in self.state.values():
-            for name in ("first", "second"):
-                state[name] = state[name].to(torch.bfloat16)
+            for before, name in (("first", "exp_avg"), ("second", "exp_avg_sq")):  # checkpoints of earlier versions
+                if before in state:
+                    state[name] = state.pop(before)
+            self.shrink(state)
+
+    @staticmethod
+    def shrink(state: dict) -> None:
+        """Moments that were read as float32 become bfloat16 again (they hold no other values)."""
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name] = state[name].to(torch.bfloat16)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -92,8 +101,8 @@ class LowMemoryAdamW(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["step"] = 0
-            state["first"] = torch.zeros_like(parameter, dtype=torch.bfloat16)
-            state["second"] = torch.zeros_like(parameter, dtype=torch.bfloat16)
+            state["exp_avg"] = torch.zeros_like(parameter, dtype=torch.bfloat16)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=torch.bfloat16)
             if parameter.dtype != torch.float32:
                 state["rest"] = torch.zeros_like(parameter)
         state["step"] += 1
@@ -102,7 +111,7 @@ class LowMemoryAdamW(torch.optim.Optimizer):
         scalars = torch.tensor([group["lr"], 1 / (1 - beta1 ** state["step"]), 1 / (1 - beta2 ** state["step"])], dtype=torch.float32)
         lr, scale1, scale2 = scalars.to(parameter.device, non_blocking=True).unbind()
         rest = state.get("rest")
-        pieces = [t.view(-1).split(CHUNK) for t in (parameter.data, parameter.grad, state["first"], state["second"])]
+        pieces = [t.view(-1).split(CHUNK) for t in (parameter.data, parameter.grad, state["exp_avg"], state["exp_avg_sq"])]
         rests = [None] * len(pieces[0]) if rest is None else rest.view(-1).split(CHUNK)
         for weight, grad, first, second, left in zip(*pieces, rests):
             step_update(weight, grad, first, second, left, lr, scale1, scale2, beta1, beta2, group["eps"], group["weight_decay"])

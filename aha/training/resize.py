@@ -13,10 +13,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from aha.errors import UserError
+from aha.training.optimizer import LowMemoryAdamW
 
 if TYPE_CHECKING:
     from aha.training.trainer import AhaTrainer
@@ -34,12 +36,28 @@ def load_resized(trainer: AhaTrainer, folder: Path) -> None:
     engine._config.load_universal_checkpoint = True
     engine.load_checkpoint(str(universal), tag=tag, load_module_strict=False)
     engine._config.load_universal_checkpoint = False
-    for state in engine.optimizer.optimizer.state.values():
-        if isinstance(state.get("step"), Tensor):
-            state["step"] = state["step"].clone()  # ZeRO-3 gives all groups one tensor, which each of them would count up
+    place_state(engine.optimizer.optimizer)
     dist.barrier()
     if trainer.args.process_index == 0:
         shutil.rmtree(universal)
+
+
+def place_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give every parameter a step counter of its own, where this optimizer's kernels look for it, and the state its types.
+
+    DeepSpeed reads one counter for all parameter groups (ZeRO-3: each of them would count it up), on the CPU; torch's fused and
+    capturable kernels want it beside the parameter. LowMemoryAdamW counts in a Python number.
+    """
+    for group in optimizer.param_groups:
+        beside = group.get("fused") or group.get("capturable")
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            step = state.get("step")
+            if isinstance(optimizer, LowMemoryAdamW) and step is not None:
+                state["step"] = int(step)
+                optimizer.shrink(state)
+            elif isinstance(step, Tensor):
+                state["step"] = step.detach().to(device=parameter.device if beside else "cpu", dtype=torch.float32, copy=True)
 
 
 def convert(source: Path, target: Path) -> None:

@@ -22,21 +22,26 @@ from aha.core.files import write_text
 from aha.data.mixture import Mixture, build_mixture
 from aha.errors import UserError
 from aha.eval.community import Split, chosen_split
-from aha.models import aha_losses, mmduet_losses
+from aha.models import AhaModel, aha_losses, mmduet_losses
 from aha.models.losses import MMDUET_WEIGHTS, LossWeights
 from aha.training import checkpoint
 from aha.training.arguments import DataArguments, RunArguments, difference, parse, settings
 from aha.training.card import model_card, upload
 from aha.training.compiled import compile_layers
 from aha.training.console import Progress
+from aha.training.dashboard import Dashboard, send_summary
 from aha.training.data import TrainingSet
 from aha.training.features import VisionCache
 from aha.training.logs import LogFile
 from aha.training.model import build_model, fingerprint
+from aha.training.recompute import GIB, Cost, Recompute, trained_bytes, weight_bytes
+from aha.training.spare import embeddings_on_host
+from aha.training.speed import summary_line
 from aha.training.trainer import AhaTrainer
-from aha.training.validation import Validation, WandbExtras
+from aha.training.validation import Validation
 
 FINISHED = "finished.json"
+USUAL_TOKENS = 6000  # of a sample of 120 frames: what a card must have room for with everything on it
 
 
 def loss_weights(objective: str, given: list[str] | None) -> LossWeights:
@@ -91,9 +96,9 @@ def train(argv: list[str]) -> None:
         for parameter in model.parameters():  # steps of 2e-5 would be rounded away in 16 bits; DeepSpeed keeps its own float32 copy
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    if run.compile_layers:
-        compile_layers(model, recompute=run.gradient_checkpointing)
-        run.gradient_checkpointing = run.activation_checkpointing = False
+    recompute = prepare_layers(model, run)
+    if main:
+        print(run.chosen.line(), flush=True)
     weights = loss_weights(model_args.objective, model_args.loss_weights)
     objective = functools.partial(aha_losses if model_args.objective == "aha" else mmduet_losses, weights=weights)
     features = None if data_args.vision_cache is None else VisionCache(data_args.vision_cache, model)
@@ -104,11 +109,11 @@ def train(argv: list[str]) -> None:
             features.fill(part, model, run.process_index, run.world_size)
         checkpoint.barrier()
     trainer = AhaTrainer(
-        model, run, TrainingSet(mixture, features), objective=objective, tokenizer=tokenizer, record=record,
+        model, run, TrainingSet(mixture, features), recompute=recompute, objective=objective, tokenizer=tokenizer, record=record,
         validation=None if held_out is None else Validation(held_out, features),
     )  # fmt: skip
     if "wandb" in run.report_to:
-        trainer.add_callback(WandbExtras(record.settings, wandb_config))
+        trainer.add_callback(Dashboard(record.settings, wandb_config))
     trainer.add_callback(LogFile(trainer.history))
     if not run.disable_tqdm:
         trainer.pop_callback(ProgressCallback)
@@ -125,6 +130,28 @@ def train(argv: list[str]) -> None:
     finish(trainer)
     if lock is not None:
         lock.close()
+
+
+def prepare_layers(model: AhaModel, run: RunArguments) -> Recompute:
+    """Compile the layers if chosen, and say which of them are recomputed. Without compiling, transformers does the recomputing."""
+    chosen = run.chosen
+    limit = None if chosen.memory_gib is None else chosen.memory_gib * GIB
+    if limit is not None and run.max_memory is not None:
+        torch.cuda.set_per_process_memory_fraction(min(limit / torch.cuda.get_device_properties(run.device).total_memory, 1.0), run.device)
+    cost = Cost.estimate(model.config, chosen.compile_layers, model.lm_head.weight.element_size())
+    zero = chosen.zero_stage is not None
+    later = trained_bytes(model, zero=zero, low_memory=chosen.low_memory_optimizer, world_size=run.world_size)
+    if (
+        limit is not None
+        and chosen.recompute == "auto"
+        and not Recompute(model, "auto", cost, limit, later).fits(USUAL_TOKENS, weight_bytes(model))
+    ):
+        embeddings_on_host(model)
+    if chosen.compile_layers:
+        compile_layers(model)
+    else:
+        run.gradient_checkpointing = run.activation_checkpointing = chosen.recompute != "none"
+    return Recompute(model, chosen.recompute, cost, limit, later, native=not chosen.compile_layers)
 
 
 def contents(mixture: Mixture) -> list[dict[str, Any]]:
@@ -198,7 +225,12 @@ def finish(trainer: AhaTrainer) -> None:
     if trainer.args.process_index == 0:
         how = "training: world size {}, no DeepSpeed" if stage is None else "deepspeed: world size {}, ZeRO stage {}"
         print(how.format(world, stage) + f", parameters equal on all ranks: {'yes' if equal else 'NO'}", flush=True)
-        facts = {"world_size": world, "zero_stage": stage, "parameters_equal": equal, "parameter_hash": hashes[0]}
+        parts = trainer.speed.summary()
+        if parts:
+            print(summary_line(parts), flush=True)
+            if "wandb" in trainer.args.report_to:
+                send_summary(parts)
+        facts = {"world_size": world, "zero_stage": stage, "parameters_equal": equal, "parameter_hash": hashes[0], "step_seconds": parts}
         trainer.history.event("finished", step=trainer.state.global_step, **facts)
         print(f"saved: {trainer.args.output_dir}", flush=True)
     if not equal:

@@ -6,6 +6,7 @@ what is logged, and what a checkpoint is.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils.memory import clear_device_cache
 from llava_next import TOWER_BATCH
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -30,6 +32,7 @@ from aha.training.data import Collator, RankBatches, TrainingSet
 from aha.training.logs import History
 from aha.training.model import check_optimizer
 from aha.training.optimizer import LowMemoryAdamW
+from aha.training.recompute import Recompute
 from aha.training.speed import Speed
 from aha.training.validation import Validation
 
@@ -38,6 +41,15 @@ Objective = Callable[..., Losses]
 # cuDNN's attention needs 60 ms to get ready for a length that it has not seen, forwards and again backwards; samples differ in length by
 # their titles alone. Lengths in steps of 64 tokens (about a frame) are seen again soon, and cost 0.7% more work at 90 frames.
 PAD_ON_GPU = 64
+
+
+def out_of_memory(inputs: dict[str, Any], said: str) -> str:
+    samples, tokens = ", ".join(inputs["sample_ids"]), inputs["num_tokens"]
+    return (
+        f"out of GPU memory with {tokens} tokens ({samples}): {said}. Give a lower --max_num_frames, --gradient_checkpointing True, "
+        "--low_memory_optimizer True or --load_in_4bit True; a lower --max_memory leaves more room beside the run. The same command goes "
+        "on from the last checkpoint."
+    )
 
 
 class MicroBatches:
@@ -69,6 +81,19 @@ class EpochSetter(TrainerCallback):
         self.batches.set_epoch(epoch)
 
 
+class OptimizerTimer(TrainerCallback):
+    """The optimizer's time without DeepSpeed, whose engine steps inside its backward call."""
+
+    def __init__(self, speed: Speed):
+        self.speed = speed
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.speed.sections.begin("optimizer")
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self.speed.sections.end()
+
+
 class AhaTrainer(Trainer):
     """`objective`: `aha_losses` or `mmduet_losses`; `record`: what a checkpoint carries beside the weights."""
 
@@ -83,9 +108,11 @@ class AhaTrainer(Trainer):
         objective: Objective,
         tokenizer: Any,
         record: checkpoint.Record,
+        recompute: Recompute,
         validation: Validation | None = None,
     ) -> None:
         self.objective, self.tokenizer, self.record, self.validation = objective, tokenizer, record, validation
+        self.recompute = recompute
         self.speed = Speed(model)
         self.history = History(args.output_dir, enabled=args.process_index == 0)
         self.rank_batches = RankBatches(
@@ -100,6 +127,7 @@ class AhaTrainer(Trainer):
             eval_dataset=None if validation is None else validation.dataset,
         )  # fmt: skip
         self.add_callback(EpochSetter(dataset, self.rank_batches))
+        self.add_callback(OptimizerTimer(self.speed))
 
     # ---- data ----
 
@@ -127,10 +155,12 @@ class AhaTrainer(Trainer):
                 tower_batch = len(pixels)
         else:
             features = torch.cat([self._features(f) for f in frames])
-        return model(
-            input_ids=batch["input_ids_BT"], frames=pixels, vision_features=features, logits_mask=batch["labels_BT"] != IGNORE_INDEX,
-            tower_batch=tower_batch,
-        )  # fmt: skip
+        sixteen_bit = self.deepspeed is None and self.model.lm_head.weight.dtype != torch.float32  # as it is: nothing to cast
+        with torch.autocast(self.args.device.type, enabled=False) if sixteen_bit else contextlib.nullcontext():
+            return model(
+                input_ids=batch["input_ids_BT"], frames=pixels, vision_features=features, logits_mask=batch["labels_BT"] != IGNORE_INDEX,
+                tower_batch=tower_batch,
+            )  # fmt: skip
 
     def _features(self, frames: Tensor) -> Tensor:
         """Pixels or cached features of one sample -> features [F,P,C] on the device."""
@@ -145,8 +175,10 @@ class AhaTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Loss of one micro-batch. Raises UserError, with the sample ids, where it is not finite."""
         self._report_broken(inputs)
-        output = self.forward(model, inputs)
-        losses = self.objective(output, inputs["labels_BT"], **{f"{head.labels}_BT": inputs[f"{head.labels}_BT"] for head in LABELLED})
+        output = self._forward_within_memory(model, inputs)
+        labels = {f"{head.labels}_BT": inputs[f"{head.labels}_BT"] for head in LABELLED}
+        with self.speed.sections("loss"):
+            losses = self.objective(output, inputs["labels_BT"], **labels)
         if not torch.isfinite(losses.total):
             values = ", ".join(f"{name} {value.item():g}" for name, value in losses.parts.items())
             raise UserError(
@@ -160,10 +192,48 @@ class AhaTrainer(Trainer):
             self._weighted[name] = self._weighted.get(name, 0) + losses.weighted[name].detach().float() * weight
         self._micro_steps += 1
         self._step_ids += inputs["sample_ids"]
-        self._frames += sum(inputs["num_frames"])
-        self._tokens += inputs["num_tokens"]
+        batch, tokens, frames = len(inputs["num_frames"]), inputs["num_tokens"], sum(inputs["num_frames"])
+        self._frames += frames
+        self._tokens += tokens
+        tower = all(f.dtype == torch.uint8 for f in inputs["frames"])
+        self._work += self.speed.model_flops(batch, tokens / batch, frames, tower)
+        self._again += self.speed.model_flops.again(batch, tokens / batch, self.recompute.recomputed)
         loss = losses.total * weight
         return (loss, output) if return_outputs else loss
+
+    def _forward_within_memory(self, model: torch.nn.Module, inputs: dict[str, Any]):
+        """`forward`; where memory runs out, again with more layers recomputed. Raises UserError where none is left to recompute.
+
+        No other rank waits for this one in a forward pass (ZeRO-3, where they do, recomputes all layers anyway).
+        """
+        while True:
+            self.recompute.begin(inputs["input_ids_BT"].numel(), self.args.device)
+            shape = (*inputs["input_ids_BT"].shape, self.model.config.hidden_size)
+            try:
+                with self.recompute.keeping(shape):
+                    output = self.forward(model, inputs)
+            except torch.OutOfMemoryError as error:
+                said = str(error).split(". ")[0]
+            else:
+                self.recompute.forward_ended(self.args.device)
+                return output
+            # here the exception and the tensors that its traceback held are gone
+            if not self.recompute.tighten():
+                raise UserError(out_of_memory(inputs, said))
+            clear_device_cache(garbage_collection=True)
+            print(f"out of memory with {inputs['input_ids_BT'].numel()} tokens; recomputing more layers from now on", flush=True)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        try:
+            with self.speed.sections("decoder"):
+                loss = super().training_step(model, inputs, num_items_in_batch)
+        except torch.OutOfMemoryError as error:
+            raise UserError(out_of_memory(inputs, str(error).split(". ")[0])) from error
+        boundary = self.accelerator.sync_gradients
+        self.recompute.backward_ended(self.args.device, learn=self._micro_steps > 1 and not boundary or self.state.global_step > 0)
+        if boundary:
+            self.recompute.step_ended()
+        return loss
 
     def _report_broken(self, inputs: dict[str, Any]) -> None:
         for sample_id, reason in inputs["broken"]:
@@ -188,6 +258,7 @@ class AhaTrainer(Trainer):
         self._parts: dict[str, Tensor] = {}
         self._weighted: dict[str, Tensor] = {}
         self._micro_steps = self._frames = self._tokens = 0
+        self._work = self._again = 0.0
         self._step_ids: list[str] = []
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -196,12 +267,13 @@ class AhaTrainer(Trainer):
         norm = float(norm) if norm is not None else None
         names = sorted(self._parts)
         sums = torch.stack([self._parts[n] for n in names] + [self._weighted[n] for n in names])
-        sums = torch.cat([sums, sums.new_tensor([self._frames, self._tokens])])
-        if self.args.world_size > 1:
+        world = self.args.world_size
+        sums = torch.cat([sums, sums.new_tensor([self._frames, self._tokens, self._work / world, self._again / world])])
+        if world > 1:
             dist.all_reduce(sums)
-        *values, frames, tokens = sums.tolist()
-        self.speed.worked(frames=frames, tokens=tokens)
-        values = [value / (self._micro_steps * self.args.world_size) for value in values]
+        *values, frames, tokens, work, again = sums.tolist()
+        self.speed.worked(frames=frames, tokens=tokens, work=work, again=again)
+        values = [value / (self._micro_steps * world) for value in values]
         parts = dict(zip(names, values[: len(names)]))
         weighted = dict(zip(names, values[len(names) :]))
         if norm is not None and not math.isfinite(norm):
@@ -225,11 +297,12 @@ class AhaTrainer(Trainer):
         return [i for ids in gathered for i in ids]
 
     def floating_point_ops(self, inputs) -> float:
-        return self.speed.flops(len(inputs["num_frames"]), inputs["num_tokens"], sum(inputs["num_frames"]))
+        batch = len(inputs["num_frames"])
+        return self.speed.model_flops(batch, inputs["num_tokens"] / batch, sum(inputs["num_frames"]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs = {**logs, **self.last, **self.speed.report(self.state.global_step)}
+            logs = {**logs, **self.last, **self.speed.report(self.state.global_step, self.recompute.peak)}
         super().log(logs)
 
     # ---- validation ----
@@ -260,6 +333,10 @@ class AhaTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             checkpoint.load_training_state(self, resume_from_checkpoint)
+        if self.deepspeed is not None:
+            engine, sections = self.deepspeed, self.speed.sections
+            engine.allreduce_gradients = sections.around("communication", engine.allreduce_gradients)
+            engine.step = sections.around("optimizer", engine.step)
         self.history.start(self.state.global_step)
         self.speed.restart(self.state.global_step)
         return prepared

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback
 
 from aha.conversation import IGNORE_INDEX
 from aha.core.files import atomic_path
@@ -121,24 +120,4 @@ def write_timeline(video: Scored, path: Path, step: int) -> None:
         figure.savefig(temporary, dpi=100)
 
 
-class WandbExtras(TrainerCallback):
-    """What transformers' wandb callback does not send: the run's settings and the validation pictures."""
-
-    def __init__(self, settings: dict[str, Any], extra: dict[str, Any]):
-        self.settings, self.extra = settings, extra
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            import wandb
-
-            wandb.config.update({"aha": self.settings, **self.extra}, allow_val_change=True)
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        path = timeline_path(args.output_dir, state.global_step)
-        if state.is_world_process_zero and path.is_file():
-            import wandb
-
-            wandb.log({"eval/timeline": wandb.Image(str(path)), "train/global_step": state.global_step})
-
-
-__all__ = ["Validation", "WandbExtras", "write_timeline"]
+__all__ = ["Validation", "timeline_path", "write_timeline"]

@@ -1,0 +1,218 @@
+"""What a run chooses by itself: the fast path, how many layers are recomputed, who gets which sample; and where its time went."""
+
+import json
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paths import REPO
+from torch import nn
+
+from aha.errors import UserError
+from aha.training.data import deal
+from aha.training.machine import Machine, choose, without_deepspeed
+from aha.training.optimizer import LowMemoryAdamW
+from aha.training.recompute import GIB, Cost, Recompute
+from aha.training.resize import place_state
+from aha.training.speed import Sections, summary_line
+
+H100, SMALL = Machine("NVIDIA H100", 79.0, True), Machine("NVIDIA L4", 22.0, True)
+AUTO = {
+    "compile_layers": "auto", "low_memory_optimizer": "auto", "gradient_checkpointing": "auto", "max_memory": None, "sixteen_bit": True,
+    "zero_stage": 2, "attention": "sdpa",
+}  # fmt: skip
+
+
+def chosen(machine: Machine, **flags):
+    choices = choose(machine, **{**AUTO, **flags})
+    return choices.compile_layers, choices.low_memory_optimizer, choices.recompute
+
+
+def test_the_fast_path_needs_no_flag_and_every_choice_has_one():
+    assert chosen(H100) == (True, False, "auto")
+    assert chosen(SMALL) == (True, True, "auto")
+    assert chosen(H100, max_memory=23.5) == (True, True, "auto")
+    assert chosen(H100, zero_stage=3) == (False, False, "all")
+    assert chosen(Machine("NVIDIA H100", 79.0, compiler=False)) == (False, False, "auto")
+    assert chosen(Machine(), sixteen_bit=False) == (False, False, "all")
+    assert chosen(H100, compile_layers="False", low_memory_optimizer="True", gradient_checkpointing="7") == (False, True, 7)
+    assert chosen(H100, gradient_checkpointing="False")[2] == "none" and chosen(H100, gradient_checkpointing="True")[2] == "all"
+    assert "compiled layers, attention sdpa, recomputing what memory forces, AdamW, ZeRO stage 2" in choose(H100, **AUTO).line()
+
+
+@pytest.mark.parametrize("flag, value", [("compile_layers", "perhaps"), ("gradient_checkpointing", "some"), ("max_memory", -1.0)])
+def test_a_choice_that_means_nothing_is_refused(flag, value):
+    with pytest.raises(UserError, match=f"--{flag} is {value}"):
+        choose(H100, **{**AUTO, flag: value})
+
+
+def test_one_small_card_trains_without_deepspeed(tmp_path, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    configs = {}
+    for name, zero in {"two": {"stage": 2}, "three": {"stage": 3}, "offload": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}.items():
+        configs[name] = tmp_path / f"{name}.json"
+        configs[name].write_text(json.dumps({"zero_optimization": zero}))
+    flags = ["--bf16", "True", "--deepspeed", str(configs["two"]), "--max_steps", "3"]
+    without = ["--bf16", "True", "--max_steps", "3"]
+    assert without_deepspeed(flags, SMALL) == without
+    assert without_deepspeed([*flags, "--max_memory=23.5"], H100) == [*without, "--max_memory=23.5"]
+    assert without_deepspeed(flags, H100) == flags and without_deepspeed(flags, Machine()) == flags
+    for kept in (["--low_memory_optimizer", "False"], ["--deepspeed", str(configs["three"])], ["--deepspeed", str(configs["offload"])]):
+        assert without_deepspeed([*flags, *kept], SMALL) == [*flags, *kept]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert without_deepspeed(flags, SMALL) == flags
+
+
+# ---- recomputation ----
+
+
+def recompute(mode="auto", limit=80 * GIB, layers=28, later=0.0) -> Recompute:
+    model = nn.Module()
+    model.decoder_layers = nn.ModuleList(nn.Linear(1, 1) for _ in range(layers))
+    return Recompute(model, mode, Cost(kept=187e3, inputs=7e3, moment=526e3), limit, later)
+
+
+def test_as_many_layers_keep_their_activations_as_fit():
+    """Figures of an H100 with a 7B model of 120 frames: 23.6 GiB with all layers recomputed, 52.5 with none."""
+    plan, resident = recompute(), 19.5 * GIB
+    assert plan.plan(5952, resident) == 0
+    assert recompute(limit=24 * GIB).plan(5952, resident) == 28
+    half = recompute(limit=42 * GIB).plan(5952, resident)
+    assert 8 < half < 20
+    for limit in (30, 40, 50):
+        plan = recompute(limit=limit * GIB)
+        count = plan.plan(5952, resident)
+        kept = 5952 * ((28 - count) * 187e3 + count * 7e3 + 526e3)
+        assert resident + kept <= 0.94 * limit * GIB < resident + kept + 5952 * 187e3
+    assert recompute(limit=60 * GIB).plan(19640, resident) > recompute(limit=60 * GIB).plan(5952, resident)
+    plan.apply(5)
+    assert [layer.recomputed for layer in plan.layers] == [True] * 5 + [False] * 23
+
+
+def test_what_is_to_come_counts_until_the_first_step_is_over():
+    plan = recompute(limit=60 * GIB, later=20 * GIB)
+    before = plan.plan(5952, 19.5 * GIB)
+    plan.step_ended()
+    assert plan.plan(5952, 19.5 * GIB) < before
+
+
+def test_the_formula_is_corrected_by_what_a_batch_took():
+    plan = recompute(limit=60 * GIB)
+    plan.tokens = 1000
+    plan.apply(8)
+    plan.learn_kept(1000 * (20 * 250e3 + 8 * 7e3))
+    assert plan.cost.kept == pytest.approx(250e3)
+    plan.learn_moment(1000 * (20 * 250e3 + 8 * 7e3 + 300e3))
+    assert plan.cost.moment == pytest.approx(300e3)
+    plan.learn_moment(1000 * (20 * 250e3 + 8 * 7e3 + 900e3))
+    plan.learn_moment(1000 * (20 * 250e3 + 8 * 7e3 + 100e3))
+    assert plan.cost.moment == pytest.approx(900e3)
+
+
+def test_out_of_memory_means_more_recomputation_for_batches_of_that_size():
+    plan = recompute()
+    for expected in (3, 6, 9):
+        plan.tokens = 5000
+        plan.apply(plan.plan(5000, 19 * GIB))
+        assert plan.tighten()
+        assert plan.plan(5000, 19 * GIB) == expected and plan.plan(6000, 19 * GIB) == expected
+        assert plan.plan(4000, 19 * GIB) == 0
+    plan.apply(28)
+    assert not plan.tighten()
+    fixed = recompute(mode=3)
+    assert fixed.recomputed == 3 and not fixed.tighten()
+
+
+# ---- equal work ----
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 8), st.randoms())
+def test_ranks_get_equal_work_from_the_same_samples(world, batch_size, accumulation, random):
+    lengths = [random.randint(1, 200) for _ in range(world * batch_size * accumulation)]
+    items = list(range(len(lengths)))
+    random.shuffle(items)
+    dealt = deal(items, lengths, batch_size, world)
+    assert sorted(dealt) == sorted(items)
+    batches = [dealt[k : k + batch_size] for k in range(0, len(dealt), batch_size)]
+    work = [sum(max(lengths[i] for i in batch) * batch_size for batch in batches[rank::world]) for rank in range(world)]
+    assert max(work) - min(work) <= batch_size * (max(lengths) - min(lengths))
+
+
+def test_dealing_is_fairer_than_one_after_the_other():
+    lengths = [(37 * i * i) % 211 for i in range(64)]
+    dealt, plain = deal(range(64), lengths, 1, 4), sorted(range(64), key=lambda i: -lengths[i])
+
+    def waiting(order):
+        work = [sum(lengths[i] for i in order[rank::4]) for rank in range(4)]
+        return max(work) * 4 - sum(work)
+
+    assert waiting(dealt) < waiting(plain) / 5
+
+
+# ---- going on elsewhere ----
+
+
+def test_step_counters_lie_where_the_optimizer_looks_for_them():
+    """DeepSpeed's universal layout gives all parameters one counter, on the CPU; torch's fused AdamW refuses that on a GPU."""
+    parameters = [nn.Parameter(torch.zeros(3, device="meta")) for _ in range(2)]
+    for fused, place in ((True, "meta"), (False, "cpu")):
+        optimizer = torch.optim.AdamW([{"params": [p]} for p in parameters])
+        shared = torch.tensor(5.0)
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+            optimizer.state[group["params"][0]] = {"step": shared}
+        place_state(optimizer)
+        steps = [optimizer.state[p]["step"] for p in parameters]
+        assert [step.device.type for step in steps] == [place, place] and steps[0] is not steps[1]
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = LowMemoryAdamW([weight])
+    optimizer.state[weight] = {"step": torch.tensor(5.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
+    place_state(optimizer)
+    state = optimizer.state[weight]
+    assert state["step"] == 5 and isinstance(state["step"], int) and state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.bfloat16
+
+
+# ---- where the time goes ----
+
+
+def test_nested_sections_are_not_counted_twice():
+    sections = Sections(torch.device("cpu"))
+    with sections("decoder"):
+        time.sleep(0.02)
+        with sections("vision"):
+            time.sleep(0.04)
+        time.sleep(0.02)
+    time.sleep(0.03)
+    with sections("loss"):
+        pass
+    seconds = sections.collect()
+    assert seconds["decoder"] == pytest.approx(0.04, abs=0.02) and seconds["vision"] == pytest.approx(0.04, abs=0.02)
+    assert sum(seconds.values()) < 0.11 and not any(sections.collect().values())
+    line = summary_line({"vision": 0.25, "data": 0.25, "other": 0.5, "all": 1.0})
+    assert line == "an optimizer step took 1.000 s: vision 0.250 s (25%), waiting for data 0.250 s (25%), other 0.500 s (50%)"
+
+
+# ---- two settings compared ----
+
+
+def test_numerics_name_the_first_step_and_tensor_that_differ(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    import compare_numerics
+
+    common = ["--size", "tiny", "--device", "cpu", "--dtype", "float32", "--frames", "2", "--steps", "2"]
+    compare_numerics.main([*common, "--first", "plain", "--second", "compile=False,optimizer=adamw", "--tolerance", "1e-5"])
+    assert "they do not part in 2 steps" in capsys.readouterr().out
+    compare_numerics.main([*common, "--first", "compile=False", "--second", "compile=False"])
+    assert "they do not part" in capsys.readouterr().out
+    compare_numerics.main([*common, "--first", "compile=False,optimizer=adamw", "--second", "compile=False,optimizer=low_memory"])
+    said = capsys.readouterr().out
+    assert "they part in step 1 at weight " in said or "they part in step 2 at " in said
+    values = {"output of layer 0": torch.ones(4), "loss": torch.ones(1)}
+    other = {**values, "output of layer 0": torch.tensor([1.0, 1.0, 1.0, 1.1])}
+    step, name, apart = compare_numerics.parting([values, values], [values, other], tolerance=1e-3)
+    assert (step, name) == (2, "output of layer 0") and apart == pytest.approx(0.05)
+    with pytest.raises(UserError, match="setting 'speed=11' is not known"):
+        compare_numerics.setting("speed=11")
