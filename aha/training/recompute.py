@@ -101,9 +101,16 @@ class Recompute:
         """Enter it for the forward pass of a batch whose hidden states have `shape`."""
         return inputs_on_host(shape) if self.spill else contextlib.nullcontext()
 
-    def forward_ended(self, device: torch.device) -> None:
-        if self.plans:
-            self.learn_kept(torch.cuda.memory_allocated(device) - self.before)
+    def forward_ended(self, device: torch.device) -> bool:
+        """Whether there is room for the backward pass. Asked before it begins: half of one cannot be repeated."""
+        if not self.plans:
+            return True
+        in_use = float(torch.cuda.memory_allocated(device))
+        self.learn_kept(in_use - self.before)
+        return self.has_room(in_use)
+
+    def has_room(self, in_use: float) -> bool:
+        return in_use + self.tokens * self.cost.moment <= self.limit / (1 - MARGIN)
 
     def learn_kept(self, kept: float) -> None:
         """`kept`: bytes that the forward pass left for the backward pass. With few layers among them the rest weighs too much to tell."""

@@ -48,16 +48,14 @@ def place_state(optimizer: torch.optim.Optimizer) -> None:
     DeepSpeed reads one counter for all parameter groups (ZeRO-3: each of them would count it up), on the CPU; torch's fused and
     capturable kernels want it beside the parameter. LowMemoryAdamW counts in a Python number.
     """
-    for group in optimizer.param_groups:
-        beside = group.get("fused") or group.get("capturable")
-        for parameter in group["params"]:
-            state = optimizer.state.get(parameter, {})
-            step = state.get("step")
-            if isinstance(optimizer, LowMemoryAdamW) and step is not None:
-                state["step"] = int(step)
-                optimizer.shrink(state)
-            elif isinstance(step, Tensor):
-                state["step"] = step.detach().to(device=parameter.device if beside else "cpu", dtype=torch.float32, copy=True)
+    beside = any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+    for parameter, state in optimizer.state.items():  # ZeRO-3 shows its parameters to the groups during a step only
+        step = state.get("step")
+        if isinstance(optimizer, LowMemoryAdamW) and step is not None:
+            state["step"] = int(step)
+            optimizer.shrink(state)
+        elif isinstance(step, Tensor):
+            state["step"] = step.detach().to(device=parameter.device if beside else "cpu", dtype=torch.float32, copy=True)
 
 
 def convert(source: Path, target: Path) -> None:

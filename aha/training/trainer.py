@@ -215,8 +215,10 @@ class AhaTrainer(Trainer):
             except torch.OutOfMemoryError as error:
                 said = str(error).split(". ")[0]
             else:
-                self.recompute.forward_ended(self.args.device)
-                return output
+                if self.recompute.forward_ended(self.args.device) or not self.recompute.tighten():
+                    return output
+                del output
+                continue
             # here the exception and the tensors that its traceback held are gone
             if not self.recompute.tighten():
                 raise UserError(out_of_memory(inputs, said))
