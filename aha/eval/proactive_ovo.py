@@ -224,7 +224,7 @@ def _averages(rows: Mapping[str, Row], answers: Mapping[str, Sequence[str | None
             with np.errstate(invalid="ignore"):
                 own = 100 * sums[:, : len(TASKS)].sum(axis=1) / sums[:, len(TASKS) :].sum(axis=1)
             values = np.where([rows[key].task in tasks for key in ids], own, np.nan)
-            yield Column(protocol, metric, "", ids, values, Pooled(sums, combine))
+            yield Column(protocol, metric, "", ids, values, pooled=Pooled(sums, combine))
 
     tasks = {task: _task(task) for task in there}
     part = {name: _part(name) for name in PARTS if name in parts}
@@ -319,7 +319,7 @@ def _push(rows: Mapping[str, Row], replies: Mapping[str, Sequence[tuple[float, s
         for what in ("f1", "recall", "precision"):
             combine = average(what) if who == "average" else value(what, FORWARD.index(who))
             if inside.any():
-                found.append(Column(PUSH, f"{who}_{what}", "", ids, np.where(inside, of_row[what], np.nan), Pooled(sums, combine)))
+                found.append(Column(PUSH, f"{who}_{what}", "", ids, np.where(inside, of_row[what], np.nan), pooled=Pooled(sums, combine)))
     found += [Column(PUSH, name, "", ids, np.array([row[name] for row in beside])) for name in TIMING]
     return found
 

@@ -234,7 +234,9 @@ def mcq_columns(questions: Mapping[str, Asked], found: Said) -> list[Column]:
         sums = np.concatenate([inside * marks[:, None], inside], axis=1)
         protocol, n = f"streamingbench_mcq_{rule}", len(tasks)
         result.append(Column(protocol, "micro", "", ids, marks))
-        result.append(Column(protocol, "macro", "", ids, marks, Pooled(sums, lambda s, n=n: np.nanmean(s[:, :n] / s[:, n:], axis=1))))
+        result.append(
+            Column(protocol, "macro", "", ids, marks, pooled=Pooled(sums, lambda s, n=n: np.nanmean(s[:, :n] / s[:, n:], axis=1)))
+        )
         result += [Column(protocol, task, "", ids, np.where(inside[:, k] > 0, marks, np.nan)) for k, task in enumerate(tasks)]
     return result
 

@@ -195,7 +195,7 @@ def columns(questions: Mapping[str, Asked], found: Said, score: Judged | None) -
                 sums = np.array([_pauc_sums(one, found.pushed.get(key, ()), omega, score) for key, one in own.items()])
                 with np.errstate(invalid="ignore"):
                     values = 100 * sums[:, 0] / sums[:, 1]
-                result.append(Column(name, subset, "", ids, values, Pooled(sums, lambda s: 100 * s[:, 0] / s[:, 1])))
+                result.append(Column(name, subset, "", ids, values, pooled=Pooled(sums, lambda s: 100 * s[:, 0] / s[:, 1])))
         rows = [
             timing([(s.start, s.start, s.reply_end) for s in one.spans], [time for time, _ in found.pushed.get(key, ())])
             for key, one in own.items()
