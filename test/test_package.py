@@ -45,7 +45,7 @@ def imports(folder: Path) -> dict[str, set[str]]:
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module]
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "importorskip":
-                names = [node.args[0].value]
+                names = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
             for name in names:
                 top = name.split(".")[0]
                 if top not in sys.stdlib_module_names and top not in OURS:

@@ -25,7 +25,7 @@ def read_query_map(given: str | Path) -> dict[str, str]:
         names = ", ".join(_tables(Path(given)))
         raise UserError(f"query map {given} is a Python file; say which of its tables is meant, {given}:NAME (it holds {names or 'none'}).")
     queries = read_json(given, "query map")
-    if not isinstance(queries, dict) or not queries or not all(isinstance(text, str) for text in queries.values()):
+    if not isinstance(queries, dict) or not all(isinstance(text, str) for text in queries.values()):
         raise UserError(f"query map {given} must be a JSON object {{video id: query text}}.")
     return queries
 
