@@ -105,6 +105,7 @@ def test_both_doors_lead_to_the_same_code(module, monkeypatch):
         "aha.demo.dataset",
         "aha.demo.kfold",
         "aha.demo.pretrain",
+        "aha.demo.proactive",
         "aha.demo.run",
         "aha.demo.ship",
         "aha.preflight",

@@ -290,13 +290,8 @@ TASKS = {
 
 
 def main(argv: list[str]) -> None:
-    if not {"-h", "--help"} & set(argv):
-        chooser = argparse.ArgumentParser("python -m aha.eval.proactive", add_help=False)
-        chooser.add_argument("--benchmark", required=True, choices=tuple(SOURCES))
-        name = chooser.parse_known_args(argv)[0].benchmark
-    else:
-        name = "ovo_bench"
-    run(TASKS[name], __doc__, "aha.eval.proactive", argv)
+    named = [name for name in TASKS if name in argv or f"--benchmark={name}" in argv]
+    run(TASKS[named[0] if named else "ovo_bench"], __doc__, "aha.eval.proactive", argv)  # a wrong or missing name is said by the parser
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     aha baseline centre --dataset tvsum
     aha baseline siglip --dataset tvsum --model google/siglip-so400m-patch14-384
     aha baseline vlm --dataset ovo_bench --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen2.5-VL-7B-Instruct --frames 8
-    aha baseline titles_swapped --dataset tvsum --llm_pretrained BASE --lora_pretrained ADAPTER      # further flags are those of aha score
+    aha baseline titles_swapped --dataset tvsum --llm_pretrained BASE --lora_pretrained ADAPTER      # and the other flags of aha score
     aha eval tvsum --predictions ours.json --baselines                                               # the rows beside ours
 
 Files go to outputs/baselines/DATASET/NAME.json. Scores stand as `relevance_score`:
@@ -166,19 +166,14 @@ def swapped(items: Sequence[Item]) -> dict[str, str]:
     return {a: videos[b].queries[0].text if videos[b].queries else "" for a, b in zip(names, names[half:] + names[:half])}
 
 
-def score_swapped(items: Sequence[Item], selection: Selection, output: Path, fps: float, argv: list[str]) -> None:
-    """argv: flags of `aha score` that say which model, and how."""
-    p = argparse.ArgumentParser("aha baseline titles_swapped")
-    add_flags(p, ModelChoice)
-    add_score_flags(p)
-    args = p.parse_args(argv)
-    if not hasattr(args, "llm_pretrained") and not hasattr(args, "model"):
+def score_swapped(items: Sequence[Item], selection: Selection, output: Path, args: argparse.Namespace) -> None:
+    if not hasattr(args, "llm_pretrained"):
         raise UserError("aha baseline titles_swapped scores with a model: give --llm_pretrained (and --lora_pretrained).")
     from aha.scoring.dataset import score_dataset
 
     titles = output.with_name("swapped_titles.txt")  # beside the rows, but none itself
     write_json(titles, swapped(items))
-    score_dataset(from_args(ModelChoice, args), score_config_of(args, frame_fps=fps), replace(selection, query_map=str(titles)), output)
+    score_dataset(from_args(ModelChoice, args), score_config_of(args), replace(selection, query_map=str(titles)), output)
 
 
 def main(argv: list[str]) -> None:
@@ -187,29 +182,29 @@ def main(argv: list[str]) -> None:
     add_flags(
         p.add_argument_group("which videos"), Selection, only=("dataset", "data_root", "fold", "split", "limit"), required=("dataset",)
     )
-    p.add_argument("--frame_fps", type=float, default=1.0, help="frames a second that are scored (default %(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="of random (default %(default)s)")
     p.add_argument("--model", metavar="ID", help="siglip, vlm: folder or hub id, or the model's name at the endpoint")
-    p.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     p.add_argument("--output", metavar="FILE", help=f"default {BASELINES}/DATASET/NAME.json")
     add_flags(p.add_argument_group("vlm"), VlmSettings)
-    args, rest = p.parse_known_args(argv)
-    if rest and args.name != "titles_swapped":
-        p.error(f"unrecognized arguments: {' '.join(rest)}")
-    if args.frame_fps <= 0:
-        raise UserError(f"--frame_fps {args.frame_fps:g}: frames a second are above zero.")
+    model = p.add_argument_group("titles_swapped: the model (--device: of siglip and vlm too)")
+    add_flags(model, ModelChoice, only=("llm_pretrained", "lora_pretrained", "dtype", "device", "attn_implementation"))
+    add_score_flags(p)
+    args = p.parse_args(argv)
+    config = score_config_of(args)
+    if config.frame_fps <= 0:
+        raise UserError(f"--frame_fps {config.frame_fps:g}: baselines need frames a second above zero.")
     if args.name in ("siglip", "vlm") and not args.model:
         raise UserError(f"aha baseline {args.name} needs --model.")
-    run(args, from_args(Selection, args), rest)
+    args.frame_fps, args.seed, args.device = config.frame_fps, config.seed, from_args(ModelChoice, args).device
+    run(args, from_args(Selection, args))
 
 
-def run(args: argparse.Namespace, selection: Selection, rest: list[str]) -> None:
+def run(args: argparse.Namespace, selection: Selection) -> None:
     from aha.scoring.dataset import list_items  # torch is imported only now
 
     items, missing = list_items(selection)
     output = Path(args.output or BASELINES / selection.dataset / f"{args.name}.json")
     if args.name == "titles_swapped":
-        score_swapped(items, selection, output, args.frame_fps, rest)
+        score_swapped(items, selection, output, args)
         return
     proactive = MODULES[selection.dataset] == "aha.eval.proactive" and selection.dataset != "streamingbench_mcq"
     if args.name == "vlm":
