@@ -13,7 +13,6 @@ import argparse
 import shutil
 from pathlib import Path
 
-from aha.conversation import load_tokenizer
 from aha.core.files import read_json
 from aha.errors import UserError, run_command
 from aha.training.card import model_card, upload
@@ -25,12 +24,13 @@ def merge(base: str, adapter: str, output: Path, *, dtype: str, device: str, met
     from llava_next import resolve_folder
 
     from aha.models import AhaModel
+    from aha.streaming.session import tokenizer_of
     from aha.training.model import check_base
 
     adapter_folder = resolve_folder(adapter)
     check_base(adapter_folder, resolve_folder(base), base)
     model = AhaModel.from_base(base, adapter_folder, dtype=getattr(torch, dtype), device=device, merge=True)
-    tokenizer = load_tokenizer(adapter_folder if (adapter_folder / "tokenizer_config.json").is_file() else resolve_folder(base))
+    tokenizer = tokenizer_of(model)
     card = model_card(adapter_folder, base=base, merged=True, metrics=metrics)
     model.save_pretrained(output, tokenizer=tokenizer, card=card)
     for name in ("settings.json", "versions.json", "trained_on_videos.json"):

@@ -22,7 +22,7 @@ import torch
 from llava_next import PUBLISHED, resolve_folder
 from torch import Tensor
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, DuetState, load_tokenizer
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, DuetState, load_tokenizer, tokenizer_folder
 from aha.core.prediction import score_rows
 from aha.errors import UserError
 from aha.models.model import AhaModel, FrameScores
@@ -316,9 +316,8 @@ def make_cache(
 
 def tokenizer_of(model: AhaModel) -> Any:
     """The tokenizer of the folders that the model was loaded from. Raises UserError where there is none."""
-    for source in model.tokenizer_sources:
-        folder = resolve_folder(source)
-        if (folder / "tokenizer_config.json").is_file():
-            return load_tokenizer(folder)
+    folder = tokenizer_folder(resolve_folder(source) for source in model.tokenizer_sources)
+    if folder is not None:
+        return load_tokenizer(folder)
     where = " and ".join(model.tokenizer_sources) or "a checkpoint folder (the model was not loaded from one)"
     raise UserError(f"no tokenizer in {where}; copy the tokenizer files of the base model there, or give tokenizer=load_tokenizer(folder).")
