@@ -13,8 +13,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from aha.core.files import read_json
-from aha.errors import UserError, run_command
+from aha.core.files import finish_output, open_output, read_json
+from aha.errors import run_command
 from aha.training.card import model_card, upload
 
 
@@ -50,10 +50,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--metrics", type=Path, help="metrics file of python -m aha.eval.*, for the model card")
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="also upload the folder (private repository; needs HF_TOKEN)")
     args = parser.parse_args(argv)
-    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
-        raise UserError(f"--output {args.output} exists and is not empty; choose a new folder.")
     metrics = None if args.metrics is None else read_json(args.metrics, "metrics file")
+    open_output(args.output, overwrite=False, flag="empty it")
     merge(args.llm_pretrained, args.lora_pretrained, args.output, dtype=args.dtype, device=args.device, metrics=metrics)
+    finish_output(args.output)
     print(f"merged model: {args.output}")
     if args.push_to_hub:
         print(f"uploaded: {upload(args.output, args.push_to_hub)}")
