@@ -173,7 +173,9 @@ class Session:
             if self.repetition_penalty is not None:
                 chosen = logits_V[penalised]
                 logits_V[penalised] = torch.where(chosen > 0, chosen / self.repetition_penalty, chosen * self.repetition_penalty)
-            token = logits_V.argmax()
+            token = logits_V.argmax()  # of NaN: its place, the first word of the vocabulary
+            if not torch.isfinite(logits_V[token]):
+                raise UserError("the reply's logits are not finite; the model overflows, try --dtype float32 or bfloat16.")
             ids.append(int(token))
             if ids[-1] == self.format.im_end_id or len(ids) == limit:
                 break
