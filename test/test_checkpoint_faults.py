@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 
+import mutate_checkpoints
 import pytest
 import torch
 from llava_next import load_base, save_llava_next
@@ -368,3 +369,9 @@ def test_a_tokenizer_of_another_model_is_named(copy):
     (folder / "tokenizer.json").write_text(json.dumps(text))
     with pytest.raises(UserError, match="has ids up to|no tokenizer could be loaded"):
         AhaModel.from_base(BASE, folder)
+
+
+def test_damaged_folders_give_a_model_or_a_sentence():
+    """A few of `python test/mutate_checkpoints.py --runs 300`."""
+    said = []
+    assert not mutate_checkpoints.run_all(12, seed=0, limit=300, say=said.append)["BAD"], "\n".join(said)

@@ -155,7 +155,10 @@ def check_depth(layers: Any, prefix: str, shapes: dict[str, tuple[int, ...]], fo
 def check_sizes(config: LlavaNextConfig, shapes: dict[str, tuple[int, ...]], folder: Path) -> None:
     """The sizes of `config` against the stored tensors, before anything of these sizes is built. Raises CheckpointError."""
     path = folder / "config.json"
-    vision = config.vision
+    try:
+        vision = config.vision
+    except UNUSABLE as error:
+        raise CheckpointError(f"{path}: vision_config cannot be used ({first_line(error)}); download it again.") from error
     numbers = {
         **{name: getattr(config, name) for name in POSITIVE}, "pool_stride": config.pool_stride, "image_size": vision.image_size,
         "patch_size": vision.patch_size, "attention heads of vision_config": vision.num_attention_heads,
