@@ -18,6 +18,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llava_next import PUBLISHED
@@ -50,16 +51,25 @@ def load_tokenizer(path: str | os.PathLike) -> Any:
         with warnings.catch_warnings():  # it reads the base's config.json too, whose settings of 2024 it calls deprecated
             warnings.simplefilter("ignore", FutureWarning)
             tokenizer = AutoTokenizer.from_pretrained(os.fspath(folder))
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        cure = "it must hold tokenizer.json, or vocab.json and merges.txt"
+        missing = [token for token in (IM_START, IM_END) if token not in tokenizer.get_vocab()]
+        # Also where it is there already: some folders store it as an ordinary added token, which text could then produce.
+        tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
+        tokenizer("a word", add_special_tokens=False)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        cure = "it must hold tokenizer.json, or vocab.json and merges.txt, as they were downloaded"
         raise UserError(f"no tokenizer could be loaded from {path} ({reason}); {cure}.") from error
-    missing = [token for token in (IM_START, IM_END) if token not in tokenizer.get_vocab()]
     if missing:
         raise UserError(f"the tokenizer in {path} has no token {' and no '.join(missing)}; use the tokenizer of a Qwen2 chat checkpoint.")
-    # Also where it is there already: some folders store it as an ordinary added token, which text could then produce.
-    tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
     return tokenizer
+
+
+def tokenizer_folder(folders: Iterable[Path | None]) -> Path | None:
+    """The first of these folders that holds a tokenizer (an adapter's before its base's); None where none does."""
+    found = (f for f in folders if f is not None and any((f / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")))
+    return next(found, None)
 
 
 def _valid(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import traceback
@@ -10,6 +11,13 @@ from collections.abc import Callable
 from llava_next.errors import UserError  # the base's, of which CheckpointError is one: what it cannot load ends every command alike
 
 __all__ = ["UserError", "run_command"]
+
+
+def no_room(error: BaseException) -> str | None:
+    """A sentence for what is no fault of the program wherever it happens: a disk that is full or cannot be written. None for all else."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return None
+    return f"{error.filename or 'a file'} cannot be written ({error.strerror}); free the disk, or choose another output."
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
@@ -41,3 +49,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader of our standard output went away (`... | head`)
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if debug or (sentence := no_room(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(2)

@@ -13,9 +13,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from aha.conversation import load_tokenizer
-from aha.core.files import read_json
-from aha.errors import UserError, run_command
+from aha.core.files import finish_output, open_output, read_json
+from aha.errors import run_command
 from aha.training.card import model_card, upload
 
 
@@ -25,12 +24,13 @@ def merge(base: str, adapter: str, output: Path, *, dtype: str, device: str, met
     from llava_next import resolve_folder
 
     from aha.models import AhaModel
+    from aha.streaming.session import tokenizer_of
     from aha.training.model import check_base
 
     adapter_folder = resolve_folder(adapter)
     check_base(adapter_folder, resolve_folder(base), base)
     model = AhaModel.from_base(base, adapter_folder, dtype=getattr(torch, dtype), device=device, merge=True)
-    tokenizer = load_tokenizer(adapter_folder if (adapter_folder / "tokenizer_config.json").is_file() else resolve_folder(base))
+    tokenizer = tokenizer_of(model)
     card = model_card(adapter_folder, base=base, merged=True, metrics=metrics)
     model.save_pretrained(output, tokenizer=tokenizer, card=card)
     for name in ("settings.json", "versions.json", "trained_on_videos.json"):
@@ -50,10 +50,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--metrics", type=Path, help="metrics file of python -m aha.eval.*, for the model card")
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="also upload the folder (private repository; needs HF_TOKEN)")
     args = parser.parse_args(argv)
-    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
-        raise UserError(f"--output {args.output} exists and is not empty; choose a new folder.")
     metrics = None if args.metrics is None else read_json(args.metrics, "metrics file")
+    open_output(args.output, overwrite=False, flag="empty it")
     merge(args.llm_pretrained, args.lora_pretrained, args.output, dtype=args.dtype, device=args.device, metrics=metrics)
+    finish_output(args.output)
     print(f"merged model: {args.output}")
     if args.push_to_hub:
         print(f"uploaded: {upload(args.output, args.push_to_hub)}")

@@ -44,20 +44,39 @@ def missing_base(name: str) -> str | None:
         if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
             return None
         return f"base model: {name} holds no config.json and safetensors files; put a LLaVA-OneVision-Qwen2 checkpoint there"
-    get = f"hf download {name} (into $HF_HOME; 7B weights are 16 GB), or give a folder with --llm_pretrained"
     if name.count("/") != 1 or path.parent.is_dir():
         return f"base model: {name} is neither a folder nor a hub id; check --llm_pretrained"
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    get = f"hf download {name} (into $HF_HOME; 7B weights are 16 GB), or give a folder with --llm_pretrained"
+    return missing_on_hub(name, "config.json", "base model", get, "--llm_pretrained")
 
-    unreachable = f"base model: {name} is not in the hub cache and the hub cannot be reached; on a machine with network: {get}"
-    if not hub_answers():
-        return unreachable
+
+def missing_on_hub(name: str, settings: str, what: str, get: str, flag: str) -> str | None:
+    """A line if the repository is neither whole in the hub's cache, which is asked first, nor to be had from the hub. settings: the JSON
+    file that such a repository has."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    unreachable = f"{what}: {name} is not in the hub cache and the hub cannot be reached; on a machine with network: {get}"
     try:
-        hf_hub_download(name, "config.json", etag_timeout=10)
-    except RepositoryNotFoundError:
-        return f"base model: the hub has no model {name}; check --llm_pretrained (gated ones need HF_TOKEN)"
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+        cached = try_to_load_from_cache(name, settings)
+        if isinstance(cached, str) and any(path.suffix in (".safetensors", ".bin") for path in Path(cached).parent.iterdir()):
+            return None
+        if not hub_answers():
+            return unreachable
+        hf_hub_download(name, settings, etag_timeout=10)
+    except (RepositoryNotFoundError, HFValidationError):
+        return f"{what}: the hub has no model {name}; check {flag} (gated ones need HF_TOKEN)"
+    except LocalEntryNotFoundError:
+        return unreachable
+    except EntryNotFoundError:
+        return f"{what}: {name} on the hub has no {settings}; check {flag}"
+    except (HfHubHTTPError, OSError):
         return unreachable
     return None  # aha.train downloads it
 
@@ -69,10 +88,8 @@ def missing_adapter(name: str) -> str | None:
     if (path / "adapter_config.json").is_file() and any(w.is_file() for w in weights):
         return None
     if not path.is_dir() and name.count("/") == 1 and not path.parent.is_dir() and name not in ADAPTER_HINTS:
-        line = missing_base(name)  # a hub id
-        return line and line.replace("base model", "adapter", 1).replace("--llm_pretrained", "--lora_pretrained").replace(
-            " (16 GB for 7B", " ("
-        )
+        get = f"hf download {name} (into $HF_HOME), or give a folder with --lora_pretrained"
+        return missing_on_hub(name, "adapter_config.json", "adapter", get, "--lora_pretrained")
     hint = ADAPTER_HINTS.get(name, "put a LoRA adapter of MMDuet or Aha there (adapter_config.json, adapter_model.safetensors)")
     return f"MMDuet checkpoint: {name} has no adapter_config.json and adapter_model.safetensors; {hint}"
 

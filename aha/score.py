@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aha.conversation import Query
+from aha.core.environment import die_with_launcher
 from aha.core.flags import add_flags, from_args
 from aha.core.prediction import write_predictions
 from aha.errors import run_command
@@ -75,6 +76,7 @@ def score_one(choice: ModelChoice, config: ScoreConfig, video: str, queries: Seq
 
 def main(argv: list[str]) -> None:
     args = parse(argv)
+    die_with_launcher()
     choice, config = from_args(ModelChoice, args), score_config_of(args)
     if args.video is not None:
         queries = [Query(text, time) for text, time in zip(args.query, args.query_time or [0.0] * len(args.query))]

@@ -46,6 +46,31 @@ def test_steps_are_not_repeated(tmp_path, capsys):
     assert counter.read_text() == "xx", "another command is another step"
 
 
+def test_a_step_runs_again_when_what_it_reads_or_made_is_another(tmp_path, capsys):
+    """Input by content, not by name or date; a later step does not outlive an earlier one that ran again; what is gone is made anew."""
+    weights, scores, table = (tmp_path / name for name in ("adapter", "scores", "table"))
+
+    def copy(source, target):
+        command = [sys.executable, "-c", f"open({str(target)!r}, 'w').write(open({str(source)!r}).read())"]
+        run.run_step(target.name, command, tmp_path / f".{target.name}", reads=[source], makes=[target])
+
+    def both():
+        copy(weights, scores)
+        copy(scores, table)
+        return table.read_text(), capsys.readouterr().out.count("done before")
+
+    weights.write_text("1")
+    assert both() == ("1", 0) and both() == ("1", 2)
+    weights.write_text("1")  # another date, the same bytes
+    assert both() == ("1", 2)
+    weights.write_text("2")
+    assert both() == ("2", 0)
+    scores.unlink()
+    assert both() == ("2", 1)  # made anew with the same bytes: the table stands
+    table.write_text("of another run")
+    assert both() == ("2", 1)
+
+
 def test_failed_step_leaves_no_marker(tmp_path):
     with pytest.raises(UserError, match=r"exit code 3, see .*log"):
         run.run_step("failing", [sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "done.json", tmp_path / "log")

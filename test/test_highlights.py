@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aha.core.files import UNFINISHED, finish_output, open_output
 from aha.core.fusion import Fusion
 from aha.core.prediction import read_predictions, write_predictions
 from aha.errors import UserError
@@ -18,7 +19,7 @@ from aha.highlights.chapters import chapters_vtt, clock, timestamp
 from aha.highlights.offline import kernel_boundaries, segment_kernel, segment_uniform, split_long
 from aha.highlights.online import OnlineSegmenter, OnlineSettings, segment_online
 from aha.highlights.ranking import diverse, peaks, ranked_highlights, smooth_causal, smooth_centred
-from aha.highlights.result import Options, find_highlights, open_output, prediction
+from aha.highlights.result import Options, find_highlights, prediction
 from aha.highlights.summary import select_budget, select_threshold, select_top, summarise_budget, summarise_top
 from aha.highlights.timeline import ScoreTrack, Segment
 
@@ -307,7 +308,13 @@ def test_an_output_folder_is_not_overwritten_silently(tmp_path):
     with pytest.raises(UserError, match="--overwrite"):
         open_output(tmp_path, False)
     assert open_output(tmp_path, True) == tmp_path
-    assert open_output(tmp_path / "new", False).is_dir()
+    new = open_output(tmp_path / "new", False)
+    (new / "scores.json").touch()
+    assert open_output(new, False) == new, "what a kill left unfinished is taken up again"
+    finish_output(new)
+    assert not (new / UNFINISHED).exists()
+    with pytest.raises(UserError, match="not empty"):
+        open_output(new, False)
     with pytest.raises(UserError, match="is a file"):
         open_output(tmp_path / "old.txt", True)
 

@@ -60,6 +60,34 @@ def test_nothing_missing(tmp_path, monkeypatch):
     assert preflight.missing_gpus(8) == "GPUs: 8 asked for, 2 found; set NUM_GPUS=2 or free the others (CUDA_VISIBLE_DEVICES)"
 
 
+def test_the_cache_is_asked_before_the_network(tmp_path, monkeypatch):
+    """On a node without network everything may be in the hub's cache; an adapter's repository has no config.json."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert "cannot be reached" in preflight.missing_base("org/base") and "cannot be reached" in preflight.missing_adapter("org/adapter")
+    for name, files in {
+        "base": ["config.json", "model-00001-of-00002.safetensors"],
+        "adapter": ["adapter_config.json", "adapter_model.bin"],
+        "half": ["config.json"],
+    }.items():
+        snapshot = tmp_path / f"models--org--{name}/snapshots/0a1b"
+        snapshot.mkdir(parents=True)
+        (tmp_path / f"models--org--{name}/refs").mkdir()
+        (tmp_path / f"models--org--{name}/refs/main").write_text("0a1b")
+        for file in files:
+            (snapshot / file).write_text("{}")
+    assert preflight.missing_base("org/base") is None and preflight.missing_adapter("org/adapter") is None
+    assert "cannot be reached" in preflight.missing_base("org/half")
+
+
+def test_the_hub_is_asked_for_the_file_that_such_a_repository_has(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(preflight, "hub_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, etag_timeout: asked.append((name, file)))
+    assert preflight.missing_base("org/base") is None and preflight.missing_adapter("org/adapter") is None
+    assert asked == [("org/base", "config.json"), ("org/adapter", "adapter_config.json")]
+
+
 def test_half_there_is_not_there(tmp_path):
     assert "no config.json and safetensors" in preflight.missing_base(checkpoint(tmp_path / "base", "config.json"))
     assert "adapter_model.safetensors" in preflight.missing_adapter(checkpoint(tmp_path / "adapter", "adapter_config.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -25,7 +26,7 @@ from aha.errors import UserError
 from aha.models import AhaModel
 from aha.scoring import ablate
 from aha.scoring.config import ScoreConfig
-from aha.scoring.dataset import Item, read_parts, shard
+from aha.scoring.dataset import Item, held, part_writer, read_parts, shard
 from aha.video import reader
 
 
@@ -181,7 +182,7 @@ def command(flags: list[str], tvsum: Path, output: Path) -> list[str]:
 
 def test_killed_in_the_middle_then_resumed_by_other_ranks(model_flags, tvsum, whole, tmp_path, monkeypatch, capsys):
     output = tmp_path / "scores.json"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPO}:{REPO / 'LLaVA_NeXT'}"}
     process = subprocess.Popen(command(model_flags, tvsum, output), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     finished = 0
     while finished < 3 and process.poll() is None:
@@ -201,6 +202,52 @@ def test_killed_in_the_middle_then_resumed_by_other_ranks(model_flags, tvsum, wh
     assert "of 10 videos were scored before" in capsys.readouterr().err
     assert json.loads(output.read_text()) == whole
     assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_damaged_lines_of_a_part_file_are_left_out(tmp_path):
+    good = json.dumps({"key": "v1", "entry": {"video_uuid": "v1", "debug_data": [{"time": 0.0, "relevance_score": 0.5}]}}).encode()
+    failed = b'{"key": "v2", "error": "cannot be read"}'
+    bad = [b'{"key": "v0", "entry": {"video_uuidnull: 3', b'{"ky": "v0", "entry": {}}', b"[1]", b"", b"null", b"\xff\xfe", b'{"key": 7, "error": "x"}', b"[" * 9999,
+           b'{"key": "v0", "entry": []}', b'{"key": "v0", "entry": {"video_uuid": "v0", "debug_data": []}}', good[: len(good) // 2]]  # fmt: skip
+    (tmp_path / "rank-0000-of-0001.jsonl").write_bytes(b"\n".join([*bad, good, failed, b'{"key": "cut o']))
+    damaged = []
+    assert sorted(read_parts(tmp_path, damaged)) == ["v1", "v2"]
+    assert damaged == [f"rank-0000-of-0001.jsonl:{line}" for line in range(1, len(bad) + 1)]
+
+
+def test_one_command_at_a_time_writes_an_output(model_flags, tvsum, tmp_path):
+    output = tmp_path / "scores.json"
+    with held(output, 0), pytest.raises(UserError, match=rf"another run is writing to .*scores.json \(process {os.getpid()} on"):
+        score.main(command(model_flags, tvsum, output)[3:])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_while_scoring_is_one_sentence_and_the_rest_is_kept(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    record = {"key": "v1", "error": "cannot be read"}
+    with part_writer(tmp_path, 0, 1) as write:
+        write(record)
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(UserError, match="cannot be written .No space left.*the same command goes on"):
+            write({"key": "v2", "error": "cannot be read"})
+    assert read_parts(tmp_path)["v1"] == record
+
+
+def test_ranks_end_with_their_launcher(tmp_path):
+    rank = "import time, aha.score as s; s.from_args = lambda *a: (print('up', flush=True), time.sleep(60)); s.main(['--llm_pretrained', 'demo', '--video', 'x', '--output', 'y'])"
+    launcher = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {rank!r}]); print(p.pid, flush=True); p.wait()"
+    environment = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'LLaVA_NeXT'}", "TORCHELASTIC_RUN_ID": "1"}
+    process = subprocess.Popen([sys.executable, "-c", launcher], env=environment, stdout=subprocess.PIPE, text=True)
+    child = Path(f"/proc/{int(process.stdout.readline())}")
+    assert process.stdout.readline() == "up\n"
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while child.exists() and "State:\tZ" not in (child / "status").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize(

@@ -26,35 +26,36 @@ from llava_next.errors import CheckpointError, UserError
 from llava_next.frame import PUBLISHED, FrameShape
 
 if TYPE_CHECKING:
-    from llava_next.checkpoint import (
-        base_config,
-        build_empty,
+    from llava_next.checkpoint import base_config, build_empty, check_depth, load_base, load_saved, place
+    from llava_next.config import LlavaNextConfig
+    from llava_next.files import (
+        UNUSABLE,
+        check_finite,
         check_fit,
+        first_line,
         list_shards,
-        load_base,
-        load_saved,
         open_shard,
-        place,
         read_json,
         resolve_folder,
-        save_llava_next,
-        write_shards,
+        tensor_shapes,
     )
-    from llava_next.config import LlavaNextConfig
     from llava_next.model import TOWER_BATCH, LlavaNextForCausalLM, pick_attention, run_layer
+    from llava_next.saving import save_llava_next, write_shards
 
 HOMES = {
-    "llava_next.checkpoint": (
-        "base_config", "build_empty", "check_fit", "list_shards", "load_base", "load_saved", "open_shard", "place", "read_json",
-        "resolve_folder", "save_llava_next", "write_shards",
-    ),
+    "llava_next.checkpoint": ("base_config", "build_empty", "check_depth", "load_base", "load_saved", "place"),
     "llava_next.config": ("LlavaNextConfig",),
+    "llava_next.files": (
+        "UNUSABLE", "check_finite", "check_fit", "first_line", "list_shards", "open_shard", "read_json", "resolve_folder", "tensor_shapes",
+    ),
     "llava_next.model": ("TOWER_BATCH", "LlavaNextForCausalLM", "pick_attention", "run_layer"),
+    "llava_next.saving": ("save_llava_next", "write_shards"),
 }  # fmt: skip
 __all__ = [
-    "PUBLISHED", "TOWER_BATCH", "CheckpointError", "FrameShape", "LlavaNextConfig", "LlavaNextForCausalLM", "UserError", "base_config",
-    "build_empty", "check_fit", "list_shards", "load_base", "load_saved", "open_shard", "pick_attention", "place", "read_json",
-    "resolve_folder", "run_layer", "save_llava_next", "write_shards",
+    "PUBLISHED", "TOWER_BATCH", "UNUSABLE", "CheckpointError", "FrameShape", "LlavaNextConfig", "LlavaNextForCausalLM", "UserError",
+    "base_config", "build_empty", "check_depth", "check_finite", "check_fit", "first_line", "list_shards", "load_base", "load_saved",
+    "open_shard", "pick_attention", "place", "read_json", "resolve_folder", "run_layer", "save_llava_next", "tensor_shapes",
+    "write_shards",
 ]  # fmt: skip
 
 

@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from aha.api import DEMO_NOTE, Highlighter, load_choice, queries_of
 from aha.core.extras import need
+from aha.core.files import finish_output, open_output
 from aha.core.flags import add_flags, from_args
 from aha.core.fusion import add_fusion_flags, fusion_of
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
-from aha.highlights.result import Options, Result, open_output, write_result
+from aha.highlights.result import Options, Result, write_result
 from aha.scoring.model_choice import ModelChoice
 from aha.video.reader import BACKENDS
 
@@ -164,6 +165,7 @@ def run_highlights(args: argparse.Namespace) -> None:
             result, args.video, folder, frame_fps=args.frame_fps, titles=args.titles, reel=not args.no_reel, note=model.note
         )
         print_result(result, folder, None if reel is None else reel.duration)
+    finish_output(output)
 
 
 def print_result(result: Result, folder: Path, reel_seconds: float | None) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import configparser
+import contextlib
 import ctypes
 import fcntl
 import importlib.metadata
 import io
 import json
 import logging
+import netrc
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,9 +23,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from aha.core.files import read_json, read_text
-from aha.errors import UserError
+from aha.errors import UserError, no_room
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout; of an installed package the folder that it was installed into, with no configs/
 WANDB_CONFIG = "configs/wandb/wandb.config"
@@ -55,12 +60,12 @@ def prepare_wandb(output_dir: str, main: bool) -> dict[str, Any]:
         value = config.get(key)
         if value:
             os.environ.setdefault(f"WANDB_{key.upper()}", ",".join(value) if isinstance(value, list) else str(value))
-    netrc = Path("~/.netrc").expanduser()
-    has_key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.is_file() and "api.wandb.ai" in netrc.read_text(encoding="utf-8"))
-    if not os.environ.get("WANDB_MODE") and not has_key:
+    host = wandb_host()
+    if not os.environ.get("WANDB_MODE") and not os.environ.get("WANDB_API_KEY") and not in_netrc(host):
         os.environ["WANDB_MODE"] = "offline"
         if main:
-            print(f"wandb: no WANDB_API_KEY (see .env.example), the run is kept offline; wandb sync {output_dir}/wandb/offline-run-*")
+            print(f"wandb: no key for {host} (WANDB_API_KEY, see .env.example), the run is kept offline; "
+                  f"wandb sync {output_dir}/wandb/offline-run-*")  # fmt: skip
     os.environ.setdefault("WANDB_DIR", output_dir)
     os.environ.setdefault("WANDB_SILENT", "true")
     Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -71,6 +76,30 @@ def prepare_wandb(output_dir: str, main: bool) -> dict[str, Any]:
         os.environ["WANDB_RUN_ID"] = remembered.read_text(encoding="utf-8").strip()
         os.environ.setdefault("WANDB_RESUME", "allow")
     return config.get("config") or {}
+
+
+def wandb_host() -> str:
+    """The server that wandb talks to: WANDB_BASE_URL, else what `wandb login --host` wrote into its settings file, else the public one."""
+    url = os.environ.get("WANDB_BASE_URL")
+    if not url:
+        file = configparser.ConfigParser(interpolation=None)
+        folder = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+        try:
+            file.read(Path(folder).expanduser() / "settings", encoding="utf-8")
+        except (configparser.Error, OSError, UnicodeDecodeError):
+            return "api.wandb.ai"  # wandb itself says what is wrong with its file
+        url = file.get("default", "base_url", fallback="https://api.wandb.ai")
+    return urlsplit(url if "//" in url else f"https://{url}").hostname or "api.wandb.ai"
+
+
+def in_netrc(host: str) -> bool:
+    """Whether the file of passwords ($NETRC, ~/.netrc or ~/_netrc, as wandb looks for it) has an entry for this host."""
+    named = os.environ.get("NETRC")
+    path = next((p for p in map(Path.expanduser, map(Path, [named] if named else ["~/.netrc", "~/_netrc"])) if p.is_file()), None)
+    try:
+        return path is not None and host in netrc.netrc(path).hosts
+    except (netrc.NetrcParseError, OSError, UnicodeDecodeError):
+        return False
 
 
 def checkout_file(relative: str) -> Path:
@@ -126,12 +155,36 @@ def die_with_launcher() -> None:
 
 def lock_folder(folder: str) -> IO[str]:
     """Hold `folder` for this process. Raises UserError where another run writes there. Keep the returned file open."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    file = (Path(folder) / ".lock").open("w")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); choose another --output_dir.") from error
+    return lock_file(Path(folder) / ".lock", folder, "--output_dir")
+
+
+def lock_file(path: Path, what: str | os.PathLike, flag: str) -> IO[str]:
+    """Hold the lock file `path` while the returned file is open. Raises UserError where another process holds it: it says who writes to
+    `what`. On a file system without locks (Lustre, some NFS) the run goes on, with a word."""
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{what} cannot be written ({error.strerror}); choose another {flag} or free the disk.") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise UserError(f"another run is writing to {folder}; wait for it, end it, or choose another --output_dir.") from error
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise UserError(f"another run is writing to {what} ({holder}); wait for it, end it, or choose another {flag}.") from error
+    except OSError as error:
+        print(
+            f"warning: the file system of {what} has no locks ({error.strerror}); see to it that no other run writes there", file=sys.stderr
+        )
+        return file
+    with contextlib.suppress(OSError):  # a full disk: the name of the holder is a courtesy
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
     return file
 
 
@@ -140,27 +193,28 @@ def run_rank(main: Callable[[list[str]], None]) -> None:
 
     A rank that fails says why and is gone at once, without waiting for the others in a collective operation: torchrun then ends the
     job, and prints the first failure as the last thing in its log. UserError: one sentence, exit code 2; else the traceback, exit code 1.
+    The error is caught here and not by sys.excepthook: torch.distributed puts a hook of its own around that one, in which it says nothing.
     """
     die_with_launcher()
     argv = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(argv) != len(sys.argv) - 1
     rank = int(os.environ.get("RANK", "0"))
-
-    def end(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        sentence = issubclass(kind, UserError) and not debug
+    try:
+        load_env()
+        main(argv)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (told in full, and the process ends)
+        if (full := no_room(error)) is not None:
+            error = UserError(full)
+        sentence = isinstance(error, UserError) and not debug
         if sentence and rank:
             time.sleep(3)  # the same bad flag fails on all ranks: rank 0 says it, torchrun ends the others in this time
-        text = f"error: {error}" if sentence else "".join(traceback.format_exception(kind, error, trace))
+        text = f"error: {error}" if sentence else "".join(traceback.format_exception(error))
         prefix = f"[rank {rank}] " if "RANK" in os.environ and not sentence else ""
         print(prefix + text.rstrip(), file=sys.stderr)
         report_to_torchrun(text)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(2 if issubclass(kind, UserError) else 130 if issubclass(kind, KeyboardInterrupt) else 1)
-
-    sys.excepthook = end
-    load_env()
-    main(argv)
+        os._exit(2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
 def report_to_torchrun(text: str) -> None:

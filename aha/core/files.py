@@ -58,6 +58,30 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+UNFINISHED = ".unfinished"  # lies in a result folder while it is being written
+
+
+def open_output(folder: str | os.PathLike, overwrite: bool, flag: str = "give --overwrite") -> Path:
+    """The result folder to write into, made where it is not there, and marked as unfinished until `finish_output`: one that an earlier run
+    left so is taken up again. Raises UserError where it holds anything else and `overwrite` is off (flag: what to do then)."""
+    folder = Path(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"output {folder} is a file; name a folder.")
+        if folder.is_dir() and any(folder.iterdir()) and not overwrite and not (folder / UNFINISHED).is_file():
+            raise UserError(f"output folder {folder} exists and is not empty; choose another or {flag}.")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / UNFINISHED).touch()
+    except OSError as error:
+        raise UserError(f"output folder {folder} cannot be made ({error.strerror}); choose another.") from error
+    return folder
+
+
+def finish_output(folder: Path) -> None:
+    """All is written."""
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
 def read_bytes(path: str | os.PathLike, what: str) -> bytes:
     """A file's bytes, unpacked where it is gzipped, without the byte order mark that spreadsheets put in front of UTF-8. `what` names it in
     errors. Raises UserError if it is missing, damaged, or more than LARGEST unpacked."""

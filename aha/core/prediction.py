@@ -237,9 +237,16 @@ class Prediction:
 
 def score_rows(times: Sequence[float], *columns: Sequence[float] | None) -> list[dict[str, float]]:
     """`debug_data` of N frames; scores unrounded. columns: a score [N] for each head, in the order of `aha.core.heads`; a head that the
-    model does not have (None, or left out at the end) is not written."""
+    model does not have (None, or left out at the end) is not written. Every score that is used comes through here: one that is NaN or
+    infinite is a UserError."""
     given = {"time": times, **{name: column for name, column in zip(SCORES, columns) if column is not None}}
-    return [dict(zip(given, map(float, row))) for row in zip(*given.values(), strict=True)]
+    rows = [dict(zip(given, map(float, row))) for row in zip(*given.values(), strict=True)]
+    for row in rows:
+        if bad := [name for name, value in row.items() if not math.isfinite(value)]:
+            raise UserError(
+                f"{bad[0]} of the frame at {row['time']:.2f} s is not finite; the model overflows, try --dtype float32 or bfloat16."
+            )
+    return rows
 
 
 # ---------------------------------------------------------------- checked values

@@ -5,6 +5,7 @@ Shapes: F frames of a sample, n frames of its video file.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from abc import ABC, abstractmethod
@@ -115,6 +116,17 @@ class RelevanceSample(Sample):
             begin, end = np.minimum(places, last), np.clip(ends, 0, last + 1)
             scores = np.where(end > begin, (total[end] - total[begin]) / np.maximum(end - begin, 1), scores)
         return np.where(places < len(self.scores), scores, IGNORE_INDEX)
+
+
+def samples_hash(samples: Sequence[Sample]) -> str:
+    """A short hash of what training learns from: ids, requests, labels. Where the videos lie does not count."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        for name in sorted(vars(sample)):
+            if name != "video_path":
+                value = getattr(sample, name)
+                digest.update(f"{name}=".encode() + (value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()) + b"\n")
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

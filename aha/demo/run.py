@@ -3,18 +3,20 @@
     python -m aha.demo.run --seed 0
 
 Makes the data set, fine-tunes from the shipped adapter with the trainer and DeepSpeed engine of the full run (2 processes on the CPU),
-scores the held-out fold frame by frame and prints the table. Steps that are complete are not repeated: a killed run goes on with the same
-command, training from its last checkpoint.
+scores the held-out fold frame by frame and prints the table. Steps whose input is what it was are not repeated: a killed run goes on with
+the same command, training from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -68,11 +70,28 @@ def prepare(folder: Path) -> Path:
     return data
 
 
-def run_step(name: str, command: list[str], marker: Path, log: Path | None = None) -> float:
-    """Run a command unless `marker` says that this very command is complete; returns its seconds. Raises UserError where it fails."""
-    if marker.is_file() and read_json(marker, "step marker")["command"] == command:
-        print(f"{name}: done before", flush=True)
-        return 0.0
+def content(paths: Sequence[Path]) -> str:
+    """A short hash of these files, and of all files below these folders: their places and every byte."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(path.parent)}\n".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b"absent")
+    return digest.hexdigest()[:16]
+
+
+def run_step(
+    name: str, command: list[str], marker: Path, log: Path | None = None, reads: Sequence[Path] = (), makes: Sequence[Path] = ()
+) -> float:
+    """Run a command unless `marker` says that this very command was complete with the same input, and what it made is still there; returns
+    its seconds. reads, makes: files, or folders with all that is below. Raises UserError where it fails."""
+    facts = {"command": command, "reads": content(reads)}
+    if marker.is_file():
+        before = read_json(marker, "step marker")
+        if isinstance(before, dict) and {key: before.get(key) for key in facts} == facts and before.get("made") == content(makes):
+            print(f"{name}: done before", flush=True)
+            return 0.0
+        marker.unlink()  # what comes of a step that is cut off is not its result
     began = time.time()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     environment.setdefault("WANDB_MODE", "offline")
@@ -85,7 +104,7 @@ def run_step(name: str, command: list[str], marker: Path, log: Path | None = Non
         hint = f"see {log}"
     if code:
         raise UserError(f"{name} failed (exit code {code}, {hint}); run the same command again, complete steps are kept.")
-    write_json(marker, {"command": command, "seconds": time.time() - began})
+    write_json(marker, {**facts, "made": content(makes), "seconds": time.time() - began})
     return time.time() - began
 
 
@@ -96,6 +115,16 @@ def swapped_titles(videos: dict[str, TVSumVideo], held_out: list[str]) -> dict[s
     return {a: videos[b].title for a, b in zip(by_category, by_category[half:] + by_category[:half])}
 
 
+def adapter_files(adapter: Path) -> list[Path]:
+    """What scoring reads of an adapter or run folder."""
+    return [adapter / name for name in ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "trained_on_videos.json")]
+
+
+def data_files(data: Path) -> list[Path]:
+    """Annotations and videos: what training, scoring and evaluation read of the data set."""
+    return sorted([*data.rglob("*.tsv"), *data.rglob("*.mp4")])
+
+
 def evaluate(name: str, adapter: Path, data: Path, folder: Path, query_map: Path | None) -> dict[str, Any]:
     """Score the held-out fold and evaluate the prediction file; returns the metrics. Files: `name`.json and `name`-metrics.json."""
     predictions, metrics = folder / f"{name}.json", folder / f"{name}-metrics.json"
@@ -104,12 +133,14 @@ def evaluate(name: str, adapter: Path, data: Path, folder: Path, query_map: Path
         "--data_root", str(data), "--fold", str(FOLD), "--frame_fps", "1", "--device", "cpu", "--output", str(predictions),
         *(["--query_map", str(query_map)] if query_map else []),
     ]  # fmt: skip
-    run_step(f"scoring ({name})", score, folder / f".{name}-scored.json", folder / f"{name}-score.log")
+    read = [BASE, *adapter_files(adapter), *data_files(data), *([query_map] if query_map else [])]
+    run_step(f"scoring ({name})", score, folder / f".{name}-scored.json", folder / f"{name}-score.log", read, [predictions])
     judge = [
         sys.executable, "-m", "aha.eval.tvsum", "--predictions", str(predictions), "--annotations", str(find_tvsum(data)),
         "--fold", str(FOLD), "--protocols", *dict.fromkeys(protocol for protocol, _, _ in COLUMNS), "--output", str(metrics),
     ]  # fmt: skip
-    run_step(f"evaluation ({name})", judge, folder / f".{name}-evaluated.json", folder / f"{name}-eval.log")
+    read = [predictions, *data_files(data)]
+    run_step(f"evaluation ({name})", judge, folder / f".{name}-evaluated.json", folder / f"{name}-eval.log", read, [metrics])
     return read_json(metrics, "metrics file")
 
 
@@ -188,7 +219,9 @@ def run_demo(output: Path, seed: int, epochs: float, extra: list[str]) -> None:
     data = prepare(output)
     prepared = time.time() - began
     run, results = output / f"run-seed{seed}", output / f"run-seed{seed}" / "evaluation"
-    trained = run_step("training", training_command(data, run, seed, epochs, extra), run / ".trained.json")
+    read = [BASE, *adapter_files(ADAPTER), data / "demo.json", *data_files(data)]
+    command = training_command(data, run, seed, epochs, extra)
+    trained = run_step("training", command, run / ".trained.json", None, read, adapter_files(run))
     videos = read_tvsum(data)
     held_out = folds({video_id: video.category for video_id, video in videos.items()})[FOLD]
     swaps = results / "swapped_titles.json"

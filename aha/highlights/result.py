@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aha.core.files import write_json, write_text
+from aha.core.files import finish_output, write_json, write_text
 from aha.core.fusion import Fusion
 from aha.core.prediction import Prediction, score_rows, write_predictions
 from aha.errors import UserError
@@ -112,20 +112,6 @@ def prediction(result: Result, video_id: str, frame_fps: float) -> Prediction:
     return Prediction.of_scores(video_id, result.query, track.duration, frame_fps, track.frames_F, rows, result.said)
 
 
-def open_output(folder: str | os.PathLike, overwrite: bool) -> Path:
-    """The folder to write into, made where it is not there. Raises UserError where it holds anything and `overwrite` is off."""
-    folder = Path(folder)
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"output {folder} is a file; name a folder.")
-        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-            raise UserError(f"output folder {folder} exists and is not empty; choose another or give --overwrite.")
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output folder {folder} cannot be made ({error.strerror}); choose another.") from error
-    return folder
-
-
 def write_result(
     result: Result,
     video: str | os.PathLike,
@@ -136,7 +122,8 @@ def write_result(
     reel: bool = True,
     note: str = "",
 ) -> ReelInfo | None:
-    """Write FILES into `folder` (see open_output); returns what the reel became. titles: burn rank and query into the pictures.
+    """Write FILES into `folder` (see aha.core.files.open_output) and take its mark off; returns what the reel became.
+    titles: burn rank and query into the pictures.
 
     Nothing chosen (only with min_score) writes no reel, and removes one that an earlier run left. Raises UserError.
     """
@@ -169,4 +156,5 @@ def write_result(
     from aha.highlights.report import write_report
 
     write_report(folder / "report.html", video, result.query, result.track, result.fused_F, result.segments, result.highlights, note)
+    finish_output(folder)
     return info

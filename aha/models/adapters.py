@@ -15,15 +15,21 @@ from pathlib import Path
 
 import torch
 from llava_next import (
+    UNUSABLE,
     CheckpointError,
     LlavaNextForCausalLM,
     base_config,
+    check_depth,
+    check_finite,
     check_fit,
+    first_line,
+    list_shards,
     load_base,
     open_shard,
     place,
     read_json,
     resolve_folder,
+    tensor_shapes,
     write_shards,
 )
 from llava_next import load_saved as load_base_saved
@@ -35,6 +41,7 @@ from torch import Tensor, nn
 from aha.core.files import atomic_path, write_json, write_text
 from aha.core.heads import HEADS, MODULES
 from aha.errors import UserError
+from aha.models.lora_settings import lora_settings
 from aha.models.model import AhaModel
 
 PREFIX = "base_model.model."
@@ -65,15 +72,16 @@ def new_lora(
 
 def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     """LoRA settings and tensors, the latter under the model's own parameter names. Raises CheckpointError."""
-    settings = read_json(folder / "adapter_config.json")
-    if settings.get("peft_type") != "LORA":
-        raise CheckpointError(f"{folder / 'adapter_config.json'} is of type {settings.get('peft_type')}; only LORA adapters can be loaded.")
-    if settings.get("use_dora"):
-        raise CheckpointError(f"{folder / 'adapter_config.json'} is a DoRA adapter; only plain LoRA adapters can be loaded.")
-    known = LoraConfig.__dataclass_fields__
-    lora = LoraConfig(**{key: value for key, value in settings.items() if key in known and value is not None})
-    lora.inference_mode = False
-    return lora, {parameter_name(name): tensor for name, tensor in adapter_tensors(folder).items()}
+    lora = lora_settings(folder / "adapter_config.json")
+    tensors = {parameter_name(name): tensor for name, tensor in adapter_tensors(folder).items()}
+    stored = [tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name and tensor.ndim]
+    if (rank := max(lora.r, *lora.rank_pattern.values(), 0)) > max(stored, default=0):
+        raise CheckpointError(
+            f"{folder / 'adapter_config.json'} says rank {rank}, but the largest matrix has {max(stored, default=0)}; download it again."
+        )
+    for name, tensor in tensors.items():
+        check_finite(tensor, name, f"adapter {folder}")
+    return lora, tensors
 
 
 def adapter_tensors(folder: Path) -> dict[str, Tensor]:
@@ -85,11 +93,12 @@ def adapter_tensors(folder: Path) -> dict[str, Tensor]:
     if not pickled.is_file():
         raise CheckpointError(f"{folder} has no adapter_model.safetensors; give the folder of a LoRA adapter.")
     try:
-        return torch.load(pickled, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(
-            f"{pickled} does not hold plain tensors ({str(error).splitlines()[0]}); convert it to safetensors."
-        ) from error
+        tensors = torch.load(pickled, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, *UNUSABLE) as error:
+        raise CheckpointError(f"{pickled} does not hold plain tensors ({first_line(error)}); convert it to safetensors.") from error
+    if not isinstance(tensors, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in tensors.items()):
+        raise CheckpointError(f"{pickled} does not hold plain tensors under their names; convert it to safetensors.")
+    return tensors
 
 
 def parameter_name(key: str) -> str:
@@ -144,11 +153,13 @@ def load_with_adapter(
         folder = resolve_folder(adapter)
         lora, tensors = read_adapter(folder)
         check_heads(tensors, folder)
+        layers = {name.partition(".lora_")[0] for name in tensors if ".lora_" in name}
         heads = {head.weight: tensors.pop(head.weight) for head in HEADS if head.weight in tensors}
     else:
         heads = initial_heads(base_config(base_folder).hidden_size, seed)
     outputs = {head.name: len(heads[head.weight]) for head in HEADS if head.weight in heads}
     whole = {name: tensors.pop(name) for name in [*tensors] if ".lora_" not in name}
+    replaced = [*whole]
     model = load_base(
         base_folder, model_class=model_class, config_class=model_class.config_class, dtype=dtype, device=device,
         attn_implementation=attn_implementation,
@@ -162,6 +173,7 @@ def load_with_adapter(
     for name, weight in heads.items():  # float32 whatever the rest is: see WithHeads.heads
         model.get_parameter(name).data = weight.to(device=device, dtype=torch.float32)
     if lora is not None:
+        check_listed(model, lora.modules_to_save or [], {*heads, *replaced, *whole}, layers, folder)
         apply_adapter(model, lora, {**tensors, **whole}, str(folder))
         if merge:
             merge_adapter(model)
@@ -181,15 +193,32 @@ def check_heads(tensors: dict[str, Tensor], folder: Path) -> None:
             )
 
 
+def check_listed(model: AhaModel, listed: list[str], found: set[str], layers: set[str], folder: Path) -> None:
+    """Raise CheckpointError where the adapter lacks a module that its own modules_to_save lists, and that the model has: the base's would
+    stand in its place without a word. found: names of its whole tensors; layers: where its LoRA goes."""
+    names = [name for name, _ in model.named_parameters() if name.rpartition(".")[0] not in layers]
+    missing = [module for module in listed if any(module in n.split(".") and n not in found for n in names)]
+    if missing:
+        raise CheckpointError(
+            f"adapter {folder} lacks {', '.join(missing)}, which modules_to_save of its adapter_config.json lists; it was not saved whole, "
+            "take another checkpoint of that run or download it again."
+        )
+
+
 def set_image_token(model: AhaModel, folders: list[Path | None]) -> None:
     """The id of `<image>` is the tokenizer's (config.json of the base names the one of another tokenizer size now and then)."""
-    from aha.conversation import load_tokenizer
+    from aha.conversation import load_tokenizer, tokenizer_folder
 
-    for folder in folders:
-        if folder is not None and (folder / "tokenizer_config.json").is_file():
-            model.config.image_token_index = load_tokenizer(folder).convert_tokens_to_ids("<image>")
-            return
-    if model.config.image_token_index is None:
+    folder = tokenizer_folder(folders)
+    if folder is not None:
+        tokenizer = load_tokenizer(folder)
+        model.config.image_token_index = image = tokenizer.convert_tokens_to_ids("<image>")
+        highest = max(id for id in tokenizer.get_vocab().values() if id != image)  # the id of <image> is never looked up
+        if highest >= model.config.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer of {folder} has ids up to {highest}, but the model has {model.config.vocab_size} words; take its tokenizer."
+            )
+    elif model.config.image_token_index is None:
         raise CheckpointError(
             f"neither {' nor '.join(str(f) for f in folders if f)} holds a tokenizer or an image_token_index; "
             "copy the tokenizer files there."
@@ -201,7 +230,7 @@ def apply_adapter(model: AhaModel, lora: LoraConfig, tensors: dict[str, Tensor],
 
     LoRA matrices keep float32 on a float32 base and take the base's dtype otherwise.
     """
-    add_lora(model, lora)
+    add_lora(model, lora, {name.partition(".lora_")[0] for name in tensors if ".lora_" in name})
     expected = {n: tuple(p.shape) for n, p in model.named_parameters() if ".lora_" in n}
     whole = {n: tuple(p.shape) for n, p in model.named_parameters() if n in tensors and ".lora_" not in n}
     check_fit({**expected, **whole}, {n: tuple(t.shape) for n, t in tensors.items()}, f"adapter {where}")
@@ -210,25 +239,43 @@ def apply_adapter(model: AhaModel, lora: LoraConfig, tensors: dict[str, Tensor],
         place(model, name, tensor.to(device=old.device, dtype=old.dtype))
 
 
-def add_lora(model: AhaModel, lora: LoraConfig) -> None:
-    """Put LoRA layers into `model` (B = 0: no change at the start). `modules_to_save` stay the plain modules that they are."""
-    inject_adapter_in_model(replace(lora, modules_to_save=None), model)
+def add_lora(model: AhaModel, lora: LoraConfig, layers: set[str] | None = None) -> None:
+    """Put LoRA layers into `model` (B = 0: no change at the start). `modules_to_save` stay the plain modules that they are, and get no LoRA
+    either, as in PEFT; but for those of `layers`, where an adapter has it. Raises CheckpointError for targets that are no layers."""
+    whole = {
+        name for name, _ in model.named_modules() if set(lora.modules_to_save or ()) & set(name.split(".")) and name not in (layers or ())
+    }
+    excluded: str | list[str] = sorted(whole)
+    if isinstance(lora.exclude_modules, str):
+        excluded = "|".join([f"(?:{lora.exclude_modules})", *map(re.escape, sorted(whole))])
+    elif lora.exclude_modules:
+        excluded = sorted({*lora.exclude_modules, *whole})
+    try:
+        inject_adapter_in_model(replace(lora, modules_to_save=None, exclude_modules=excluded or None), model)
+    except UNUSABLE as error:
+        raise CheckpointError(f"the adapter's target_modules cannot be used ({first_line(error)}); download it again.") from error
     model.peft_config = {"default": lora}
 
 
 @torch.no_grad()
 def merge_adapter(model: AhaModel) -> AhaModel:
-    """Fold LoRA into the weights, in place: W + (alpha / r) B A, in float32 and rounded once. Raises CheckpointError."""
+    """Fold LoRA into the weights, in place: W + (alpha / r) B A, in float32 and rounded once; a bias of B likewise (lora_bias).
+    Raises CheckpointError."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     weights = [layer.get_base_layer().weight.data for _, layer in layers]
     # one scratch for all layers: temporary matrices of changing sizes leave holes in the heap, a fifth of the model on a CPU
     scratch = torch.empty(max((w.numel() for w in weights), default=0), dtype=torch.float32, device=weights[0].device if weights else None)
     for (name, layer), weight in zip(layers, weights):
-        merged = scratch[: weight.numel()].view(weight.shape).copy_(weight)
-        merged.addmm_(layer.lora_B["default"].weight.float(), layer.lora_A["default"].weight.float(), alpha=layer.scaling["default"])
-        if not torch.isfinite(merged.sum()):
-            raise CheckpointError(f"the adapter's matrices for {name} hold NaN or infinite values; download the adapter again.")
+        merged, (a, b, scaling) = scratch[: weight.numel()].view(weight.shape), (
+            layer.lora_A["default"], layer.lora_B["default"], layer.scaling["default"],
+        )  # fmt: skip
+        merged.copy_(weight).addmm_(b.weight.float(), a.weight.float(), alpha=scaling)
         weight.copy_(merged)
+        check_finite(weight, f"{name} with the adapter's matrices", "the merged model", merged)
+        if b.bias is not None:
+            bias = layer.get_base_layer().bias
+            bias.copy_(bias.float() + scaling * b.bias.float())
+            check_finite(bias, f"{name}.bias with the adapter's", "the merged model")
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, layer.get_base_layer())
     model._hf_peft_config_loaded = False
@@ -260,35 +307,64 @@ def trainable(model: AhaModel, modules: list[str]) -> list[str]:
 # ---- saving ----
 
 
-def adapter_state(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The adapter's tensors under their published keys: LoRA, and every module of `modules_to_save` that the model has.
-
-    `state`: the full parameters where the model's own are sharded (ZeRO-3); default: the model's.
-    """
+def adapter_names(model: nn.Module) -> list[str]:
+    """Parameters that an adapter of this model holds: LoRA, and every module of its `modules_to_save`, trained or not: what the starting
+    adapter put in place of the base's must come back with it."""
     modules = set(model.peft_config["default"].modules_to_save or modules_to_save(type(model))) | set(MODULES)
+    names = [name for name, _ in model.named_parameters()]
+    return [n for n in names if ".lora_" in n or (modules & set(n.split(".")) and ".base_layer." not in n)]
+
+
+def adapter_state(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapter's tensors under their published keys. state: the full parameters of `adapter_names` where the model's own are sharded
+    (ZeRO-3); default: the model's."""
     state = dict(model.named_parameters()) if state is None else state
-    return {
-        adapter_key(name): tensor.detach().cpu().contiguous()
-        for name, tensor in state.items()
-        if ".lora_" in name or modules & set(name.split("."))
-    }
+    return {adapter_key(name): state[name].detach().cpu().contiguous() for name in adapter_names(model)}
+
+
+def portable_base(base: str) -> str:
+    """How an adapter names its base, wherever it is read: the hub id, of a folder in the hub's cache too, else the folder's name."""
+    cached = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", base + "/")
+    if cached:
+        return f"{cached[1]}/{cached[2]}"
+    path = Path(base).expanduser()
+    return path.resolve().name if path.is_dir() or base.count("/") != 1 else base
 
 
 def save_adapter(model: AhaModel, folder: str | os.PathLike, *, base: str, state: dict[str, Tensor] | None = None, tokenizer=None) -> None:
-    """Write the adapter in the published PEFT layout; `base` is the base checkpoint that it belongs to."""
+    """Write the adapter in the published PEFT layout; `base` is the base checkpoint that it belongs to: a hub id, or a folder, whose name
+    alone is published (adapter_config.json); its path is kept in `.base`, which is not uploaded."""
     folder = Path(folder)
     lora: LoraConfig = model.peft_config["default"]
     settings = lora.to_dict()
     saved = sorted(set(lora.modules_to_save or modules_to_save(type(model))) | set(MODULES))
-    settings.update(base_model_name_or_path=base, inference_mode=True, modules_to_save=saved)
+    settings.update(base_model_name_or_path=portable_base(base), inference_mode=True, modules_to_save=saved)
     tensors = adapter_state(model, state)
     with atomic_path(folder / "adapter_model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    if isinstance(settings.get("target_modules"), set):
-        settings["target_modules"] = sorted(settings["target_modules"])
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(settings.get(name), set):
+            settings[name] = sorted(settings[name])
     write_json(folder / "adapter_config.json", {k: getattr(v, "value", v) for k, v in settings.items()})
+    if Path(base).expanduser().is_dir():
+        write_text(folder / BASE_PATH, str(Path(base).expanduser().resolve()))
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+BASE_PATH = ".base"
+
+
+def base_of(folder: Path) -> str | Path:
+    """The base of an adapter folder: where it was when the adapter was saved, else what adapter_config.json names: a folder beside the
+    adapter, a path, a hub id. Raises CheckpointError where it names none."""
+    named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(f"{folder / 'adapter_config.json'} names no base model; use AhaModel.from_base(base, adapter).")
+    remembered = folder / BASE_PATH
+    places = [Path(remembered.read_text(encoding="utf-8").strip())] if remembered.is_file() else []
+    places += [folder.resolve().parent / named, folder / named]
+    return next((place for place in places if (place / "config.json").is_file()), named)
 
 
 CARD = """---
@@ -314,6 +390,7 @@ def save_whole(model: AhaModel, folder: Path, *, tokenizer, card: str | None, ma
         raise ValueError(
             "the model still has LoRA layers; call aha.models.adapters.merge_adapter(model) first, or save_adapter for the adapter alone."
         )
+    (folder / "config.json").unlink(missing_ok=True)  # written last: a folder without it was not finished
     write_shards(dict(model.named_parameters()), folder, max_shard_bytes)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
@@ -333,19 +410,24 @@ def load_saved(
     """`AhaModel.from_pretrained`."""
     folder = resolve_folder(path_or_hub_id)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        if not base:
-            raise CheckpointError(f"{folder / 'adapter_config.json'} names no base model; use AhaModel.from_base(base, adapter).")
         return load_with_adapter(
-            model_class, base, folder, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=True, seed=0
+            model_class, base_of(folder), folder, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=True, seed=0
         )
     raw = read_json(folder / "config.json")
     if raw.get("model_type") != model_class.config_class.model_type:
         raise CheckpointError(
             f"{folder} is a {raw.get('model_type')} checkpoint, not one that save_pretrained wrote; use AhaModel.from_base(base, adapter)."
         )
+    shapes = tensor_shapes(list_shards(folder))
+    check_depth(raw.get("num_hidden_layers"), "model.layers.", shapes, folder)
+    try:
+        config = model_class.config_class.from_dict(raw)
+        heads = {head.weight: (config.heads[head.name], config.hidden_size) for head in HEADS if head.name in config.heads}
+    except UNUSABLE as error:
+        raise CheckpointError(f"{folder / 'config.json'} has settings that cannot be used ({first_line(error)}).") from error
+    check_fit(heads, {head.weight: shapes[head.weight] for head in HEADS if head.weight in shapes}, str(folder))
     return load_base_saved(
-        folder, model_class.config_class.from_dict(raw), model_class=model_class, dtype=dtype, device=device,
+        folder, config, model_class=model_class, dtype=dtype, device=device,
         attn_implementation=attn_implementation,
         float32=MODULES,
     )  # fmt: skip

@@ -10,6 +10,8 @@ goes on where it stopped: at most one video per rank is scored twice. `--engine 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +31,7 @@ from llava_next import resolve_folder
 from tqdm import tqdm
 
 from aha.conversation import Query
+from aha.core.environment import lock_file
 from aha.core.files import read_json, write_json
 from aha.core.prediction import Prediction, json_line, write_predictions
 from aha.core.prompts import restyle
@@ -158,31 +161,75 @@ def parts_folder(output: Path, choice: ModelChoice, config: ScoreConfig, items: 
     return output.with_name(f"{output.name}.parts-{hashlib.sha256(settings.encode()).hexdigest()[:16]}")
 
 
-def read_parts(folder: Path) -> dict[str, dict[str, Any]]:
-    """{key: {"entry": prediction} or {"error": reason}} of all ranks' files. A last line that was cut off by a kill does not count."""
+def read_parts(folder: Path, damaged: list[str] | None = None) -> dict[str, dict[str, Any]]:
+    """{key: {"entry": prediction} or {"error": reason}} of all ranks' files. A line that is damaged does not count, its video is scored
+    again; neither does a last line that was cut off by a kill. damaged: takes up "file:line" of the former."""
     done: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("rank-*.jsonl")):
-        for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line end is empty or cut off
-            record = json.loads(line)
-            done[record["key"]] = record
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last line end is empty or cut off
+            record = usable(line)
+            if record is not None:
+                done[record["key"]] = record
+            elif damaged is not None:
+                damaged.append(f"{path.name}:{number}")
     return done
+
+
+def usable(line: bytes) -> dict[str, Any] | None:
+    """A record of a part file; None where the line is damaged."""
+    try:
+        record = json.loads(line)
+        key, error = record["key"], record.get("error")
+        if not isinstance(key, str) or (error is None and not Prediction(record["entry"]).rows()) or not isinstance(error, str | None):
+            return None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError, UserError):
+        return None
+    return record
 
 
 @contextmanager
 def part_writer(folder: Path, rank: int, world: int) -> Iterator[Any]:
     """A function that appends one record and returns when it is on the disk."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{rank:04d}-of-{world:04d}.jsonl"
-    with path.open("ab") as file:
+    with contextlib.ExitStack() as stack, written(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(path.open("ab", buffering=0))
         data = path.read_bytes()
         file.truncate(data.rfind(b"\n") + 1)  # a line that a kill cut off
 
         def write(record: dict[str, Any]) -> None:
-            file.write(json_line(record).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            line = json_line(record).encode() + b"\n"
+            with written(path):
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
 
         yield write
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); free the disk or choose another --output; the same command goes on."
+        ) from error
+
+
+@contextmanager
+def held(output: Path, rank: int) -> Iterator[None]:
+    """While it lasts no other command writes to `output`: two would score the same videos and take each other's parts away. Each rank has
+    a lock of its own. Raises UserError that says who is writing."""
+    path = output.with_name(f".{output.name}.lock-{rank}")
+    with written(path):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    file = lock_file(path, output, "--output")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
 
 
 # ---- scoring ----
@@ -281,11 +328,24 @@ def score_dataset(
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     count = readers(readers_wanted)
     items, missing = list_items(selection)
+    with held(output, rank):
+        score_and_merge(choice, config, selection.dataset, items, missing, output, (rank, world), count, engine, workers)
+
+
+def score_and_merge(
+    choice: ModelChoice, config: ScoreConfig, dataset: str, items: list[Item], missing: dict[str, str], output: Path,
+    place: tuple[int, int], count: int, engine: str, workers: int | None,
+) -> None:  # fmt: skip
+    """What is not done of this rank's share (place: rank of how many); then, on rank 0, the prediction file. Raises UserError."""
+    rank, world = place
     folder = parts_folder(output, choice, config, items)
-    done = read_parts(folder)
+    damaged: list[str] = []
+    done = read_parts(folder, damaged)
     trained_on = trained_on_ids(choice)
     if rank == 0:
         warn_trained_on(items, trained_on)
+        if damaged:
+            print(f"{folder}: {', '.join(damaged[:5])} damaged and left out; what is missing is scored again", file=sys.stderr)
         if done:
             print(f"{len(done)} of {len(items)} videos were scored before ({folder}); going on with the others", file=sys.stderr)
     todo = [item for item in shard(items, rank, world) if item.key not in done]
@@ -304,6 +364,8 @@ def score_dataset(
         if world == 1:
             break
         time.sleep(POLL_S)
-    merge(output, selection.dataset, items, done, missing)
+    if lost := [item.key for item in items if item.key not in done]:
+        raise UserError(f"{folder} lacks {', '.join(lost[:5])}, which this run wrote; run the command again.")
+    merge(output, dataset, items, done, missing)
     if todo:  # else another rank may still have to see that all is done
         shutil.rmtree(folder)

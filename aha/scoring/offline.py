@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from llava_next import PUBLISHED
 from torch import Tensor
@@ -24,7 +23,6 @@ from torch import Tensor
 from aha.conversation import Query, QuerySchedule
 from aha.core.prediction import Prediction
 from aha.data.feature_cache import FeatureCache, VideoFeatures, tower_key, video_key
-from aha.errors import UserError
 from aha.models.model import AhaModel
 from aha.scoring.config import ScoreConfig
 from aha.streaming.chunks import Chunk, ReadAhead, embed_chunks, pixel_chunks, score_frames
@@ -132,10 +130,6 @@ class Scorer:
         rows: list[dict[str, float]] = []
         turns: list[dict[str, Any]] = []
         for scored in score_frames(session, video.embed(self.model), QuerySchedule(queries, self.config.prompt_order, video.fps)):
-            bad = [name for name, value in scored.row.items() if not np.isfinite(value)]
-            if bad:
-                where = f"video {video.path}: {bad[0]} of frame {len(rows)}"
-                raise UserError(f"{where} is not finite; the weights are damaged, or try --dtype float32.")
             indices.append(scored.frame.frame_index)
             rows.append(scored.row)
             if scored.reply is not None:

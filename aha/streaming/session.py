@@ -22,7 +22,7 @@ import torch
 from llava_next import PUBLISHED, resolve_folder
 from torch import Tensor
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, DuetState, load_tokenizer
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, DuetState, load_tokenizer, tokenizer_folder
 from aha.core.prediction import score_rows
 from aha.errors import UserError
 from aha.models.model import AhaModel, FrameScores
@@ -173,7 +173,9 @@ class Session:
             if self.repetition_penalty is not None:
                 chosen = logits_V[penalised]
                 logits_V[penalised] = torch.where(chosen > 0, chosen / self.repetition_penalty, chosen * self.repetition_penalty)
-            token = logits_V.argmax()
+            token = logits_V.argmax()  # of NaN: its place, the first word of the vocabulary
+            if not torch.isfinite(logits_V[token]):
+                raise UserError("the reply's logits are not finite; the model overflows, try --dtype float32 or bfloat16.")
             ids.append(int(token))
             if ids[-1] == self.format.im_end_id or len(ids) == limit:
                 break
@@ -316,9 +318,8 @@ def make_cache(
 
 def tokenizer_of(model: AhaModel) -> Any:
     """The tokenizer of the folders that the model was loaded from. Raises UserError where there is none."""
-    for source in model.tokenizer_sources:
-        folder = resolve_folder(source)
-        if (folder / "tokenizer_config.json").is_file():
-            return load_tokenizer(folder)
+    folder = tokenizer_folder(resolve_folder(source) for source in model.tokenizer_sources)
+    if folder is not None:
+        return load_tokenizer(folder)
     where = " and ".join(model.tokenizer_sources) or "a checkpoint folder (the model was not loaded from one)"
     raise UserError(f"no tokenizer in {where}; copy the tokenizer files of the base model there, or give tokenizer=load_tokenizer(folder).")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import sys
 from dataclasses import asdict, dataclass, field
@@ -169,6 +168,7 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]
     run.chosen = chosen(machine, model, run)
     run.compile_layers, run.low_memory_optimizer = run.chosen.compile_layers, run.chosen.low_memory_optimizer
     check(model, data, run)
+    hide_token(run)
     return model, data, run
 
 
@@ -179,6 +179,14 @@ def chosen(machine: Machine, model: ModelArguments, run: RunArguments) -> Choice
         zero_stage=None if run.deepspeed_plugin is None else run.deepspeed_plugin.zero_stage,
         attention=model.attn_implementation or pick_attention(run.device),
     )  # fmt: skip
+
+
+def hide_token(run: RunArguments) -> None:
+    """A hub token of the command line goes into the environment, and out of everything that is written: settings, card, wandb's files."""
+    if run.hub_token:
+        os.environ["HF_TOKEN"] = run.hub_token
+        sys.argv = [word.replace(run.hub_token, "***") for word in sys.argv]  # wandb keeps the command line too
+        run.hub_token = None
 
 
 def run_alone() -> None:
@@ -229,16 +237,19 @@ def settings(model: ModelArguments, data: DataArguments, run: RunArguments) -> d
     training = run.to_dict()
     return {
         "model": asdict(model), "data": asdict(data), "training": {name: training[name] for name in EXACT}, "chosen": run.chosen.as_dict(),
-        "command": command(),
+        "command": [*sys.argv],
     }  # fmt: skip
 
 
-def command() -> list[str]:
-    """The command line, without secrets."""
-    return ["***" if before == "--hub_token" else re.sub(r"^(--hub_token=).*", r"\1***", a) for before, a in zip(["", *sys.argv], sys.argv)]
-
-
 BEFORE = {"video_backend": "pyav"}  # what runs of 18f6d84, which had no such setting, did
+
+
+FINGERPRINTS = {"base_content": "weights of the base", "adapter_content": "weights of the starting adapter"}
+
+
+def known(source: dict[str, Any]) -> dict[str, Any]:
+    """A source of a mixture without the hash of its samples, which runs of before do not have."""
+    return {name: value for name, value in source.items() if name != "content"}
 
 
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -249,6 +260,15 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
             before = theirs.get(part, {}).get(name, BEFORE.get(name))
             if name != "vision_cache" and before != value:
                 lines.append(f"--{name}: {before} -> {value}")
-    if ours["mixture"] != theirs.get("mixture"):
+    for name, what in FINGERPRINTS.items():
+        if theirs.get(name) is not None and ours[name] != theirs[name]:
+            lines.append(f"{what}: {theirs[name]} -> {ours[name]}")
+    before = theirs.get("mixture") or []
+    if [known(source) for source in ours["mixture"]] != [known(source) for source in before]:
         lines.append(f"usable samples: {theirs.get('mixture')} -> {ours['mixture']}")
+    lines += [
+        f"samples, labels or requests of {source['name']}: {earlier['content']} -> {source['content']}"
+        for source, earlier in zip(ours["mixture"], before)
+        if earlier.get("content", source["content"]) != source["content"]
+    ]
     return lines

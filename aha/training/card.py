@@ -9,6 +9,7 @@ from typing import Any
 
 from aha.core.files import read_json
 from aha.errors import UserError
+from aha.models.adapters import portable_base
 
 HEAD = """---
 library_name: {library}
@@ -48,6 +49,11 @@ def last_lines(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return training, validation
 
 
+def without_folders(value: Any) -> Any:
+    """A path of this machine is shown by its last part; everything else, hub ids too, as it is."""
+    return portable_base(value) if isinstance(value, str) and (os.path.isabs(value) or Path(value).exists()) else value
+
+
 def table(rows: dict[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
@@ -67,7 +73,7 @@ def numbers(metrics: dict[str, Any]) -> dict[str, str]:
 
 def model_card(run: str | os.PathLike, *, base: str, merged: bool, metrics: dict[str, Any] | None = None) -> str:
     """Markdown for the run folder (or adapter folder) `run`. metrics: a metrics file of `aha.eval`, read. Raises UserError."""
-    run = Path(run)
+    run, base = Path(run), portable_base(base)
     settings, versions = optional_json(run / "settings.json") or {}, optional_json(run / "versions.json") or {}
     trained_on = optional_json(run / "trained_on_videos.json")
     code = MERGED_CODE if merged else ADAPTER_CODE.format(base=base)
@@ -80,7 +86,7 @@ def model_card(run: str | os.PathLike, *, base: str, merged: bool, metrics: dict
         lines = [line.format(**entry) for entry in mixture]
         parts.append("## Training data\n\n" + "\n".join(lines or ["- see settings.json"]))
         shown = {**settings["model"], **settings["data"], **settings["training"]}
-        parts.append("## Settings\n\n" + table({name: value for name, value in shown.items() if value is not None}))
+        parts.append("## Settings\n\n" + table({name: without_folders(value) for name, value in shown.items() if value is not None}))
     training, validation = last_lines(run / "train.log")
     if training:
         values = {name: f"{value:.4f}" for name, value in training.items() if name == "loss" or name.endswith("_weighted")}

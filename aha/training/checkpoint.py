@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from aha.core.files import read_json, write_json
 from aha.errors import UserError
 from aha.models import AhaModel
-from aha.models.adapters import parameter_name, save_adapter
+from aha.models.adapters import adapter_names, parameter_name, save_adapter
 from aha.training import resize
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def zero_stage(trainer: AhaTrainer) -> int | None:
 
 
 def full_state(trainer: AhaTrainer) -> dict[str, torch.Tensor] | None:
-    """The trained parameters, whole, on rank 0; None on other ranks. All ranks must call it. Under ZeRO-3 one parameter at a time is
+    """The adapter's parameters, whole, on rank 0; None on other ranks. All ranks must call it. Under ZeRO-3 one parameter at a time is
     gathered and moved to the host, so that memory is bounded by the adapter itself."""
-    named = [(n, p) for n, p in trainer.model.named_parameters() if p.requires_grad]
+    named = [(n, trainer.model.get_parameter(n)) for n in adapter_names(trainer.model)]
     main = trainer.args.process_index == 0
     if zero_stage(trainer) != 3:
         return dict(named) if main else None

@@ -5,8 +5,11 @@ Shapes: F frames of a sample, P patches, C tower width, T tokens.
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,6 +128,27 @@ def placeholder(mixture: Mixture, features: VisionCache | None = None) -> dict[s
         "frames": frames, "sample_id": "placeholder", "video_path": "", "frame_fps": 1.0,
         "frame_times": [0.0], "frame_indices": [0],
     }  # fmt: skip
+
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def readers_that_fit(wanted: int, args: Any, mixture: Mixture) -> int:
+    """How many of the `wanted` processes that read ahead there is shared memory for, on this rank; says where it is fewer. A process that
+    finds none left waits for ever, and the run with it."""
+    if not wanted or not SHARED_MEMORY.is_dir():
+        return wanted
+    frames = max(source.max_num_frames for source in mixture.sources)
+    ahead = (args.dataloader_prefetch_factor or 2) + 1  # batches of a process that wait to be taken, and the one in work
+    needed = ahead * args.per_device_train_batch_size * frames * 3 * mixture.frame.side**2
+    free = shutil.disk_usage(SHARED_MEMORY).free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fit = min(wanted, int(free // needed))
+    if fit < wanted and args.process_index == 0:
+        print(
+            f"{SHARED_MEMORY} has room for {fit} of --dataloader_num_workers {wanted} ({needed >> 20} MiB each, {free >> 20} MiB free); "
+            f"going on with {fit} (docker run --shm-size gives more)", flush=True
+        )  # fmt: skip
+    return fit
 
 
 class Collator:

@@ -30,10 +30,30 @@ def fingerprint(base: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+STRIDE, PIECE = 4 << 20, 4 << 10
+
+
+def content(folder: Path) -> str:
+    """A short hash of the weights in a folder: of every file its size, and 4 KiB of every 4 MiB (all of a small file). Retraining moves
+    every tensor, so that no change of a model is missed; a 7B model is hashed in a second."""
+    digest = hashlib.sha256()
+    for path in sorted(p for pattern in ("*.safetensors", "adapter_model.bin") for p in folder.glob(pattern)):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            if size <= 16 * STRIDE:
+                digest.update(file.read())
+            for start in range(0, size, STRIDE) if size > 16 * STRIDE else ():
+                file.seek(start)
+                digest.update(file.read(PIECE))
+    return digest.hexdigest()[:16]
+
+
 def base_name(name: str) -> str:
-    """The model's name in a path or hub id: the last part, or the repository of a hub cache folder."""
+    """The model's name in a path or hub id: the last part, or the repository of a hub cache folder. The same weights in transformers'
+    layout are the same model: "-hf" does not count."""
     cached = re.search(r"models--[^/]+?--([^/]+)/snapshots/", name)
-    return (cached.group(1) if cached else name.rstrip("/").rsplit("/", 1)[-1]).lower()
+    return (cached.group(1) if cached else name.rstrip("/").rsplit("/", 1)[-1]).lower().removesuffix("-hf")
 
 
 def check_base(adapter: Path, base: Path, given: str) -> None:
@@ -77,7 +97,10 @@ def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.devic
         quantize_decoder(model, device)
         model.to(device)
     present = [m for m in modules_to_save(type(model)) if m not in MODULES or getattr(model, m) is not None]
-    names = trainable(model, args.modules_to_save or present)
+    trained = args.modules_to_save or present
+    names = trainable(model, trained)
+    lora = model.peft_config["default"]  # what is saved: what is trained, and what the starting adapter put in place of the base's
+    lora.modules_to_save = sorted({*trained, *(lora.modules_to_save or ())} if args.lora_pretrained is not None else {*trained})
     check_trained(model, names)
     return model
 

@@ -16,10 +16,11 @@ import torch.distributed as dist
 from llava_next import base_config, resolve_folder
 from transformers import ProgressCallback
 
-from aha.conversation import load_tokenizer
+from aha.conversation import load_tokenizer, tokenizer_folder
 from aha.core.environment import lock_folder, prepare_wandb, versions
 from aha.core.files import write_text
 from aha.data.mixture import Mixture, build_mixture
+from aha.data.samples import samples_hash
 from aha.errors import UserError
 from aha.eval.community import Split, chosen_split
 from aha.models import AhaModel, aha_losses, mmduet_losses
@@ -33,7 +34,7 @@ from aha.training.dashboard import Dashboard, send_summary
 from aha.training.data import TrainingSet
 from aha.training.features import VisionCache
 from aha.training.logs import LogFile
-from aha.training.model import build_model, fingerprint
+from aha.training.model import build_model, content, fingerprint
 from aha.training.recompute import GIB, Cost, Recompute, trained_bytes, weight_bytes
 from aha.training.spare import embeddings_on_host
 from aha.training.speed import summary_line
@@ -67,7 +68,8 @@ def train(argv: list[str]) -> None:
     main = run.process_index == 0
     lock = lock_folder(run.output_dir) if main else None
     base = resolve_folder(model_args.llm_pretrained)
-    tokenizer = load_tokenizer(resolve_folder(model_args.lora_pretrained) if model_args.lora_pretrained else base)
+    adapter = resolve_folder(model_args.lora_pretrained) if model_args.lora_pretrained else None
+    tokenizer = load_tokenizer(tokenizer_folder((adapter, base)) or base)
     validate = run.eval_strategy != "no"
     build = functools.partial(
         build_mixture, data_args.dataset_config, tokenizer, data_args.frame_fps, data_args.max_num_frames, seed=run.seed,
@@ -78,7 +80,10 @@ def train(argv: list[str]) -> None:
     held_out = build(split="val") if validate else None
     record = checkpoint.Record(
         base=model_args.llm_pretrained, trained_on=mixture.trained_on_ids(), versions=versions(),
-        settings={**settings(model_args, data_args, run), "mixture": contents(mixture), "base_fingerprint": fingerprint(base)},
+        settings={
+            **settings(model_args, data_args, run), "mixture": contents(mixture), "base_fingerprint": fingerprint(base),
+            "base_content": content(base), "adapter_content": None if adapter is None else content(adapter),
+        },
     )  # fmt: skip
     stage = None
     if run.deepspeed_plugin is not None:
@@ -159,7 +164,7 @@ def contents(mixture: Mixture) -> list[dict[str, Any]]:
     return [
         {
             "name": s.entry["name"], "type": s.entry["type"], "weight": s.entry["weight"], "samples": len(s.samples), "fps": s.fps,
-            "max_num_frames": s.max_num_frames,
+            "max_num_frames": s.max_num_frames, "content": samples_hash(s.samples),
         }
         for s in mixture.sources
     ]  # fmt: skip

@@ -28,7 +28,7 @@ from aha.models import AhaModel
 from aha.models.losses import Losses
 from aha.training import checkpoint
 from aha.training.arguments import RunArguments
-from aha.training.data import Collator, RankBatches, TrainingSet
+from aha.training.data import Collator, RankBatches, TrainingSet, readers_that_fit
 from aha.training.logs import History
 from aha.training.model import check_optimizer
 from aha.training.optimizer import LowMemoryAdamW
@@ -41,6 +41,9 @@ Objective = Callable[..., Losses]
 # cuDNN's attention needs 60 ms to get ready for a length that it has not seen, forwards and again backwards; samples differ in length by
 # their titles alone. Lengths in steps of 64 tokens (about a frame) are seen again soon, and cost 0.7% more work at 90 frames.
 PAD_ON_GPU = 64
+
+
+MOST_SKIPPED = 30  # steps in a row that overflow in float16: the scale of the loss is then 2^-30 of what it was
 
 
 def out_of_memory(inputs: dict[str, Any], said: str) -> str:
@@ -64,9 +67,20 @@ class MicroBatches:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for _ in range(self.count):
             begin = time.perf_counter()
-            batch = next(self.batches)
+            batch = self._next()
             self.speed.waited(time.perf_counter() - begin)
             yield batch
+
+    def _next(self) -> dict[str, Any]:
+        try:
+            return next(self.batches)
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            raise UserError(
+                "the processes that read videos gave nothing for --ddp_timeout seconds; give them more shared memory (/dev/shm; docker run "
+                "--shm-size), or --dataloader_num_workers 0."
+            ) from error
 
 
 class EpochSetter(TrainerCallback):
@@ -120,6 +134,7 @@ class AhaTrainer(Trainer):
             seed=args.seed if args.data_seed is None else args.data_seed,
             accumulation=args.gradient_accumulation_steps, lengths=(lambda: dataset.mixture.lengths) if args.group_by_length else None,
         )  # fmt: skip
+        self._skipped = 0
         self._begin_step()
         super().__init__(
             model=model, args=args, train_dataset=dataset,
@@ -132,11 +147,11 @@ class AhaTrainer(Trainer):
     # ---- data ----
 
     def get_train_dataloader(self) -> DataLoader:
-        workers = self.args.dataloader_num_workers
+        workers = readers_that_fit(self.args.dataloader_num_workers, self.args, self.train_dataset.mixture)
         return DataLoader(
             self.train_dataset, batch_sampler=self.rank_batches, collate_fn=self.data_collator, num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
-            pin_memory=self.args.dataloader_pin_memory and not self.args.use_cpu,
+            pin_memory=self.args.dataloader_pin_memory and not self.args.use_cpu, timeout=self.args.ddp_timeout if workers else 0,
         )  # fmt: skip
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -278,7 +293,12 @@ class AhaTrainer(Trainer):
         values = [value / (self._micro_steps * world) for value in values]
         parts = dict(zip(names, values[: len(names)]))
         weighted = dict(zip(names, values[len(names) :]))
-        if norm is not None and not math.isfinite(norm):
+        if norm is None or math.isfinite(norm):
+            self._skipped = 0
+        elif self.args.fp16 and self._skipped < MOST_SKIPPED:
+            self._skipped += 1  # the loss was scaled too high for 16 bits: the scaler lowers it and leaves the weights as they are
+            self.history.event("skipped_step", step=self.state.global_step + 1, reason="float16 overflow")
+        else:
             raise UserError(
                 f"the gradient norm at step {self.state.global_step + 1} is {norm:g} though every loss is finite; samples of this step: "
                 f"{', '.join(self._all_ids())}; lower --learning_rate or --max_grad_norm. Nothing was saved after the last checkpoint."
