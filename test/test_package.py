@@ -59,8 +59,15 @@ def modules_of_packages() -> dict[str, list[str]]:
 
 
 def distribution(module: str) -> str:
-    """The package that brings a module: as installed here; of optional ones that are not, by name."""
-    missing = {"ray": "ray", "pycocoevalcap": "pycocoevalcap", "selenium": "selenium", "decord": "decord", "torchcodec": "torchcodec"}
+    """The package that brings a module: as installed here; of those that are not (torch's CUDA builds bring triton), by name."""
+    missing = {
+        "triton": "torch",
+        "ray": "ray",
+        "pycocoevalcap": "pycocoevalcap",
+        "selenium": "selenium",
+        "decord": "decord",
+        "torchcodec": "torchcodec",
+    }
     return canonical((modules_of_packages().get(module) or [missing.get(module, module)])[0])
 
 
