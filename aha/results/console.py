@@ -10,7 +10,7 @@ from aha.results import tree as results
 from aha.results.layout import RANDOM, Layout, Protocol
 
 MOST_CATEGORIES = 20
-MOST_COLUMNS = 7  # beside each other
+MOST_COLUMNS = 6  # beside each other, so that intervals keep apart
 
 
 def render(metrics: Mapping[str, Any], layout: Layout, remarks: Sequence[str] = ()) -> str:
