@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from streaming_model import difference, embeds, golden, golden_difference, joined, open_session, run_golden
 
@@ -52,6 +54,25 @@ def test_replies_are_the_golden_ones(family):
         assert golden_difference(scores, record) < 1e-4, name
         replies += len(said)
     assert replies > 25
+
+
+@pytest.mark.parametrize("order", ["aha", "reference"])
+def test_the_probability_of_a_reply(order):
+    """One token: the softmax over the vocabulary sums to 1. At most the most probable is called greedy; asking changes nothing that follows."""
+    visual_FKH = embeds("aha", "landscape.mp4", 1)
+    asked, plain = (open_session("aha", query="what is new?", prompt_order=order) for _ in range(2))
+    for session in (asked, plain):
+        session.push_embeds(visual_FKH[:3])
+    words = [asked.format.tokenizer.decode([token]) for token in range(400)]
+    single = [word for token, word in enumerate(words) if asked.format.encode(word) == [token]]
+    found = {word: asked.log_probability(word) for word in single}
+    assert len(found) > 50 and sum(math.exp(logarithm) for logarithm, _ in found.values()) <= 1 + 1e-4
+    best = max(found, key=lambda word: found[word][0])
+    assert all(word == best for word, (_, greedy) in found.items() if greedy)
+    first, second = found[best][0], asked.log_probability(best * 2)[0]
+    assert second < first < 0 and asked.log_probability("") == (0.0, True)  # more words are less probable
+    assert asked.respond(5) == plain.respond(5)
+    assert difference(asked.push_embeds(visual_FKH[3:5]), plain.push_embeds(visual_FKH[3:5])) == 0
 
 
 @pytest.mark.parametrize("cache", ["full", "sink", "dynamic_sink", "sliding", "static"])

@@ -7,11 +7,9 @@ import os
 import subprocess
 import sys
 
-import h5py
-import numpy as np
 import pytest
 from paths import REPO
-from tiny_benchmarks import tiny_model, write_video
+from tiny_benchmarks import tiny_model, write_hisum, write_video
 
 from aha import score
 from aha.core.prediction import read_predictions
@@ -117,21 +115,7 @@ def test_conversed_benchmarks(tmp_path):
 
 def test_hisum_from_video_to_table(tmp_path):
     """The metadata with titles among Aha's annotations has no labels column; both forms serve."""
-    root = tmp_path / "hisum"
-    (root / "annotations").mkdir(parents=True)
-    random = np.random.default_rng(0)
-    with h5py.File(root / "annotations" / "mr_hisum.h5", "w") as file:
-        for i in range(2):
-            write_video(root / "videos" / f"yt{i}.mp4", 12, seed=i)
-            group = file.create_group(f"video_{i}")
-            group["gtscore"], group["change_points"] = random.random(12), np.array([[0, 4], [4, 8], [8, 12]])
-            group["gtsummary"] = np.repeat([0, 1, 0], 4)
-    (root / "annotations" / "mr_hisum_split.json").write_text(
-        json.dumps({"train_keys": [], "val_keys": [], "test_keys": ["video_0", "video_1"]})
-    )
-    (root / "annotations" / "metadata.csv").write_text(
-        "video_id,youtube_id,title\n" + "".join(f"video_{i},yt{i},A title\n" for i in range(2))
-    )
+    root = write_hisum(tmp_path / "hisum")
     predictions, output = tmp_path / "predictions.json", tmp_path / "metrics.json"
     score.main([*tiny_model(), "--dataset", "hisum", "--data_root", str(root), "--output", str(predictions)])
     folder = root / "annotations"

@@ -1,6 +1,7 @@
 """The lmms-eval plug-in: reading of answers, tasks on small data sets, and the harness itself where it is installed.
 
-The harness runs in the environment of $AHA_LMMS_PYTHON (integrations/lmms_eval/README.md), else in this one.
+The harness runs in the environment of $AHA_LMMS_PYTHON (integrations/lmms_eval/README.md), which .ci/run makes; elsewhere these tests are
+not collected.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import REPO, shared_fixture
-from tiny_benchmarks import write_tvsum
+from tiny_benchmarks import write_hisum, write_tvsum
 
 sys.path.insert(0, str(REPO / "integrations" / "lmms_eval"))
 pytest.importorskip("torch")
@@ -28,10 +29,10 @@ def tvsum(tmp_path_factory):
     return write_tvsum(tmp_path_factory.mktemp("tvsum"))
 
 
-PYTHON = os.environ.get("AHA_LMMS_PYTHON", sys.executable)
+PYTHON = os.environ.get("AHA_LMMS_PYTHON")
 
 
-def in_harness(*arguments, timeout=300, **environment):
+def in_harness(*arguments, timeout=900, **environment):
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}
     variables["PYTHONPATH"] = os.pathsep.join([str(REPO), str(REPO / "LLaVA_NeXT")])
     return subprocess.run([PYTHON, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, env=variables)
@@ -76,6 +77,9 @@ def test_task_folder_and_metrics(tmp_path, tvsum):
     assert -1 <= found["tvsum_kendall"] <= 1
     silent = highlights.process_tvsum(rows[0], ["no idea"])
     assert silent["tvsum_answered"] == 0
+    same = highlights.process_tvsum(rows[0], ["[3, 3, 3, 3]"])  # a model that says nothing about a video is one that ranks nothing in it
+    assert [silent[name] for name in ("tvsum_f1", "tvsum_top5_map")] == [same[name] for name in ("tvsum_f1", "tvsum_top5_map")]
+    assert math.isfinite(silent["tvsum_f1"]) and math.isnan(silent["tvsum_kendall"])
     assert highlights.mean([found["tvsum_kendall"], silent["tvsum_kendall"]]) == found["tvsum_kendall"]
 
 
@@ -88,24 +92,83 @@ def test_hisum_metrics():
     found = highlights.process_hisum({**document, "key": key}, [json.dumps(prediction[key])])
     assert found["hisum_answered"] == 1
     assert 0 < found["hisum_map50"] <= 100
-    assert math.isnan(highlights.process_hisum(document, ["?"])["hisum_map50"])
+    silent, same = (highlights.process_hisum(document, [answer]) for answer in ("?", "[3, 3]"))
+    assert silent["hisum_map50"] == same["hisum_map50"] > 0 and silent["hisum_answered"] == 0
+    assert math.isnan(silent["hisum_kendall"])
 
 
-def test_the_harness_itself(tmp_path, tvsum):
-    """python -m lmms_eval --tasks tvsum --limit 2, with the model aha (tiny) and with a model of the harness."""
-    probe = in_harness("-c", "import lmms_eval, importlib.metadata as m; assert m.entry_points(group='lmms_eval.models', name='aha')")
-    if probe.returncode:
-        pytest.skip(
-            f"lmms-eval and the plug-in are not installed in {PYTHON} (integrations/lmms_eval/README.md; AHA_LMMS_PYTHON names another)"
-        )
-    tasks.write_task("tvsum", tvsum, tmp_path)
-    base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter")
-    common = ["-m", "lmms_eval", "--include_path", tmp_path, "--tasks", "tvsum", "--limit", 2, "--output_path", tmp_path / "out"]
-    for model, arguments in (("aha", f"pretrained={base},adapter={adapter},device=cpu"), ("dummy", "response=[5 3 1 2]")):
-        run = in_harness(*common, "--model", model, "--model_args", arguments, HF_HOME=str(tmp_path / "hf"))
-        assert run.returncode == 0, run.stderr[-2000:]
-        for metric in highlights.TVSUM_METRICS:
-            assert f"|{metric}" in run.stdout.replace(" ", ""), run.stdout
-    results = [json.loads(path.read_text())["results"]["tvsum"] for path in sorted((tmp_path / "out").rglob("*results.json"))]
-    assert len(results) == 2
-    assert all(result["tvsum_answered,none"] == 1 for result in results)
+# ---- lmms-eval itself ----
+
+TASK = """task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+test_split: test
+output_type: {output_type}
+doc_to_visual: !function lmms_tasks.{visual}
+doc_to_text: !function lmms_tasks.{text}
+doc_to_target: {target}
+{more}
+"""
+PROCESS = (
+    "process_results: !function lmms_tasks.{}\ngeneration_kwargs:\n  max_new_tokens: 4\nmetric_list:\n  - metric: {}\n    aggregation: mean"
+)
+CHOICE = 'doc_to_choice: ["a door", "a red star", "rain"]\nmetric_list:\n  - metric: acc\n    aggregation: mean\n    higher_is_better: true'
+KINDS = {  # name: output_type, what is seen, prompt, target, and the rest
+    "video_question": ("generate_until", "video", "question", "answer", PROCESS.format("said", "words")),
+    "picture_question": ("generate_until", "pictures", "question", "answer", PROCESS.format("said", "words")),
+    "rounds": ("generate_until_multi_round", "video", "next_round", "answer", PROCESS.format("rounds_said", "rounds")),
+    "choice": ("multiple_choice", "video", "question", "gold", CHOICE),
+}
+
+
+def write_kind(name: str, folder, videos) -> None:
+    output_type, visual, text, target, more = KINDS[name]
+    rows = [{"question": "What is seen?", "answer": "a door", "gold": 0, "video": str(path)} for path in videos]
+    data = folder / f"{name}.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    yaml = TASK.format(name=name, data=json.dumps(str(data)), output_type=output_type, visual=visual, text=text, target=target, more=more)
+    (folder / f"{name}.yaml").write_text(yaml)
+
+
+if PYTHON:
+
+    @pytest.fixture(scope="module")
+    def folder(tmp_path_factory, tvsum):
+        """All tasks: both of ours and one of each kind that lmms-eval has for words."""
+        folder = tmp_path_factory.mktemp("lmms")
+        tasks.write_task("tvsum", tvsum, folder)
+        tasks.write_task("hisum", write_hisum(folder / "hisum"), folder)
+        for name in KINDS:
+            write_kind(name, folder, sorted(tvsum.rglob("*.mp4"))[:2])
+        (folder / "lmms_tasks.py").write_text((REPO / "test" / "lmms_tasks.py").read_text())
+        return folder
+
+    def results(folder, model, arguments, names):
+        output = folder / f"out-{model}"
+        run = in_harness(
+            "-m", "lmms_eval", "--include_path", folder, "--tasks", ",".join(names), "--output_path", output, "--model", model,
+            "--model_args", arguments, HF_HOME=str(folder / "hf"), AHA_TASKS=str(folder),
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr[-3000:]
+        assert (found := list(output.rglob("*results.json"))), run.stderr[-3000:]  # it also ends with 0 where it failed
+        return json.loads(found[0].read_text())["results"]
+
+    def test_every_kind_of_task_with_our_model(folder):
+        base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter")
+        found = results(folder, "aha", f"pretrained={base},adapter={adapter},device=cpu", ["tvsum", "hisum", *KINDS])
+        assert found["tvsum"]["tvsum_answered,none"] == found["hisum"]["hisum_answered,none"] == 1
+        assert 0 < found["hisum"]["hisum_map50,none"] <= 100 and -1 <= found["tvsum"]["tvsum_kendall,none"] <= 1
+        assert found["video_question"]["words,none"] > 0 and found["picture_question"]["words,none"] > 0
+        assert found["rounds"]["rounds,none"] == 3
+        assert found["choice"]["acc,none"] in (0, 0.5, 1)
+
+    @pytest.mark.parametrize("response, answered", [("[5 3 1 2]", 1), ("I cannot", 0)])
+    def test_our_tasks_with_a_model_of_lmms_eval(folder, tmp_path, response, answered):
+        """`dummy` decodes each video and says the same of all."""
+        for path in ("tvsum.yaml", "hisum.yaml"):
+            (tmp_path / path).write_text((folder / path).read_text())
+        found = results(tmp_path, "dummy", f"response={response},decode_num_frames=4", ["tvsum", "hisum"])
+        assert found["tvsum"]["tvsum_answered,none"] == found["hisum"]["hisum_answered,none"] == answered
+        assert math.isfinite(found["tvsum"]["tvsum_f1,none"]) and found["hisum"]["hisum_map50,none"] > 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import av
+import h5py
 import numpy as np
 from paths import shared_fixture
 
@@ -37,6 +39,22 @@ def write_tvsum(root: Path) -> Path:
     data.mkdir()
     (data / "ydata-tvsum50-info.tsv").write_text("\n".join(info) + "\n")
     (data / "ydata-tvsum50-anno.tsv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def write_hisum(root: Path) -> Path:
+    """Two videos of 12 seconds in Mr.HiSum's folder layout; returns `root`."""
+    random = np.random.default_rng(0)
+    annotations = root / "annotations"
+    annotations.mkdir(parents=True)
+    with h5py.File(annotations / "mr_hisum.h5", "w") as file:
+        for i in range(2):
+            write_video(root / "videos" / f"yt{i}.mp4", 12, seed=i)
+            group = file.create_group(f"video_{i}")
+            group["gtscore"], group["change_points"] = random.random(12), np.array([[0, 4], [4, 8], [8, 12]])
+            group["gtsummary"] = np.repeat([0, 1, 0], 4)
+    (annotations / "mr_hisum_split.json").write_text(json.dumps({"train_keys": [], "val_keys": [], "test_keys": ["video_0", "video_1"]}))
+    (annotations / "metadata.csv").write_text("video_id,youtube_id,title\n" + "".join(f"video_{i},yt{i},A title\n" for i in range(2)))
     return root
 
 

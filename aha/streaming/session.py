@@ -193,6 +193,24 @@ class Session:
             self.policy.spoke(self.time)
         return self.format.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    @torch.inference_mode()
+    def log_probability(self, reply: str) -> tuple[float, bool]:
+        """Natural log of the probability that the model, speaking now, begins with `reply`, and whether greedy decoding would. The
+        conversation stays as it was."""
+        cache, state = self.cache.snapshot(), self.state.copy()
+        hidden_1H = self.feed_text(self.state.begin_reply(), "reply", hold=True)
+        total, greedy = 0.0, True
+        ids = self.format.encode(reply)
+        for place, token in enumerate(ids):
+            log_V = self.model.lm_head(hidden_1H.to(self.model.lm_head.weight.dtype))[0].float().log_softmax(-1)
+            total, greedy = total + float(log_V[token]), greedy and int(log_V.argmax()) == token
+            if place + 1 < len(ids):
+                hidden_1H = self.feed_text([token], "reply", hold=True)
+        self._restore(cache)
+        self.pool.give_back(self.cache.take_dropped())
+        self.state = state
+        return total, greedy
+
     def _restore(self, before: Cache) -> None:
         """Go back to an earlier state of the cache; what came since is dropped. Slots dropped since must not have been given back."""
         since = np.concatenate([self.cache.slots, *self.cache.dropped])

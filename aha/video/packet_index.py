@@ -24,6 +24,7 @@ from aha.video.clock import Clock
 from aha.video.container import MAX_PIXELS, MAX_SECONDS, Limits, open_container, packets_of, pixel_aspect_of, video_stream, video_tracks
 
 UNINDEXED = ("mpegts", "mpeg")  # formats that do not say how long they are
+SHOWS_FRAME_LIST = int(av.__version__.split(".")[0]) >= 16  # lmms-eval wants an older PyAV
 REORDERED = 16  # no codec shows a frame more than 16 frames away from its place in the file
 
 
@@ -119,7 +120,7 @@ def _cached_index(path: str, size: int, mtime_ns: int, limits: Limits) -> VideoI
         if True not in packet_is_key:
             packet_is_key[0] = True
         time_base, fps, container_name = stream.time_base, _frame_rate(stream), container.format.name
-        cut_off = bool(failures) or _is_cut_off(path, size, container_name, stream)
+        cut_off = bool(failures) or _is_cut_off(path, size, container_name, stream, len(packet_pts))
         # AVI stores no time stamps: with B-frames those that FFmpeg makes up are not the frames' own.
         by_count = without_pts or not durations or (container_name == "avi" and codec.has_b_frames)
         codec_name, width, height, promised_frames = codec.codec.canonical_name, codec.width, codec.height, stream.frames
@@ -163,9 +164,13 @@ def _frame_rate(stream: av.video.stream.VideoStream) -> Fraction | None:
     return None
 
 
-def _is_cut_off(path: str, size: int, container: str, stream: av.video.stream.VideoStream) -> bool:
+def _is_cut_off(path: str, size: int, container: str, stream: av.video.stream.VideoStream, packets: int) -> bool:
     """True where the file says itself that it goes on past its end: a list of frames, a Matroska segment or a RIFF chunk that is longer."""
-    if any(entry.pos + entry.size > size for entry in stream.index_entries):
+    if SHOWS_FRAME_LIST:
+        listed_beyond = any(entry.pos + entry.size > size for entry in stream.index_entries)
+    else:
+        listed_beyond = container.startswith("mov") and packets < stream.frames
+    if listed_beyond:
         return True
     with open(path, "rb") as file:
         head = file.read(256)

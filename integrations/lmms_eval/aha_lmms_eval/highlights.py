@@ -21,6 +21,9 @@ PROMPT = (
     "to someone who wants to see what the title promises: a number from 1 (not at all) to 5 (very). Answer with the {parts} numbers only, "
     "in square brackets, separated by commas."
 )
+# A video without an answer is scored as one score throughout: key shots and mAP get what the protocol gives such a prediction, so a model
+# gains nothing by not answering; correlations are undefined.
+SILENT = [0.0]
 TVSUM_METRICS = ("tvsum_kendall", "tvsum_spearman", "tvsum_top5_map", "tvsum_f1", "tvsum_answered")
 HISUM_METRICS = ("hisum_map50", "hisum_map15", "hisum_f1", "hisum_kendall", "hisum_spearman", "hisum_answered")
 
@@ -65,14 +68,12 @@ def process_tvsum(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     from aha.eval.tvsum_protocols import Truth, score_video
 
     numbers = read_numbers(results[0])
-    if not numbers:
-        return dict.fromkeys(TVSUM_METRICS[:-1], float("nan")) | {"tvsum_answered": 0.0}
     video = _tvsum(doc["annotations"])[doc["video_id"]]
     frames = second_frames(video.n_frames, video.fps)
-    found = score_video(Truth(video), frames, per_second(numbers, len(frames)), ["corr_1fps", "hd_top5", "f1_official60"])
+    found = score_video(Truth(video), frames, per_second(numbers or SILENT, len(frames)), ["corr_1fps", "hd_top5", "f1_official60"])
     return {
         "tvsum_kendall": found["corr_1fps"]["kendall"], "tvsum_spearman": found["corr_1fps"]["spearman"],
-        "tvsum_top5_map": found["hd_top5"]["top5_map"], "tvsum_f1": found["f1_official60"]["f1"], "tvsum_answered": 1.0,
+        "tvsum_top5_map": found["hd_top5"]["top5_map"], "tvsum_f1": found["f1_official60"]["f1"], "tvsum_answered": float(bool(numbers)),
     }  # fmt: skip
 
 
@@ -82,22 +83,20 @@ def process_hisum(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     from aha.metrics.hisum import score_video
 
     numbers = read_numbers(results[0])
-    if not numbers:
-        return dict.fromkeys(HISUM_METRICS[:-1], float("nan")) | {"hisum_answered": 0.0}
     with HiSumFile(doc["annotations"]) as file:
         video = file.read(doc["key"])
-    scores = per_second(numbers, len(video.gtscore))
+    scores = per_second(numbers or SILENT, len(video.gtscore))
     found = score_video(
         scores, video.gtscore, video.gt_summary, video.change_points, ["official", "score_correlation_and_padded_map_triplesumm"]
     )
     correlation = found["score_correlation_and_padded_map_triplesumm"]
     return {
         "hisum_map50": found["official"]["map50"], "hisum_map15": found["official"]["map15"], "hisum_f1": found["official"]["f1"],
-        "hisum_kendall": correlation["kendall"], "hisum_spearman": correlation["spearman"], "hisum_answered": 1.0,
+        "hisum_kendall": correlation["kendall"], "hisum_spearman": correlation["spearman"], "hisum_answered": float(bool(numbers)),
     }  # fmt: skip
 
 
 def mean(values: list[float], *_: Any) -> float:
-    """Mean over the videos on which a metric is defined (an answer that gives all parts the same number has no correlation)."""
+    """Mean over the videos on which a metric is defined: equal numbers throughout, or no answer, have no correlation."""
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else float("nan")
