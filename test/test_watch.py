@@ -28,8 +28,11 @@ from watch_server import broken_server
 from aha.api import Highlighter, load
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings, segment_online
+from aha.streaming import OnlineEngine
+from aha.streaming.live import LiveStreams
 from aha.streaming.policies import MinimumGap, Threshold
 from aha.watch.feed import Feed
+from aha.watch.levels import JudgeSettings
 from aha.watch.sources import (
     Lost,
     Reconnected,
@@ -146,19 +149,32 @@ def test_sources_are_told_apart():
 # ---- events ----
 
 
+class Watched:
+    """A watcher whose frames go through the engine and its queue, as in the command."""
+
+    def __init__(self, model, query, watch_settings, window=2048, **session):
+        self.live = LiveStreams(OnlineEngine(model.model, window=window, tokenizer=model.tokenizer))
+        session = self.live.engine.open(query, window=window, frame_fps=1 / watch_settings.frame_seconds, **session)
+        self.watcher = Watcher(session, watch_settings)
+
+    def push(self, image_CHW, seconds):
+        self.live.offer(self.watcher.session, image_CHW, seconds)
+        return [event for scored in self.live.step() for event in self.watcher.hear(scored.time, scored.scores, scored.feature_H)]
+
+
 def watch(model, frames, watch_settings, query="a red star", **session):
-    watcher = Watcher(model, query, watch_settings, **session)
+    watched = Watched(model, query, watch_settings, **session)
     events = []
     for item in frames:
-        events += watcher.push(item.image_CHW, item.time)
-    return watcher, [*events, *watcher.finish()]
+        events += watched.push(item.image_CHW, item.time)
+    return watched.watcher, [*events, *watched.watcher.finish()]
 
 
 def test_events_come_in_order_and_segments_are_those_of_the_online_segmentation(model, video):
     online = OnlineSettings(information_threshold=3.0, change_threshold=10.0)
     frames = list(read_file(str(video), 2.0))
     assert [f.time for f in frames] == [n / 2 for n in range(40)]
-    _, events = watch(model, frames, WatchSettings(online, highlight_share=0.5, min_history=5))
+    _, events = watch(model, frames, WatchSettings(online, judge=JudgeSettings(highlight_share=0.5)))
     times = [event["time"] for event in events]
     assert times == sorted(times) and events[-1]["event"] == "end"
     json.dumps(events, allow_nan=False)
@@ -178,7 +194,7 @@ def test_events_come_in_order_and_segments_are_those_of_the_online_segmentation(
 
 def test_a_very_long_segment_is_kept_as_sums(model, video, monkeypatch):
     frames = list(read_file(str(video), 1.0))
-    one = WatchSettings(OnlineSettings(information_threshold=None, change_threshold=None), highlight_score=0.0)
+    one = WatchSettings(OnlineSettings(information_threshold=None, change_threshold=None), judge=JudgeSettings(highlight_score=0.0))
     _, whole = watch(model, frames, one)
     monkeypatch.setattr("aha.watch.watcher.OPEN_FRAMES", 7)
     watcher, folded = watch(model, frames, one)
@@ -188,31 +204,27 @@ def test_a_very_long_segment_is_kept_as_sums(model, video, monkeypatch):
 
 def test_questions_and_replies(model, video):
     frames = list(read_file(str(video), 1.0))[:10]
-    watcher = Watcher(model, "x", WatchSettings(frame_seconds=1.0), policy=MinimumGap(Threshold(0.0), seconds=4.0), max_new_tokens=3)
-    events = [event for item in frames[:6] for event in watcher.push(item.image_CHW, item.time)]
+    watched = Watched(model, "x", WatchSettings(frame_seconds=1.0), policy=MinimumGap(Threshold(0.0), seconds=4.0), max_new_tokens=3)
+    watcher = watched.watcher
+    events = [event for item in frames[:6] for event in watched.push(item.image_CHW, item.time)]
     assert [e["time"] for e in events if e["event"] == "say"] == [0.0, 4.0]
     asked = watcher.ask("what is it?")
     assert [e["event"] for e in asked] == ["question", "say"] and asked[0]["time"] == 5.0
     with pytest.raises(UserError):
         watcher.ask("")
-    assert watcher.push(frames[6].image_CHW, 6.0) is not None
+    assert watched.push(frames[6].image_CHW, 6.0) is not None and watcher.frames == 7
 
 
 def test_memory_of_a_session_does_not_grow(model, video):
     frames = list(read_file(str(video), 1.0))
-    watcher = Watcher(model, "x", WatchSettings(), window=400)
+    watched = Watched(model, "x", WatchSettings(), window=400)
     sizes = []
     for round_ in range(3):
         for item in frames:
-            watcher.push(item.image_CHW, round_ * 20 + item.time)
-        sizes.append((len(watcher.session.cache.slots), len(watcher._levels) < 3601, sum(b.nbytes for b in _pool_tensors(watcher))))
-    assert sizes[1][0] <= sizes[0][0] + 49 and sizes[2][0] <= 400 + 200 and sizes[2][2] == sizes[0][2]
-
-
-def _pool_tensors(watcher) -> list:
-    import torch
-
-    return [value for value in vars(watcher.session.pool).values() if isinstance(value, torch.Tensor)]
+            watched.push(item.image_CHW, round_ * 20 + item.time)
+        pool = watched.watcher.session.pool
+        sizes.append((len(watched.watcher.session.cache.slots), pool.used, pool.nbytes))
+    assert sizes[1][0] <= sizes[0][0] + 49 and sizes[2][0] <= 400 and sizes[2][1:] == sizes[1][1:] and sizes[2][2] == sizes[0][2]
 
 
 # ---- lost connections ----

@@ -189,7 +189,7 @@ def slug(text: str) -> str:
 def _run_watch(args: argparse.Namespace) -> None:
     from aha.watch.command import run_watch
 
-    run_watch(args, load_model(args), fusion_of(args), online_of(args))
+    run_watch(args, lambda: load_model(args), fusion_of(args), online_of(args))
 
 
 def _watch_parser(parser: argparse.ArgumentParser) -> None:

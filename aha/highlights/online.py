@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -115,6 +116,25 @@ class OnlineSegmenter:
         """Frames [first, last) of the segment that is still open, None if there are none. The stream is over."""
         last = self.frame + 1
         return (self.first, last) if last > self.first else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that it remembers, as plain values."""
+        return {
+            "frame": self.frame, "first": self.first, "seen": self._seen, "due": self._due, "waited": self._waited,
+            "informative": list(self._informative), "scores": [value.tolist() for value in self._scores],
+            "features": [value.tolist() for value in self._features], "score_steps": list(self._score_steps),
+            "feature_steps": list(self._feature_steps),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.frame, self.first, self._seen, self._waited = (state[name] for name in ("frame", "first", "seen", "waited"))
+        self._due = None if state["due"] is None else tuple(state["due"])
+        self._informative.extend(state["informative"])
+        self._scores.extend(np.array(value) for value in state["scores"])
+        self._features.extend(np.array(value) for value in state["features"])
+        self._score_steps.extend(state["score_steps"])
+        self._feature_steps.extend(state["feature_steps"])
 
     def _open(self, first: int) -> None:
         """Start the next segment at frame `first`; frames from there on that were seen already belong to it."""

@@ -79,13 +79,15 @@ class Waiting(Generic[Item]):
 
 @dataclass(frozen=True)
 class LiveScores:
-    """scores: of one frame, each [1]. time: as offered. waited: seconds from offer to scores. dropped: frames left out before it."""
+    """scores: of one frame, each [1]. time: as offered. waited: seconds from offer to scores. dropped: frames left out before it.
+    feature_H: mean token of the frame, on the host."""
 
     session: Session
     time: float
     scores: FrameScores
     waited: float
     dropped: int
+    feature_H: Tensor
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,6 @@ class LiveStreams:
         scores = self.engine.push([session for session, _, _ in taken], [offered.frame for _, offered, _ in taken], upcoming)
         now = time.perf_counter()
         return [
-            LiveScores(session, offered.time, scores.rows(n, n + 1), now - offered.moment, dropped)
+            LiveScores(session, offered.time, scores.rows(n, n + 1), now - offered.moment, dropped, self.engine.features_BH[n])
             for n, (session, offered, dropped) in enumerate(taken)
         ]

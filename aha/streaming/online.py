@@ -56,6 +56,7 @@ class _Graph:
         self.write, self.read, self.position = (part.numpy() for part in self._parts(self.slots[0]))
         self.write[:] = engine.scratch.reshape(-1, tokens)[:size]
         self.scores_host = torch.zeros(len(engine.heads), size, pin_memory=pinned)
+        self.features_host = torch.zeros(size, engine.model.config.hidden_size, pin_memory=pinned)
         self.tokens_BKH = torch.zeros(size, tokens, engine.model.config.hidden_size, dtype=engine.model.decoder_dtype, device=device)
         self.held: list[np.ndarray | Tensor] = []  # the frames whose tokens these are
         self.look, self.attend, self.both = self._look, self._attend, self._both
@@ -88,8 +89,9 @@ class _Graph:
         self.tokens_BKH.copy_(self._embedded())
 
     def _attend(self) -> None:
-        """Tokens and host slots -> scores on the host."""
+        """Tokens and host slots -> scores, and the mean token of each frame, on the host."""
         self.slots[1].copy_(self.slots[0], non_blocking=True)
+        self.features_host.copy_(self.tokens_BKH.float().mean(1), non_blocking=True)
         self.scores_host.copy_(self.compute(), non_blocking=True)
 
     def _both(self) -> None:
@@ -128,8 +130,8 @@ class _Graph:
     def holds(self, frames: Sequence[np.ndarray | Tensor]) -> bool:
         return len(self.held) == len(frames) and all(one is other for one, other in zip(self.held, frames))
 
-    def run(self, frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> Tensor:
-        """Scores [heads, B], on the host, of `frames` and of what lies in the host slots; the tower has then seen `upcoming` too."""
+    def run(self, frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> tuple[Tensor, Tensor]:
+        """Scores [heads, B] and mean tokens [B, H], on the host, of `frames` and of what lies in the host slots; the tower has then seen `upcoming` too."""
         if not self.holds(frames):
             self.load(frames)
             self.look()
@@ -143,7 +145,7 @@ class _Graph:
         self.held = list(upcoming)
         if self.scores_host.is_pinned():
             torch.cuda.current_stream().synchronize()
-        return self.scores_host.clone()
+        return self.scores_host.clone(), self.features_host.clone()
 
 
 class OnlineEngine:
@@ -169,6 +171,7 @@ class OnlineEngine:
         self.cos, self.sin = cos[0], sin[0]  # [W, 1, D]
         self.graph_memory = torch.cuda.graph_pool_handle() if self.decoder.device.type == "cuda" else None
         sizes = {self.max_batch, *(2**k for k in range(self.max_batch.bit_length()) if 2**k <= self.max_batch)}
+        self.features_BH = torch.empty(0)  # on the host: the mean token of each frame of the last push, which tells pictures apart
         self.graphs = [_Graph(self, size) for size in sorted(sizes)]
 
     def open(self, query: str | None = None, **settings: Any) -> Session:
@@ -193,8 +196,9 @@ class OnlineEngine:
         if len(feeds) > self.max_batch or not upcoming or self._graph(len(upcoming)) is not self._graph(len(feeds)):
             upcoming = ()
         batches = range(0, len(feeds), self.max_batch)
-        scores = [self._run_batch(feeds[k : k + self.max_batch], frames[k : k + self.max_batch], upcoming) for k in batches]
-        return FrameScores(**dict(zip(self.heads, torch.cat(scores, dim=1))))
+        done = [self._run_batch(feeds[k : k + self.max_batch], frames[k : k + self.max_batch], upcoming) for k in batches]
+        scores, self.features_BH = torch.cat([scores for scores, _ in done], dim=1), torch.cat([features for _, features in done])
+        return FrameScores(**dict(zip(self.heads, scores)))
 
     def full_batch(self, waiting: int) -> int:
         """How many of `waiting` frames to take at once: what fills a captured step. A step that is padded takes as long as a full one; were
@@ -205,12 +209,15 @@ class OnlineEngine:
         """The smallest step that is large enough."""
         return next((graph for graph in self.graphs if graph.size >= count), None)
 
-    def _run_batch(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> Tensor:
-        """Scores [heads, B]; the step is filled up with streams that write into scratch slots."""
+    def _run_batch(
+        self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Scores [heads, B], mean tokens [B, H]; the step is filled up with streams that write into scratch slots."""
         graph = self._graph(len(feeds))
         for n, feed in enumerate(feeds):
             graph.write[n], graph.position[n] = feed.block.write, feed.block.new_position
             graph.read[n, : len(feed.block.read)] = feed.block.read
         graph.write[len(feeds) :] = self.scratch.reshape(-1, self.tokens)[len(feeds) : graph.size]
         graph.position[len(feeds) :] = 0
-        return graph.run(frames, upcoming)[:, : len(feeds)]
+        scores, features_BH = graph.run(frames, upcoming)
+        return scores[:, : len(feeds)], features_BH[: len(feeds)]

@@ -1,7 +1,13 @@
-"""`aha watch`: a stream in, events out.
+"""`aha watch`: streams in, events out.
 
-sources.py   frames of a file, a camera, a network stream or standard input
-feed.py      the reading thread, the queue and its rule for falling behind
-watcher.py   frames -> scores -> segments, highlights and replies, as events
-command.py   the command line
+cameras.py    which streams: the sources of the command line, or a file of cameras
+sources.py    frames of a file, a camera, a network stream or standard input
+opening.py    sources opened in the reading thread, tried again, gone on with after a restart
+feed.py       the reading thread, the queue and its rule for falling behind
+engine.py     many cameras on one model: frames -> scores, and the loop
+watcher.py    scores of one stream -> segments, highlights and replies, as events
+levels.py     which segments are highlights
+state.py      what is on disk, so that a watch survives
+lines.py      events as JSON Lines or text; questions.py: lines typed meanwhile
+command.py    the command line
 """

@@ -1,56 +1,57 @@
-"""`aha watch SOURCE --query TEXT`: events of a stream as JSON Lines on standard output.
+"""`aha watch SOURCE [SOURCE ...] --query TEXT`: events of streams as JSON Lines on standard output.
 
     aha watch talk.mp4 --query "the tyre comes off"
-    aha watch rtsp://camera/stream --query "someone falls"
+    aha watch rtsp://door/live rtsp://yard/live --query "someone falls" --format text
+    aha watch --cameras cameras.toml --state outputs/watch
     ffmpeg -i anything -f mpegts - | aha watch - --query "a red star"
 
-Events: start, segment, highlight, say, question, behind, lost, reconnected, end. Type a question and press Enter at any time.
-Ctrl-C ends with the summary.
+Events: start, segment, highlight, say, question, behind, silent, heard, lost, reconnected, resumed, status, end. Type a question (or
+`NAME: question` for one camera) and press Enter at any time. The file of cameras is read again when it changes. Ctrl-C ends with the
+summary.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import queue
 import re
 import signal
 import sys
 import threading
 import time
-from typing import Any, TextIO
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from aha.api import Highlighter, checked_query
+from aha.api import Highlighter
 from aha.core.addresses import shown_address, without_secrets
+from aha.core.files import read_text, write_text
 from aha.core.fusion import Fusion
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
-from aha.streaming.policies import MinimumGap, speaking_policy
 from aha.video.reader import BACKENDS
-from aha.watch.feed import Feed
-from aha.watch.sources import (
-    Lost,
-    Reconnected,
-    SourceFrame,
-    camera_of,
-    check_file,
-    is_network,
-    open_network,
-    read_camera,
-    read_file,
-    read_pipe,
-)
-from aha.watch.watcher import Watcher, WatchSettings
+from aha.watch.cameras import Camera, cameras_of, read_cameras, same_stream
+from aha.watch.engine import Stream, Watch
+from aha.watch.levels import JudgeSettings
+from aha.watch.lines import FORMATS, printer
+from aha.watch.opening import check_source
+from aha.watch.questions import Questions
+from aha.watch.state import Store
+from aha.watch.watcher import WatchSettings
 
-BEHIND_SECONDS = 2.0  # a frame that waited longer is worth an event ...
-BEHIND_EVERY = 5.0  # ... but not more often than this
+LOOK_EVERY = 2.0  # seconds between two looks at the file of cameras
 
 
 def watch_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help='file, "camera" or "camera:1", rtsp:// or http:// address, or - (video on standard input)')
+    parser.add_argument("source", nargs="*", help='file, "camera" or "camera:1", rtsp:// or http:// address, - (video on standard input)')
+    parser.add_argument(
+        "--cameras",
+        metavar="FILE",
+        help="TOML file of cameras instead, each with its name, address, queries, frame_fps, on_event, max_alerts_per_hour",
+    )
     parser.add_argument("--query", metavar="TEXT", help="what to look for, in plain words")
     parser.add_argument("--frame_fps", type=float, default=2.0, help="frames a second that are scored (default %(default)s)")
+    parser.add_argument("--format", choices=FORMATS, default="json", help="of events: JSON Lines, or text for people (default %(default)s)")
     parser.add_argument("--video_backend", choices=tuple(BACKENDS), default="pyav", help="who decodes a file (default %(default)s)")
     parser.add_argument(
         "--live", action="store_true", help="play a file at its own speed, and drop frames of a file or pipe rather than make it wait"
@@ -64,18 +65,27 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reconnect_attempts",
         type=int,
-        default=8,
-        help="failures in a row after which a lost network stream is given up (default %(default)s)",
+        help="failures in a row after which a lost network stream is given up (default 8; with several sources never)",
     )
+    parser.add_argument(
+        "--silent_seconds", type=float, default=10.0, help="a stream that sends nothing for so long is worth an event (default %(default)s)"
+    )
+    parser.add_argument("--status_seconds", type=float, metavar="X", help="every X seconds: how far each stream is behind (default: never)")
     parser.add_argument("--raw_size", metavar="WIDTHxHEIGHT", help="standard input holds bare rgb24 pictures of this size")
     parser.add_argument("--raw_fps", type=float, default=25.0, help="and so many a second (default %(default)s)")
     parser.add_argument(
         "--highlight_share",
         type=float,
-        default=0.15,
-        help="a segment is a highlight if its mean score is in this top share of the last 3,600 scored frames (default %(default)s)",
+        help="a segment is a highlight if its mean score is in this top share of the stream's last 3,600 segments (default: if it is "
+        "nearer to the best of them than to the ordinary ones)",
     )
     parser.add_argument("--highlight_score", type=float, metavar="X", help="or, if given, at least X")
+    parser.add_argument(
+        "--max_alerts_per_hour",
+        type=float,
+        metavar="N",
+        help="at most N highlights of a stream in an hour: the level is learnt from its own segments, and unsure ones wait for better ones",
+    )
     parser.add_argument(
         "--stream_end_prob_threshold",
         type=float,
@@ -97,147 +107,166 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
         help="which past the model keeps (default %(default)s)",
     )
     parser.add_argument("--window", type=int, default=2048, help="how much of it, in tokens, 49 a frame (default %(default)s)")
+    parser.add_argument(
+        "--max_streams",
+        type=int,
+        metavar="N",
+        help="streams that there is memory for (default: those at the start; with --cameras twice as many)",
+    )
+    parser.add_argument("--no_compile", action="store_true", help="on a GPU: start a minute earlier, and score more slowly")
+    parser.add_argument(
+        "--state", metavar="DIR", help="folder to go on from after a restart, also after kill -9: caches, segments, levels, counters"
+    )
+    parser.add_argument("--state_seconds", type=float, default=10.0, help="between two snapshots of a stream (default %(default)s)")
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("frame_fps", "buffer_seconds", "raw_fps"):
-        if not 0 < getattr(args, name) < float("inf"):
-            raise UserError(f"{name} must be above 0, not {getattr(args, name)}.")
-    if not 0 < args.highlight_share <= 1:
-        raise UserError(f"highlight_share is a share above 0 and at most 1, not {args.highlight_share}.")
-    if args.highlight_score is not None and not math.isfinite(args.highlight_score):
-        raise UserError(f"highlight_score must be a finite number, not {args.highlight_score}.")
+    for name in ("frame_fps", "buffer_seconds", "raw_fps", "silent_seconds", "status_seconds", "state_seconds"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{name} must be above 0, not {value}.")
     if args.raw_size and not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", args.raw_size):
         raise UserError(f"raw_size is WIDTHxHEIGHT in pixels, such as 640x480, not {args.raw_size}.")
+    if args.max_streams is not None and args.max_streams < 1:
+        raise UserError(f"max_streams must be at least 1, not {args.max_streams}.")
+    if bool(args.source) == bool(args.cameras):
+        raise UserError("name what to watch: one or more sources, or --cameras FILE, and not both.")
 
 
-def open_feed(args: argparse.Namespace, side: int) -> Feed:
-    """The feed of the source that the flags name, in pictures of `side` x `side` pixels. Raises UserError."""
-    fps, source = args.frame_fps, args.source
-    paced = False
-    if source == "-":
-        items, live = read_pipe(fps, args.raw_size, args.raw_fps, side), args.live
-    elif (camera := camera_of(source)) is not None:
-        items, live = read_camera(camera, fps, side), True
-    elif is_network(source):
-        items, live = open_network(source, fps, args.reconnect_attempts, side)
-    else:
-        check_file(source)
-        items, live, paced = read_file(source, fps, side, args.video_backend), args.live, args.live
-    return Feed(items, max(1, round(args.buffer_seconds * fps)), live, paced)
+def cameras_now(args: argparse.Namespace) -> list[Camera]:
+    """Raises UserError."""
+    about = (args.query, args.frame_fps, (), args.max_alerts_per_hour)
+    return read_cameras(args.cameras, *about) if args.cameras else cameras_of(args.source, *about)
 
 
-def policy_of(args: argparse.Namespace) -> MinimumGap | None:
-    """When the model speaks unasked; None = never."""
-    policy = speaking_policy(
-        args.stream_end_prob_threshold, args.stream_end_score_sum_threshold, ("informative_score",),
-        args.uncertainty_wait_threshold, args.max_wait_frames,
-    )  # fmt: skip
-    return None if policy is None else MinimumGap(policy, args.speak_gap)
+class CameraFile:
+    """The file of cameras, read again when it changes; what is wrong with it then is said, and the old list stays."""
 
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.cameras = args, cameras_now(args)
+        self._seen, self._looked = self._stamp(), time.monotonic()
 
-class Questions:
-    """Lines typed while the stream runs; from the terminal itself where standard input is the video."""
-
-    def __init__(self, source: str):
-        self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._read, args=(source,), name="aha-watch-questions", daemon=True).start()
-
-    def _read(self, source: str) -> None:
-        if source != "-":
-            self._lines_of(sys.stdin)
-            return
+    def _stamp(self) -> tuple[int, int] | None:
         try:
-            with open("/dev/tty", encoding="utf-8", errors="replace") as terminal:
-                self._lines_of(terminal)
-        except OSError:
-            return  # no terminal: no questions
+            stat = Path(self.args.cameras).stat()
+            return stat.st_mtime_ns, stat.st_size
+        except (OSError, TypeError):
+            return None
 
-    def _lines_of(self, file: TextIO) -> None:
-        for line in file:
-            if line.strip():
-                self.lines.put(line.strip())
+    def changed(self) -> bool:
+        if not self.args.cameras or time.monotonic() - self._looked < LOOK_EVERY:
+            return False
+        self._looked = time.monotonic()
+        if (stamp := self._stamp()) is None or stamp == self._seen:
+            return False
+        self._seen = stamp
+        try:
+            self.cameras = cameras_now(self.args)
+        except UserError as error:
+            print(f"note: {error} The cameras stay as they were.", file=sys.stderr)
+            return False
+        return True
 
-    def take(self) -> list[str]:
-        taken = []
-        while not self.lines.empty():
-            taken.append(self.lines.get())
-        return taken
 
-
-def run_watch(args: argparse.Namespace, model: Highlighter, fusion: Fusion, online: OnlineSettings) -> None:
-    """Watch until the source ends or Ctrl-C. Raises UserError where the source cannot be opened."""
+def run_watch(args: argparse.Namespace, load: Callable[[], Highlighter], fusion: Fusion, online: OnlineSettings) -> None:
+    """Watch until the sources end or Ctrl-C. Raises UserError where none of them can be read."""
     _check(args)
-    settings = WatchSettings(online, fusion, args.highlight_share, args.highlight_score, frame_seconds=1 / args.frame_fps)
-    watcher = Watcher(
-        model, args.query, settings, cache=args.cache, window=args.window, policy=policy_of(args), max_new_tokens=args.max_new_tokens
-    )
+    file = CameraFile(args)
+    for camera in file.cameras:
+        check_source(camera.address)
+    settings = settings_of(args, fusion, online)
     stopped = threading.Event()
     previous = signal.signal(signal.SIGINT, lambda *_: _stop(stopped))
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    feed = open_feed(args, model.model.config.frame.side)
+    questions = Questions(any(camera.address == "-" for camera in file.cameras))
     try:
-        _loop(args, watcher, feed, Questions(args.source), stopped)
+        watch_here(args, load(), settings, file, questions, stopped)
     finally:
-        feed.stop()
         signal.signal(signal.SIGINT, previous)
-    if not feed.complete and feed.error is None and not stopped.is_set():
-        raise RuntimeError("the reading thread failed; its traceback is above")
-    if feed.error is not None and not watcher.frames:
-        if isinstance(feed.error, UserError):
-            raise feed.error
-        shown = shown_address(args.source)
-        raise UserError(f"{shown} cannot be read ({without_secrets(str(feed.error), args.source)}); check the source.")
+
+
+def settings_of(args: argparse.Namespace, fusion: Fusion, online: OnlineSettings) -> WatchSettings:
+    judge = JudgeSettings(args.highlight_share, args.highlight_score, args.max_alerts_per_hour, args.max_wait_frames / args.frame_fps)
+    return WatchSettings(online, fusion, judge)
+
+
+def watch_here(
+    args: argparse.Namespace, model: Highlighter, settings: WatchSettings, file: CameraFile, questions: Questions, stopped: threading.Event
+) -> None:
+    """All streams in one engine of this process."""
+    several = bool(args.cameras) or len(file.cameras) > 1
+    streams = sum(camera.streams for camera in file.cameras)
+    store = Store(args.state) if args.state else None
+    show = printer(args.format)
+
+    def emit(event: dict[str, Any], stream: Stream) -> None:
+        show(event)
+
+    watch = Watch(
+        model, args, settings, emit, max_streams=args.max_streams or (2 * streams if args.cameras else streams), named=several,
+        run_id=run_id(args.state), store=store,
+    )  # fmt: skip
+    for camera in file.cameras:
+        watch.open(camera)
+    told = [time.monotonic()]
+
+    def control() -> bool:
+        for line in questions.take():
+            try:
+                watch.ask(line)
+            except UserError as error:
+                print(f"note: {error}", file=sys.stderr)
+        if file.changed():
+            change(watch, file.cameras)
+        if args.status_seconds is not None and time.monotonic() - told[0] >= args.status_seconds:
+            told[0] = time.monotonic()
+            for event in watch.status():
+                show(event)
+        return False
+
+    try:
+        watch.run(stopped, control)
+    finally:
+        for source in watch.sources.values():
+            source.feed.leave()
+        if store is not None:
+            store.close()
+    if watch.crashed:
+        raise RuntimeError("a reading thread failed; its traceback is above")
+    if not watch.scored and watch.failures:
+        camera, error = watch.failures[0]
+        if isinstance(error, UserError):
+            raise error
+        shown = shown_address(camera.address)
+        raise UserError(f"{shown} cannot be read ({without_secrets(str(error), camera.address)}); check the source.")
+
+
+def change(watch: Watch, cameras: list[Camera]) -> None:
+    """Streams come and go: what is new in the list begins, what is gone ends, what has changed begins anew."""
+    wanted = {camera.name: camera for camera in cameras}
+    for name, source in list(watch.sources.items()):
+        if name not in wanted or not same_stream(source.camera, wanted[name]):
+            watch.close(name, "removed")
+    for camera in cameras:
+        if camera.name not in watch.sources and watch.complete.get(camera.name) != camera:
+            try:
+                watch.open(camera)
+            except UserError as error:
+                print(f"note: {error}", file=sys.stderr)
+
+
+def run_id(state: str | None) -> str:
+    """The first part of all ids of events: of this run, or of all runs of one --state."""
+    fresh = uuid.uuid4().hex[:8]
+    if state is None:
+        return fresh
+    path = Path(state) / "run"
+    if not path.is_file():
+        write_text(path, fresh + "\n")
+    return read_text(path, "name of the run").strip()
 
 
 def _stop(stopped: threading.Event) -> None:
     if stopped.is_set():
         raise KeyboardInterrupt  # the second Ctrl-C does not wait
     stopped.set()
-
-
-def emit(event: dict[str, Any]) -> None:
-    rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in event.items()}
-    print(json.dumps(rounded, ensure_ascii=False), flush=True)
-
-
-def _loop(args: argparse.Namespace, watcher: Watcher, feed: Feed, questions: Questions, stopped: threading.Event) -> None:
-    about = {"source": shown_address(args.source), "query": args.query, "model": watcher.model.name, "frame_fps": args.frame_fps}
-    emit({"event": "start", "time": 0.0, **about})
-    told, dropped_before, worst = -BEHIND_EVERY, 0, 0.0
-    while not stopped.is_set() and not feed.empty:
-        for line in questions.take():
-            try:
-                for event in watcher.ask(checked_query(line)):
-                    emit(event)
-            except UserError as error:
-                print(f"note: {error}", file=sys.stderr)
-        item = feed.get(timeout=0.2)
-        if isinstance(item, Lost):
-            emit({"event": "lost", "time": watcher.time, "cause": item.cause, "retry_in": item.retry_in})
-        elif isinstance(item, Reconnected):
-            emit({"event": "reconnected", "time": watcher.time, "gap": item.gap})
-        elif isinstance(item, SourceFrame):
-            for event in watcher.push(item.image_CHW, item.time):
-                emit(event)
-            behind = time.monotonic() - item.arrived
-            if feed.live:
-                worst = max(worst, behind)
-                late = behind > BEHIND_SECONDS or feed.dropped > dropped_before
-                if late and time.monotonic() - told > BEHIND_EVERY:
-                    dropped = {"dropped": feed.dropped - dropped_before, "dropped_in_all": feed.dropped}
-                    emit({"event": "behind", "time": watcher.time, "seconds": behind, **dropped})
-                    told, dropped_before = time.monotonic(), feed.dropped
-    *events, summary = watcher.finish()
-    for event in events:
-        emit(event)
-    ended = "stopped" if stopped.is_set() else "failed" if feed.error is not None else "end of stream"
-    emit(
-        {
-            **summary,
-            "ended": ended,
-            "dropped": feed.dropped,
-            "behind_most": worst,
-            **({"cause": without_secrets(str(feed.error), args.source)} if feed.error else {}),
-        }
-    )

@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import av
 
 from aha.errors import UserError
 from aha.streaming.live import Waiting
-from aha.watch.sources import Lost, Reconnected, SourceFrame
+from aha.watch.sources import Lost, Reconnected, Resumed, SourceFrame
 
-Item = SourceFrame | Lost | Reconnected
+Item = SourceFrame | Lost | Reconnected | Resumed
 
 
 class Feed:
-    """Reads `items` in a thread; `get` takes the next one. After the last `ended` is set, and `error` says why if reading failed."""
+    """Reads `items` in a thread; `get` or `take` the next one. After the last `ended` is set, and `error` says why if reading failed.
 
-    def __init__(self, items: Iterator[Item], size: int, live: bool, paced: bool = False):
+    open: instead of `items`, what makes them in the thread (and may set `live`): a camera that does not answer keeps nobody waiting.
+    wake: called, in the thread, when there is something new.
+    """
+
+    def __init__(
+        self, items: Iterator[Item], size: int, live: bool, paced: bool = False, wake: Callable[[], None] | None = None,
+        open: Callable[[Feed], Iterator[Item]] | None = None,
+    ):  # fmt: skip
         self.live, self.paced = live, paced
+        self._wake, self._open = wake, open
         self.ended = self.complete = False  # no more items; and that in good order
         self.error: Exception | None = None
         self._items = items
@@ -49,6 +57,22 @@ class Feed:
             self._changed.notify_all()
             return item
 
+    def take(self, frame: bool, notice: bool) -> Item | None:
+        """The next item if there is one, at once: a frame only if `frame`, a notice only if `notice`. Their order is kept."""
+        with self._changed:
+            if not self._queue or not (frame if isinstance(self._queue.oldest, SourceFrame) else notice):
+                return None
+            item = self._queue.take()
+            self._changed.notify_all()
+            return item
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest frame that waits has arrived (time.monotonic)."""
+        with self._changed:
+            oldest = self._queue.oldest if self._queue else None
+            return oldest.arrived if isinstance(oldest, SourceFrame) else None
+
     @property
     def empty(self) -> bool:
         with self._changed:
@@ -56,15 +80,21 @@ class Feed:
 
     def stop(self) -> None:
         """End the thread; what waits in the queue is thrown away."""
+        self.leave()
+        self._thread.join(timeout=2.0)
+
+    def leave(self) -> None:
+        """As `stop`, without waiting for a thread that may hang in a connection: it ends when that answers."""
         with self._changed:
             self._stop = True
             self._queue.clear()
             self._changed.notify_all()
-        self._thread.join(timeout=2.0)
 
     def _read(self) -> None:
         started: float | None = None
         try:
+            if self._open is not None:
+                self._items = self._open(self)
             for item in self._items:
                 if self.paced and isinstance(item, SourceFrame):
                     started = time.monotonic() - item.time if started is None else started
@@ -79,6 +109,8 @@ class Feed:
             with self._changed:
                 self.ended = True
                 self._changed.notify_all()
+            if self._wake is not None:
+                self._wake()
 
     def _put(self, item: Item) -> bool:
         with self._changed:
@@ -91,4 +123,6 @@ class Feed:
             else:
                 self._queue.add_notice(item)
             self._changed.notify_all()
-            return True
+        if self._wake is not None:
+            self._wake()
+        return True

@@ -58,6 +58,13 @@ class Reconnected:
     gap: float
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """The stream goes on after a restart; `lost` seconds of it were never read."""
+
+    lost: float
+
+
 class Sampler:
     """Says which samples each frame decides; they are pictures of `side` x `side` pixels."""
 
@@ -116,9 +123,11 @@ def camera_of(source: str) -> str | None:
     return source if source.startswith("/dev/video") else None
 
 
-def read_file(path: str, fps: float, side: int = PUBLISHED.side, backend: str = "pyav") -> Iterator[SourceFrame]:
-    """A local file, as fast as it is asked for. Raises UserError."""
-    for frame in iter_frames(path, fps=fps, size=side, backend=backend):
+def read_file(
+    path: str, fps: float, side: int = PUBLISHED.side, backend: str = "pyav", start: float | None = None
+) -> Iterator[SourceFrame]:
+    """A local file, as fast as it is asked for, from `start` seconds on. Raises UserError."""
+    for frame in iter_frames(path, fps=fps, size=side, backend=backend, start=start):
         yield SourceFrame(frame.frame_CHW, frame.time, time.monotonic())
 
 

@@ -1,42 +1,42 @@
-"""What happens in a stream, as events, the moment it is decided. One frame at a time, constant memory.
+"""What happens in a stream, as events, the moment it is decided. One scored frame at a time, constant memory.
 
-    watcher = Watcher(model, "someone falls", WatchSettings())
-    for frame in frames:
-        for event in watcher.push(frame.image_CHW, frame.time):
+    watcher = Watcher(session, WatchSettings())
+    for scored in live.step():
+        for event in watcher.hear(scored.time, scored.scores, scored.feature_H):
             print(json.dumps(event))
 
-An event is a dict with "event" and "time" (seconds of the stream at which it was decided, never falling). K tokens of a frame.
+An event is a dict with "event" and "time" (seconds of the stream at which it was decided, never falling). H width of the decoder.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from aha.api import Highlighter, checked_query
+from aha.api import checked_query
 from aha.core.fusion import Fusion
-from aha.core.heads import SCORES
 from aha.highlights.online import Boundary, OnlineSegmenter, OnlineSettings
-from aha.video.reader import Frame
+from aha.watch.levels import Candidate, Judge, JudgeSettings, Verdict
 
-HISTORY = 3600  # scored frames of which the highlight level is taken
-BEST = 5  # highlights in the summary
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from aha.models.model import FrameScores
+    from aha.streaming import Session
+
+BEST = 5  # segments in the summary
 OPEN_FRAMES = 4096  # frames of the open segment that are kept one by one; older ones as sums
 
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """When something is a highlight. Segments: see OnlineSettings."""
+    """How a stream is cut (OnlineSettings), and which segments count (JudgeSettings)."""
 
     online: OnlineSettings = field(default_factory=OnlineSettings)
     fusion: Fusion = field(default_factory=Fusion)
-    highlight_share: float = 0.15  # a segment is a highlight if its mean score is in this top share of the last hour's frames ...
-    highlight_score: float | None = None  # ... or, if given, at least this
-    min_history: int = 20  # frames before the share means anything
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
     frame_seconds: float = 0.5  # between two scored frames: how long the last one of a segment is taken to last
 
 
@@ -53,37 +53,34 @@ class _Row:
 
 
 class Watcher:
-    """The state of one watched stream. session_settings: cache, window, policy (when to speak; see aha.streaming.policies)."""
+    """The state of one watched stream. It hears of every frame that went through `session`."""
 
-    def __init__(self, model: Highlighter, query: str | None, settings: WatchSettings, **session_settings: Any):
-        self.model, self.settings = model, settings
-        query = checked_query(query) if query is not None else None
-        self.session = model.stream(query, frame_fps=1 / settings.frame_seconds, **session_settings)
-        self.segmenter = OnlineSegmenter(settings.online)
+    def __init__(self, session: Session, settings: WatchSettings):
+        self.session, self.settings = session, settings
+        self.segmenter, self.judge = OnlineSegmenter(settings.online), Judge(settings.judge)
         self.frames = self.segments = self.highlights = self.said = 0
         self.time = 0.0
         self._rows: deque[_Row] = deque()
-        self._old_count, self._old_sum, self._old_start, self._old_best = 0, 0.0, 0.0, None
-        self._levels: deque[float] = deque(maxlen=HISTORY)
+        self._old_count, self._old_sum, self._old_unsure, self._old_start = 0, 0.0, 0.0, 0.0
+        self._old_best: _Row | None = None
         self._best: list[tuple[float, int, dict[str, Any]]] = []
 
-    def push(self, image_CHW: np.ndarray, time: float) -> list[dict[str, Any]]:
-        """uint8 [3, S, S] at `time` seconds -> what was decided at this frame."""
-        (scored,) = self.model.push(self.session, [Frame(image_CHW, self.frames, time, time)])
-        heads = [scored.row.get(name) for name in SCORES]
+    def hear(self, time: float, scores: FrameScores, feature_H: Tensor) -> list[dict[str, Any]]:
+        """The frame at `time` seconds has these scores, each [1] -> what was decided at this frame."""
+        heads = [None if value is None else float(value) for value in scores]
         row = _Row(self.frames, time, float(self.settings.fusion(*heads)), *heads)
         self._rows.append(row)
-        self._levels.append(row.fused)
         self.frames += 1
         self.time = time
         events = []
-        boundary = self.segmenter.push(*heads, scored.feature_H)
+        boundary = self.segmenter.push(*heads, feature_H.numpy())
         if boundary is not None:
             events += self._close(boundary)
+        events += self._highlights(self.judge.tick(time))
         if len(self._rows) > OPEN_FRAMES:
             self._fold(self._rows.popleft())
-        if scored.reply is not None:
-            events.append(self._said(scored.reply))
+        if self.session.wants_to_speak:
+            events.append(self._said(self.session.respond()))
         return events
 
     def ask(self, text: str) -> list[dict[str, Any]]:
@@ -96,13 +93,16 @@ class Watcher:
         return events
 
     def finish(self) -> list[dict[str, Any]]:
-        """The stream is over: the open segment, then the summary."""
+        """The stream is over: the open segment, what was held back, then the summary with the best segments, highlights or not."""
         rest = self.segmenter.finish()
         events = []
         if rest is not None:
             events = self._close(Boundary(*rest, self.frames - 1, "end of stream"))
+        events += self._highlights(self.judge.finish(self.time))
         best = [event for _, _, event in sorted(self._best, reverse=True)]
         summary = {"frames": self.frames, "segments": self.segments, "highlights": self.highlights, "said": self.said, "best": best}
+        if self.settings.judge.max_alerts_per_hour is not None:
+            summary["over_budget"] = self.judge.over_budget
         return [*events, {"event": "end", "time": self.time, **summary}]
 
     def _said(self, reply: str) -> dict[str, Any]:
@@ -115,6 +115,7 @@ class Watcher:
             self._old_start = row.time
         self._old_count += 1
         self._old_sum += row.fused
+        self._old_unsure += row.uncertainty or 0.0
         if self._old_best is None or row.fused > self._old_best.fused:
             self._old_best = row
 
@@ -126,27 +127,52 @@ class Watcher:
         end = self._rows[0].time if self._rows else self.time + self.settings.frame_seconds
         start = self._old_start if self._old_count else rows[0].time
         best = max([*rows, *([self._old_best] if self._old_best else [])], key=lambda row: row.fused)
-        score = (self._old_sum + sum(row.fused for row in rows)) / (self._old_count + len(rows))
-        self._old_count, self._old_sum, self._old_best = 0, 0.0, None
+        count = self._old_count + len(rows)
+        score = (self._old_sum + sum(row.fused for row in rows)) / count
+        unsure = None if best.uncertainty is None else (self._old_unsure + sum(row.uncertainty for row in rows)) / count
+        self._old_count, self._old_sum, self._old_unsure, self._old_best = 0, 0.0, 0.0, None
         self.segments += 1
         span = {"start": start, "end": end, "score": score}
         why = {"informative": best.informative, "relevance": best.relevance, "uncertainty": best.uncertainty}
-        events = [{"event": "segment", "time": self.time, **span, "reason": boundary.reason, "why": why}]
-        level = self._level()
-        if level is not None and score >= level:
-            self.highlights += 1
-            highlight = {"event": "highlight", "time": self.time, **span, "peak_time": best.time, "level": level, "why": why}
-            events.append(highlight)
-            kept = {key: highlight[key] for key in ("start", "end", "score", "peak_time")}
-            heapq.heappush(self._best, (score, -self.highlights, kept))
-            if len(self._best) > BEST:
-                heapq.heappop(self._best)
+        heapq.heappush(self._best, (score, -self.segments, {**span, "peak_time": best.time}))
+        if len(self._best) > BEST:
+            heapq.heappop(self._best)
+        candidate = Candidate(end, end - start, score, unsure, {**span, "peak_time": best.time, "why": why})
+        segment = {"event": "segment", "time": self.time, **span, "reason": boundary.reason, "why": why}
+        return [segment, *self._highlights(self.judge.segment(candidate, self.time))]
+
+    def _highlights(self, verdicts: list[Verdict]) -> list[dict[str, Any]]:
+        self.highlights += len(verdicts)
+        events = []
+        for verdict in verdicts:
+            about = dict(verdict.candidate.about)
+            why = about.pop("why")
+            events.append({"event": "highlight", "time": self.time, **about, "level": verdict.level, "why": why})
         return events
 
-    def _level(self) -> float | None:
-        """The score from which a segment is a highlight; None while too little was seen."""
-        if self.settings.highlight_score is not None:
-            return self.settings.highlight_score
-        if len(self._levels) < self.settings.min_history:
-            return None
-        return float(np.quantile(self._levels, 1 - self.settings.highlight_share))
+    # ---- suspend and resume ----
+
+    COUNTERS = ("frames", "segments", "highlights", "said", "time", "_old_count", "_old_sum", "_old_unsure", "_old_start")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the future depends on: plain values and the tensor of the session."""
+        return {
+            "session": self.session.state_dict(),
+            "segmenter": self.segmenter.state_dict(),
+            "judge": self.judge.state_dict(),
+            "counters": {name: getattr(self, name) for name in self.COUNTERS},
+            "rows": [asdict(row) for row in self._rows],
+            "old_best": None if self._old_best is None else asdict(self._old_best),
+            "best": [list(entry) for entry in self._best],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken. Raises UserError where the session was made with other settings."""
+        self.session.load_state_dict(state["session"])
+        self.segmenter.load_state_dict(state["segmenter"])
+        self.judge.load_state_dict(state["judge"])
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        self._rows = deque(_Row(**values) for values in state["rows"])
+        self._old_best = None if state["old_best"] is None else _Row(**state["old_best"])
+        self._best = [tuple(entry) for entry in state["best"]]

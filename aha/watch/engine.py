@@ -1,0 +1,332 @@
+"""Many cameras on one model: one online engine scores the frames of all streams in batches, as they arrive.
+
+    watch = Watch(model, args, settings, emit)
+    watch.open(camera)
+    watch.run(stopped, hear)            # until every source has ended
+
+Each camera has a reading thread (feed.py) and a stream for each of its queries. The loop hands at most AHEAD frames of a stream to the
+engine; the others wait in the feed of their camera, which drops its own oldest where it is live and too fast. So a stream that is behind
+costs no other one a frame, and one that is dead costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from aha.api import Highlighter, checked_query
+from aha.core.addresses import shown_address, without_secrets
+from aha.errors import UserError
+from aha.streaming import OnlineEngine
+from aha.streaming.live import LiveScores, LiveStreams
+from aha.streaming.policies import MinimumGap, speaking_policy
+from aha.streaming.session import make_cache
+from aha.watch.cameras import Camera, slug
+from aha.watch.feed import Item
+from aha.watch.opening import Place, open_feed
+from aha.watch.sources import Lost, Reconnected, Resumed, SourceFrame
+from aha.watch.state import Store
+from aha.watch.watcher import Watcher, WatchSettings
+
+AHEAD = 2  # frames of a stream that the engine may hold: the one in work and the next
+BEHIND_SECONDS = 2.0  # a frame that waited longer is worth an event ...
+BEHIND_EVERY = 5.0  # ... but not more often than this
+Event = dict[str, Any]
+
+
+def policy_of(args: argparse.Namespace) -> MinimumGap | None:
+    """When the model speaks unasked; None = never."""
+    policy = speaking_policy(
+        args.stream_end_prob_threshold, args.stream_end_score_sum_threshold, ("informative_score",),
+        args.uncertainty_wait_threshold, args.max_wait_frames,
+    )  # fmt: skip
+    return None if policy is None else MinimumGap(policy, args.speak_gap)
+
+
+class Stream:
+    """One query on one camera."""
+
+    def __init__(self, source: Source, query: str | None, number: int, watcher: Watcher):
+        self.source, self.query, self.watcher = source, query, watcher
+        self.name = source.camera.name if source.camera.streams == 1 else f"{source.camera.name}#{number}"
+        self.key = slug(self.name)
+        self.pending: deque[SourceFrame] = deque()  # what the engine holds
+
+
+class Source:
+    """One camera: its feed and its streams."""
+
+    def __init__(self, camera: Camera):
+        self.camera = camera
+        self.streams: list[Stream] = []
+        self.feed: Any = None
+        self.lost_before = 0  # frames dropped before a restart
+        self.told, self.dropped_before, self.worst, self.behind = -math.inf, 0, 0.0, 0.0
+        self.heard = time.monotonic()  # when the last item came
+        self.silent = False
+        self.saved_at = time.monotonic()
+
+    @property
+    def frames(self) -> int:
+        return max(stream.watcher.frames for stream in self.streams)
+
+    @property
+    def time(self) -> float:
+        return max(stream.watcher.time for stream in self.streams)
+
+    @property
+    def dropped(self) -> int:
+        return self.lost_before + (0 if self.feed is None else self.feed.dropped)
+
+    def may_take(self) -> tuple[bool, bool]:
+        """Whether the engine has room for a frame of all its streams, and whether it holds none (then a notice is in order)."""
+        held = [len(stream.pending) for stream in self.streams]
+        return max(held) < AHEAD, not any(held)
+
+
+class Watch:
+    """settings: of a stream without budget and frame rate, which are its camera's. named: events say whose they are. emit(event, stream):
+    called in the loop's thread. run_id: the first part of all ids of events."""
+
+    def __init__(
+        self, model: Highlighter, args: argparse.Namespace, settings: WatchSettings, emit: Callable[[Event, Stream], None], *,
+        max_streams: int, named: bool, run_id: str, store: Store | None = None,
+    ):  # fmt: skip
+        make_cache(args.cache, args.window, None, tokens_per_frame=model.model.config.tokens_per_frame)  # its UserError before the warm-up
+        self.model, self.args, self.settings, self.emit, self.named, self.run_id, self.store = (
+            model,
+            args,
+            settings,
+            emit,
+            named,
+            run_id,
+            store,
+        )
+        compiled = model.model.decoder_device.type == "cuda" and not args.no_compile
+        self.engine = OnlineEngine(model.model, window=args.window, max_streams=max_streams, tokenizer=model.tokenizer, compiled=compiled)
+        self.live = LiveStreams(self.engine, max_waiting=AHEAD)
+        self.max_streams = max_streams
+        self.sources: dict[str, Source] = {}
+        self.by_session: dict[int, Stream] = {}
+        self.changed = threading.Event()
+        self.failures: list[tuple[Camera, Exception]] = []  # of sources that gave no frame
+        self.complete: dict[str, Camera] = {}  # files and recordings that have ended
+        self.crashed = False
+        self.scored = 0
+
+    # ---- streams come and go ----
+
+    def open(self, camera: Camera) -> None:
+        """Begin to watch a camera, or go on where --state left it. Raises UserError: no room, or settings that cannot work."""
+        if sum(source.camera.streams for source in self.sources.values()) + camera.streams > self.max_streams:
+            raise UserError(
+                f"camera {camera.name!r} is one stream too many: memory was taken for {self.max_streams}; start again with --max_streams."
+            )
+        source, places = Source(camera), []
+        for number, query in enumerate(camera.queries, 1):
+            judge = replace(self.settings.judge, max_alerts_per_hour=camera.max_alerts_per_hour)
+            settings = replace(self.settings, judge=judge, frame_seconds=1 / camera.frame_fps)
+            session = self.engine.open(
+                query, cache=self.args.cache, window=self.args.window, policy=policy_of(self.args), frame_fps=camera.frame_fps,
+                max_new_tokens=self.args.max_new_tokens,
+            )  # fmt: skip
+            stream = Stream(source, query, number, Watcher(session, settings))
+            source.streams.append(stream)
+            self.by_session[id(session)] = stream
+            places.append(self._go_on(stream))
+        self.sources[camera.name] = source
+        place = min((place for place in places if place is not None), key=lambda place: place.time, default=None)
+        for stream in source.streams:
+            if place is None:
+                about = {"source": shown_address(camera.address), "query": stream.query, "model": self.model.name}
+                self._tell(stream, {"event": "start", "time": 0.0, **about, "frame_fps": camera.frame_fps})
+        source.feed = open_feed(camera, self.args, self.model.model.config.frame.side, self.named, place, self.changed.set)
+
+    def close(self, name: str, ended: str) -> None:
+        """The end of a source: what is open is decided, and its place in the engine is free."""
+        source = self.sources.pop(name)
+        source.feed.leave()
+        for stream in source.streams:
+            session = stream.watcher.session
+            self.live.leave(session)
+            if self.store is not None and ended == "stopped":
+                self._save(stream)
+            *events, summary = stream.watcher.finish()
+            for event in events:
+                self._tell(stream, event)
+            cause = {"cause": without_secrets(str(source.feed.error), source.camera.address)} if source.feed.error else {}
+            self._tell(stream, {**summary, "ended": ended, "dropped": source.dropped, "behind_most": source.worst, **cause})
+            if self.store is not None and ended != "stopped":
+                self.store.forget(stream.key)
+            session.close()
+            del self.by_session[id(session)]
+
+    # ---- the loop ----
+
+    def run(self, stopped: threading.Event, control: Callable[[], bool] = lambda: False) -> None:
+        """Until stopped or no source is left. control: called in every round; True: more sources may come."""
+        more = control()
+        while not stopped.is_set() and (self.sources or more):
+            self.changed.clear()
+            moved = [self._pump(source) for source in self.sources.values()]
+            scores = self.live.step()
+            for scored in scores:
+                self._hear(scored)
+            for source in list(self.sources.values()):
+                self._look_after(source)
+            more = control()
+            if not scores and not any(moved):
+                self.changed.wait(0.2)
+        for name in list(self.sources):
+            self.close(name, "stopped")
+
+    def ask(self, text: str) -> None:
+        """A question of all streams, or `NAME: text` of those of one camera. Raises UserError."""
+        name, colon, rest = text.partition(":")
+        chosen = [self.sources[name]] if self.named and colon and name in self.sources else list(self.sources.values())
+        text = checked_query(rest if len(chosen) == 1 and self.named and colon and name in self.sources else text)
+        for source in chosen:
+            for stream in source.streams:
+                for event in stream.watcher.ask(text):
+                    self._tell(stream, event)
+                if self.store is not None:
+                    self._save(stream)
+
+    def _pump(self, source: Source) -> bool:
+        """Hand what has arrived to the engine. True: something was."""
+        moved = False
+        while (item := source.feed.take(*source.may_take())) is not None:
+            moved = True
+            self._heard(source)
+            if not isinstance(item, SourceFrame):
+                self._notice(source, item)
+                continue
+            for stream in source.streams:
+                if stream.watcher.frames and item.time <= stream.watcher.time + 1e-6:
+                    continue  # after a restart one query may have seen a frame more than another
+                stream.pending.append(item)
+                self.live.offer(stream.watcher.session, item.image_CHW, item.time)
+        return moved
+
+    def _hear(self, scored: LiveScores) -> None:
+        stream = self.by_session[id(scored.session)]
+        item = stream.pending.popleft()
+        source = stream.source
+        self.scored += 1
+        source.behind = time.monotonic() - item.arrived
+        for event in stream.watcher.hear(scored.time, scored.scores, scored.feature_H):
+            self._tell(stream, event)
+        if source.feed.live:
+            source.worst = max(source.worst, source.behind)
+            late = source.behind > BEHIND_SECONDS or source.feed.dropped > source.dropped_before
+            if late and time.monotonic() - source.told > BEHIND_EVERY:
+                dropped = {"dropped": source.feed.dropped - source.dropped_before, "dropped_in_all": source.dropped}
+                self._tell(stream, {"event": "behind", "time": stream.watcher.time, "seconds": source.behind, **dropped})
+                source.told, source.dropped_before = time.monotonic(), source.feed.dropped
+        if self.store is not None and source.feed.live:
+            self.store.frame(stream.key, scored.time, item.image_CHW)
+
+    def _notice(self, source: Source, item: Item) -> None:
+        for stream in source.streams:
+            event: Event = {"time": stream.watcher.time}
+            if isinstance(item, Lost):
+                event = {"event": "lost", **event, "cause": item.cause, "retry_in": item.retry_in}
+            elif isinstance(item, Reconnected):
+                event = {"event": "reconnected", **event, "gap": item.gap}
+            elif isinstance(item, Resumed):
+                event = {"event": "resumed", **event, "lost": item.lost}
+            self._tell(stream, event)
+
+    def _heard(self, source: Source) -> None:
+        """An item came: a silence is over."""
+        if source.silent:
+            for stream in source.streams:
+                self._tell(stream, {"event": "heard", "time": stream.watcher.time, "silent": time.monotonic() - source.heard})
+        source.silent, source.heard = False, time.monotonic()
+
+    def _look_after(self, source: Source) -> None:
+        now = time.monotonic()
+        if source.feed.empty and all(not stream.pending for stream in source.streams):
+            if not source.frames and source.feed.error is not None:
+                self.failures.append((source.camera, source.feed.error))
+            self.crashed |= not source.feed.complete and source.feed.error is None
+            if source.feed.complete:
+                self.complete[source.camera.name] = source.camera
+            self.close(source.camera.name, "end of stream" if source.feed.complete else "failed")
+            return
+        if not source.silent and now - source.heard > self.args.silent_seconds:
+            source.silent = True
+            for stream in source.streams:
+                self._tell(stream, {"event": "silent", "time": stream.watcher.time, "seconds": now - source.heard})
+        if self.store is not None and now - source.saved_at > self.args.state_seconds:
+            for stream in source.streams:
+                self._save(stream)
+            source.saved_at = now
+
+    def status(self) -> list[Event]:
+        """One event for each stream: frames, how far it is behind, what was dropped."""
+        now, events = time.monotonic(), []
+        for source in self.sources.values():
+            since = source.feed.waiting_since
+            behind = source.behind if since is None else max(source.behind, now - since)
+            for stream in source.streams:
+                counts = {"frames": stream.watcher.frames, "behind": behind, "behind_most": source.worst, "dropped": source.dropped}
+                events.append(self._marked(stream, {"event": "status", "time": stream.watcher.time, **counts}))
+        return events
+
+    # ---- events ----
+
+    def _marked(self, stream: Stream, event: Event) -> Event:
+        """With the name of the stream where there are several, and an id: the same event has the same one after a restart."""
+        kind, moment = event.pop("event"), event.pop("time")
+        whose = {"stream": stream.source.camera.name} if self.named else {}
+        if stream.source.camera.streams > 1:
+            whose["query"] = stream.query
+        parts = [self.run_id, stream.key, kind, f"{moment:.6g}", *([f"{event['start']:.6g}"] if "start" in event else [])]
+        return {"event": kind, "time": moment, **whose, **event, "id": "-".join(parts)}
+
+    def _tell(self, stream: Stream, event: Event) -> None:
+        self.emit(self._marked(stream, event), stream)
+
+    # ---- suspend and resume ----
+
+    def _save(self, stream: Stream) -> None:
+        source, camera = stream.source, stream.source.camera
+        state = stream.watcher.state_dict()
+        self.store.snapshot(stream.key, {
+            "watcher": state, "wall": time.time(), "dropped": source.dropped, "query": stream.query, "address": camera.address,
+            "frame_fps": camera.frame_fps, "model": self.model.name, "worst": source.worst,
+        })  # fmt: skip
+
+    def _go_on(self, stream: Stream) -> Place | None:
+        """Take up what --state holds of a stream; None: nothing. Frames that were scored after the snapshot are scored again."""
+        saved = None if self.store is None else self.store.load(stream.key)
+        if saved is None:
+            return None
+        source, camera = stream.source, stream.source.camera
+        expected = {"query": stream.query, "address": camera.address, "frame_fps": camera.frame_fps, "model": self.model.name}
+        for what, value in expected.items():
+            if saved.state[what] != value:
+                print(f"note: {stream.name} begins anew: its saved state has another {what.replace('_', ' ')}.", file=sys.stderr)
+                self.store.forget(stream.key)
+                return None
+        watcher, wall = stream.watcher, saved.state["wall"]
+        watcher.load_state_dict(saved.state["watcher"])
+        source.lost_before, source.worst = saved.state["dropped"], saved.state["worst"]
+        for frame in saved.frames:
+            if frame.time > watcher.time or not watcher.frames:
+                scores = watcher.session.push(np.array(frame.image_CHW))
+                for event in watcher.hear(frame.time, scores, self.engine.features_BH[0]):
+                    self._tell(stream, event)
+                wall = frame.wall
+        self._save(stream)
+        return Place(watcher.time, wall) if watcher.frames else None

@@ -1,0 +1,112 @@
+"""From an address to the items of a feed, in the reading thread: opened there, tried again where it does not answer, and gone on with after
+a restart."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from aha.errors import UserError
+from aha.watch.cameras import Camera
+from aha.watch.feed import Feed, Item
+from aha.watch.sources import (
+    LONGEST_RETRY,
+    Lost,
+    Resumed,
+    SourceFrame,
+    camera_of,
+    check_file,
+    is_network,
+    open_network,
+    read_camera,
+    read_file,
+    read_pipe,
+)
+
+ENDLESS = 10**9  # attempts
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a watch that goes on had got to. time: seconds of the last frame; wall: when that was (time.time)."""
+
+    time: float
+    wall: float
+
+
+def check_source(address: str) -> None:
+    """Raises UserError for a file that is not there."""
+    if address != "-" and camera_of(address) is None and not is_network(address):
+        check_file(address)
+
+
+def open_feed(camera: Camera, args: argparse.Namespace, side: int, several: bool, place: Place | None, wake) -> Feed:
+    """The feed of a camera in pictures of `side` x `side` pixels. It opens the source in its thread; what fails there is `feed.error`."""
+    is_file = camera.address != "-" and camera_of(camera.address) is None and not is_network(camera.address)
+    live = args.live if is_file or camera.address == "-" else True
+
+    def items(feed: Feed) -> Iterator[Item]:
+        if is_file:
+            return _file(camera, args, side, place)
+        if camera.address == "-":
+            return _shifted(read_pipe(camera.frame_fps, args.raw_size, args.raw_fps, side), place, camera.frame_fps)
+        if (device := camera_of(camera.address)) is not None:
+            return _shifted(read_camera(device, camera.frame_fps, side), place, camera.frame_fps)
+        return _network(camera, args, side, several, place, feed)
+
+    size = max(1, round(args.buffer_seconds * camera.frame_fps))
+    return Feed(iter(()), size, live, is_file and args.live, wake=wake, open=items)
+
+
+def _file(camera: Camera, args: argparse.Namespace, side: int, place: Place | None) -> Iterator[Item]:
+    if place is None:
+        yield from read_file(camera.address, camera.frame_fps, side, args.video_backend)
+        return
+    yield Resumed(0.0)
+    start = (round(place.time * camera.frame_fps) + 1) / camera.frame_fps
+    try:
+        yield from read_file(camera.address, camera.frame_fps, side, args.video_backend, start=start)
+    except UserError:
+        from aha.video.reader import probe
+
+        if start < probe(camera.address).duration:  # else it was killed after the last frame
+            raise
+
+
+def _network(camera: Camera, args: argparse.Namespace, side: int, several: bool, place: Place | None, feed: Feed) -> Iterator[Item]:
+    attempts = args.reconnect_attempts if args.reconnect_attempts is not None else ENDLESS if several else 8
+    failures = 0
+    while True:
+        try:
+            items, feed.live = open_network(camera.address, camera.frame_fps, attempts, side)
+            break
+        except UserError as error:  # several cameras: the others are watched while this one is tried again
+            failures += 1
+            if not several or failures >= attempts:
+                raise
+            wait = min(LONGEST_RETRY, 0.5 * 2 ** min(failures - 1, 10))
+            yield Lost(str(error), wait)
+            time.sleep(wait)
+    if feed.live:
+        yield from _shifted(items, place, camera.frame_fps)
+        return
+    if place is not None:
+        yield Resumed(0.0)
+    seen = -math.inf if place is None else place.time + 1e-6
+    yield from (item for item in items if not isinstance(item, SourceFrame) or item.time > seen)
+
+
+def _shifted(items: Iterator[Item], place: Place | None, fps: float) -> Iterator[Item]:
+    """What cannot be read again goes on with the clock of the stream: the seconds that went by meanwhile are lost."""
+    offset = None if place is not None else 0.0
+    for item in items:
+        if isinstance(item, SourceFrame):
+            if offset is None:
+                ticks = max(1, math.ceil((time.time() - place.wall) * fps - 1e-6))
+                offset = (round(place.time * fps) + ticks) / fps - item.time
+                yield Resumed((ticks - 1) / fps)
+            item = SourceFrame(item.image_CHW, item.time + offset, item.arrived)
+        yield item

@@ -1,0 +1,271 @@
+"""Many streams in one engine: each as if it were alone, none delayed by another; the file of cameras; what counts as a highlight."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from highlights_media import make_video
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aha.api import Highlighter, load
+from aha.cli.commands import _watch_parser
+from aha.core.fusion import fusion_of
+from aha.errors import UserError
+from aha.watch.cameras import Camera, cameras_of, read_cameras, slug, unique
+from aha.watch.command import run_watch, settings_of
+from aha.watch.engine import Watch
+from aha.watch.levels import MIN_SEGMENTS, Candidate, Judge, JudgeSettings
+from aha.watch.lines import clock, line_of
+
+
+@pytest.fixture(scope="module")
+def model() -> Highlighter:
+    return load("demo", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("many")
+    paths = [folder / f"{name}.ts" for name in ("door", "yard")]
+    for n, path in enumerate(paths):
+        make_video(path, seconds=8 - 2 * n, fps=5, container="mpegts", size=(64, 48), sound=False, gop=5)
+    return paths
+
+
+def flags(*argv: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    _watch_parser(parser)
+    return parser.parse_args([*map(str, argv), "--window", "256"])
+
+
+def settings_from(args):
+    from aha.cli.commands import online_of
+
+    return settings_of(args, fusion_of(args), online_of(args))
+
+
+def watched(model, args, cameras, run=None) -> list[dict]:
+    events: list[dict] = []
+    watch = Watch(
+        model, args, settings_from(args), lambda event, _: events.append(event), max_streams=sum(c.streams for c in cameras),
+        named=len(cameras) > 1, run_id="run",
+    )  # fmt: skip
+    for camera in cameras:
+        watch.open(camera)
+    stopped = threading.Event()
+    watch.run(stopped, lambda: bool(run and run(watch, events, stopped)))
+    return events
+
+
+def without(event: dict, *keys: str) -> dict:
+    return {key: value for key, value in event.items() if key not in ("id", "stream", *keys)}
+
+
+def close_to(one: dict, other: dict) -> bool:
+    return json.dumps(_rounded(one)) == json.dumps(_rounded(other))
+
+
+def _rounded(value):
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list) else value
+
+
+# ---- many streams ----
+
+
+def test_each_of_several_streams_is_as_if_it_were_alone(model, videos):
+    args = flags(*videos, "--query", "red things", "--information_threshold", "1")
+    cameras = cameras_of(args.source, args.query, 2.0)
+    alone = {camera.name: watched(model, args, [camera]) for camera in cameras}
+    together = watched(model, args, cameras)
+    for camera in cameras:
+        mine = [event for event in together if event["stream"] == camera.name]
+        assert len(mine) == len(alone[camera.name]) > 4 and "stream" not in alone[camera.name][0]
+        assert all(close_to(without(a), without(b)) for a, b in zip(mine, alone[camera.name]))
+    assert len({event["id"] for event in together}) == len(together)
+
+
+def test_a_stalled_source_delays_no_other_and_is_reported(model, videos):
+    server = socket.create_server(("127.0.0.1", 0))  # takes the connection and never answers
+    args = flags(videos[0], "--silent_seconds", "0.3")
+    camera, stalled = Camera("door", str(videos[0])), Camera("stalled", f"http://127.0.0.1:{server.getsockname()[1]}/live")
+
+    def control(watch, events, stopped):
+        if "door" not in watch.sources and any(event["event"] == "silent" for event in events):
+            stopped.set()
+        return False
+
+    events = watched(model, args, [stalled, camera], control)
+    ends = {event["stream"]: event for event in events if event["event"] == "end"}
+    assert ends["door"]["ended"] == "end of stream" and ends["door"]["frames"] == 16 and ends["door"]["dropped"] == 0
+    assert ends["stalled"]["ended"] == "stopped" and ends["stalled"]["frames"] == 0
+    assert [event["stream"] for event in events if event["event"] == "silent"] == ["stalled"]
+    server.close()
+
+
+def test_two_queries_of_one_camera_share_its_frames(model, videos):
+    args = flags(videos[0])
+    events = watched(model, args, [Camera("door", str(videos[0]), ("red things", "blue things"))])
+    ends = [event for event in events if event["event"] == "end"]
+    assert [end["query"] for end in ends] == ["red things", "blue things"] and [end["frames"] for end in ends] == [16, 16]
+
+
+def test_streams_come_and_go_with_the_file(model, videos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("aha.watch.command.LOOK_EVERY", 0.2)
+    file = tmp_path / "cameras.toml"
+    entry = '[[camera]]\nname = "{}"\naddress = "{}"\nqueries = ["red things"]\n'
+    file.write_text(entry.format("door", videos[0]))
+    args = flags("--cameras", file, "--live", "--status_seconds", "0.5", "--device", "cpu")
+    added = entry.format("door", videos[0]) + entry.format("yard", videos[1])
+
+    def edit():
+        time.sleep(0.6)
+        file.write_text("[[camera]\n")  # a typo changes nothing
+        time.sleep(0.8)
+        file.write_text(added)
+        time.sleep(2.0)
+        file.write_text(entry.format("yard", videos[1]))
+
+    threading.Thread(target=edit, daemon=True).start()
+    run_watch(args, lambda: model, fusion_of(args), settings_from(args).online)
+    out, errors = capsys.readouterr()
+    events = [json.loads(line) for line in out.splitlines()]
+    starts, ends = ([e["stream"] for e in events if e["event"] == kind] for kind in ("start", "end"))
+    assert starts == ["door", "yard"] and ends == ["door", "yard"] and "not valid TOML" in errors
+    assert events[-1]["ended"] == "end of stream" and any(e["event"] == "status" and e["behind"] >= 0 for e in events)
+
+
+def test_one_more_than_there_is_memory_for_is_one_sentence(model, videos):
+    args = flags(videos[0])
+    watch = Watch(model, args, settings_from(args), lambda *_: None, max_streams=1, named=True, run_id="run")
+    with pytest.raises(UserError, match="one stream too many"):
+        watch.open(Camera("door", str(videos[0]), ("a", "b")))
+
+
+# ---- the file of cameras ----
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("", "no \\[\\[camera\\]\\]"),
+        ("camera = 3", "no \\[\\[camera\\]\\]"),
+        ("x = 1\n[[camera]]\naddress='a'", "unknown key 'x'"),
+        ("[[camera]]\naddres='a'", "unknown key 'addres'"),
+        ("[[camera]]\nname='a'", "no address"),
+        ("[[camera]]\naddress=1", "address is 1"),
+        ("[[camera]]\naddress='a'\nframe_fps=0", "frame_fps must be above 0"),
+        ("[[camera]]\naddress='a'\nframe_fps=nan", "frame_fps must be above 0"),
+        ("[[camera]]\naddress='a'\nframe_fps=true", "frame_fps is True"),
+        ("[[camera]]\naddress='a'\nqueries=[]", "empty list of queries"),
+        ("[[camera]]\naddress='a'\nqueries=['x','x']", "given twice"),
+        ("[[camera]]\naddress='a'\nqueries=[1]", "list of texts"),
+        ("[[camera]]\naddress='a'\nname='x:y'", "no colon"),
+        ("[[camera]]\naddress='a'\nname='x'\n[[camera]]\naddress='b'\nname='x'", "two cameras named 'x'"),
+        ("[[camera]]\naddress='-'\nname='x'\n[[camera]]\naddress='-'\nname='y'", "standard input"),
+        ("[[camera", "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_camera_file_is_one_sentence(tmp_path, text, told):
+    path = tmp_path / "cameras.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=told) as error:
+        read_cameras(path, None, 2.0)
+    assert "\n" not in str(error.value).replace(str(path), "")
+
+
+def test_a_camera_takes_from_the_command_line_what_its_entry_leaves_out(tmp_path):
+    path = tmp_path / "cameras.toml"
+    path.write_text(
+        "[[camera]]\naddress='rtsp://bob:secret@host/live'\n[[camera]]\nname='b'\naddress='x.mp4'\nframe_fps=1\nqueries=['q']\n"
+    )
+    first, second = read_cameras(path, "fall", 4.0, max_alerts=2.0)
+    assert first == Camera("live", "rtsp://bob:secret@host/live", ("fall",), 4.0, (), 2.0)
+    assert second == Camera("b", "x.mp4", ("q",), 1.0, (), 2.0) and second.load == 1.0
+
+
+@given(st.lists(st.text(max_size=6), max_size=8))
+def test_names_stay_apart_in_events_and_on_disk(names):
+    told = unique(names)
+    assert len(set(told)) == len(told) == len(names)
+    assert all("/" not in slug(name) and not slug(name).startswith(".") for name in names)
+
+
+# ---- what counts ----
+
+
+def candidate(n: int, score: float, uncertainty: float | None = None) -> Candidate:
+    return Candidate(10.0 * (n + 1), 10.0, score, uncertainty, {"n": n})
+
+
+def judged(settings: JudgeSettings, scores, uncertainties=None) -> list[tuple[float, int]]:
+    """(moment, number of the segment) of each highlight."""
+    judge, told, now = Judge(settings), [], 0.0
+    for n, score in enumerate(scores):
+        now = 10.0 * (n + 1)
+        told += [(now, v.candidate.about["n"]) for v in judge.tick(now)]
+        told += [(now, v.candidate.about["n"]) for v in judge.segment(candidate(n, score, uncertainties and uncertainties[n]), now)]
+    return told + [(now, v.candidate.about["n"]) for v in judge.finish(now)]
+
+
+def test_what_stands_out_is_found_also_when_it_comes_first_or_often():
+    low, high = 0.28, 0.58
+    assert judged(JudgeSettings(), [high, low, low, low, low]) == [(40.0, 0)]
+    assert [n for _, n in judged(JudgeSettings(), [low] * 9 + [high])] == [9]
+    assert [n for _, n in judged(JudgeSettings(), [high, high, low, high, high, low, high])] == [0, 1, 3, 4, 6]
+    assert judged(JudgeSettings(), [high, low]) == [(20.0, 0)]  # a short stream is judged at its end
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0.25, 0.34), max_size=40))
+def test_where_nothing_stands_out_nothing_is_told(scores):
+    assert judged(JudgeSettings(), scores) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=120), st.floats(0.3, 20), st.randoms())
+def test_no_hour_has_more_alerts_than_the_budget(scores, budget, random):
+    uncertain = [random.random() for _ in scores]
+    settings_ = JudgeSettings(max_alerts_per_hour=budget)
+    moments = [moment for moment, _ in judged(settings_, scores * 10, uncertain * 10)]
+    span = 3600 * max(1.0, 1 / budget)
+    assert all(sum(start < m <= start + span - 1e-6 for m in moments) <= max(1, int(budget)) for start in [m - 1e-3 for m in moments])
+
+
+def test_under_a_budget_an_unsure_highlight_waits_for_a_better_one():
+    scores = [0.3] * 20 + [0.6, 0.7] + [0.3] * 5
+    unsure = [0.3] * 20 + [0.9, 0.3] + [0.3] * 5
+    settings_ = JudgeSettings(max_alerts_per_hour=200, wait_seconds=15)
+    assert [n for _, n in judged(settings_, scores, unsure)] == [21]
+    assert [n for _, n in judged(settings_, scores, [0.3] * 27)] == [20, 21]
+
+
+def test_a_judge_goes_on_where_it_was():
+    scores = np.random.default_rng(0).uniform(0, 1, 60)
+    settings_ = JudgeSettings(max_alerts_per_hour=30)
+    whole, parts, told, now_told = Judge(settings_), Judge(settings_), [], []
+    for n, score in enumerate(scores):
+        again = Judge(settings_)
+        again.load_state_dict(json.loads(json.dumps(parts.state_dict())))
+        parts, now = again, 10.0 * (n + 1)
+        told += [v.candidate.about for v in [*whole.tick(now), *whole.segment(candidate(n, score, score), now)]]
+        now_told += [v.candidate.about for v in [*parts.tick(now), *parts.segment(candidate(n, score, score), now)]]
+    assert told == now_told and len(told) > 3 and MIN_SEGMENTS < 60
+
+
+def test_lines_for_people():
+    assert clock(3725.46) == "1:02:05.5"
+    highlight = {"event": "highlight", "time": 12.0, "stream": "door", "start": 1.0, "end": 2.0, "score": 0.5, "level": 0.4}
+    assert line_of(highlight, "text") == "0:00:12.0  door: highlight  0:00:01.0 – 0:00:02.0  score 0.500 (level 0.400)"
+    assert json.loads(line_of(highlight, "json")) == highlight
