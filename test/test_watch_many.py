@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -24,6 +27,7 @@ from aha.watch.command import run_watch, settings_of
 from aha.watch.engine import Watch
 from aha.watch.levels import MIN_SEGMENTS, Candidate, Judge, JudgeSettings
 from aha.watch.lines import clock, line_of
+from aha.watch.processes import Dealer
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,37 @@ def test_one_more_than_there_is_memory_for_is_one_sentence(model, videos):
     watch = Watch(model, args, settings_from(args), lambda *_: None, max_streams=1, named=True, run_id="run")
     with pytest.raises(UserError, match="one stream too many"):
         watch.open(Camera("door", str(videos[0]), ("a", "b")))
+
+
+# ---- several engines ----
+
+
+def test_streams_are_dealt_out_by_load_and_stay_where_they_are():
+    cameras = [Camera(f"c{n}", "x", ("q",) * (1 + n % 3), 1.0 + n) for n in range(9)]
+    dealer = Dealer(3)
+    first = dealer.deal(cameras)
+    loads = [sum(camera.load for camera in part) for part in first]
+    assert sorted(c.name for part in first for c in part) == [c.name for c in cameras] and max(loads) - min(loads) <= max(
+        c.load for c in cameras
+    )
+    heaviest = max(cameras, key=lambda camera: camera.load)
+    was_at = dealer.places[heaviest.name]
+    left = [camera for camera in cameras if camera is not heaviest]
+    second = dealer.deal([*left, Camera("new", "x", ("q",), 1.0)])
+    assert all(camera in second[n] for n, part in enumerate(first) for camera in part if camera is not heaviest)
+    assert dealer.places["new"] == was_at  # where room was made
+
+
+def test_two_engine_processes_share_the_streams(videos, tmp_path):
+    file = tmp_path / "cameras.toml"
+    file.write_text("".join(f"[[camera]]\nname='{path.stem}'\naddress='{path}'\nqueries=['red things']\n" for path in videos))
+    command = [sys.executable, "-m", "aha.cli", "watch", "--cameras", str(file), "--engines", "2", "--device", "cpu", "--window", "256"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120
+    )
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr
+    assert {e["stream"]: e["frames"] for e in events if e["event"] == "end"} == {"door": 16, "yard": 12}
 
 
 # ---- the file of cameras ----

@@ -35,6 +35,7 @@ from aha.watch.engine import Stream, Watch
 from aha.watch.levels import JudgeSettings
 from aha.watch.lines import FORMATS, printer
 from aha.watch.opening import check_source
+from aha.watch.processes import Inbox, engines_of, watch_on_several
 from aha.watch.questions import Questions
 from aha.watch.state import Store
 from aha.watch.watcher import WatchSettings
@@ -113,6 +114,9 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="streams that there is memory for (default: those at the start; with --cameras twice as many)",
     )
+    parser.add_argument(
+        "--engines", type=int, metavar="N", help="processes that share the streams, on a GPU each (default: as many as there are GPUs)"
+    )
     parser.add_argument("--no_compile", action="store_true", help="on a GPU: start a minute earlier, and score more slowly")
     parser.add_argument(
         "--state", metavar="DIR", help="folder to go on from after a restart, also after kill -9: caches, segments, levels, counters"
@@ -178,9 +182,12 @@ def run_watch(args: argparse.Namespace, load: Callable[[], Highlighter], fusion:
     stopped = threading.Event()
     previous = signal.signal(signal.SIGINT, lambda *_: _stop(stopped))
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    questions = Questions(any(camera.address == "-" for camera in file.cameras))
     try:
-        watch_here(args, load(), settings, file, questions, stopped)
+        if (engines := engines_of(args, file.cameras)) > 1:
+            watch_on_several(args, engines, fusion, online, file, stopped)
+        else:
+            questions = Questions(any(camera.address == "-" for camera in file.cameras))
+            watch_here(args, load(), settings, file, questions, stopped)
     finally:
         signal.signal(signal.SIGINT, previous)
 
@@ -191,19 +198,20 @@ def settings_of(args: argparse.Namespace, fusion: Fusion, online: OnlineSettings
 
 
 def watch_here(
-    args: argparse.Namespace, model: Highlighter, settings: WatchSettings, file: CameraFile, questions: Questions, stopped: threading.Event
-) -> None:
+    args: argparse.Namespace, model: Highlighter, settings: WatchSettings, file: CameraFile | Inbox, questions: Questions | Inbox,
+    stopped: threading.Event, lock: Any = None,
+) -> None:  # fmt: skip
     """All streams in one engine of this process."""
-    several = bool(args.cameras) or len(file.cameras) > 1
+    several = bool(args.cameras) or len(args.source) > 1
     streams = sum(camera.streams for camera in file.cameras)
     store = Store(args.state) if args.state else None
-    show = printer(args.format)
+    show = printer(args.format, lock)
 
     def emit(event: dict[str, Any], stream: Stream) -> None:
         show(event)
 
     watch = Watch(
-        model, args, settings, emit, max_streams=args.max_streams or (2 * streams if args.cameras else streams), named=several,
+        model, args, settings, emit, max_streams=args.max_streams or max(1, 2 * streams if args.cameras else streams), named=several,
         run_id=run_id(args.state), store=store,
     )  # fmt: skip
     for camera in file.cameras:
