@@ -74,6 +74,7 @@ class KVPool:
         index = torch.from_numpy(slots).to(self.keys[0].device)
         return torch.stack([torch.stack([t[index] for t in tensors]) for tensors in (self.keys, self.values)])
 
+    @torch.inference_mode()  # as the engine's own writes: its pool was made in it
     def scatter(self, slots: np.ndarray, saved: Tensor) -> None:
         """Put back what `gather` copied, into other slots perhaps."""
         index = torch.from_numpy(slots).to(self.keys[0].device)

@@ -299,27 +299,25 @@ class Watch:
 
     # ---- suspend and resume ----
 
-    def _save(self, stream: Stream) -> None:
+    def _save(self, stream: Stream, wall: float | None = None) -> None:
+        """A snapshot; wall: when its last frame was scored (time.time), if that was not just now."""
         source, camera = stream.source, stream.source.camera
         state = stream.watcher.state_dict()
         self.store.snapshot(stream.key, {
-            "watcher": state, "wall": time.time(), "dropped": source.dropped, "query": stream.query, "address": camera.address,
+            "watcher": state, "wall": wall or time.time() - (time.monotonic() - source.heard), "dropped": source.dropped, "query": stream.query, "address": camera.address,
             "frame_fps": camera.frame_fps, "model": self.model.name, "worst": source.worst,
         })  # fmt: skip
 
     def _go_on(self, stream: Stream) -> Place | None:
         """Take up what --state holds of a stream; None: nothing. Frames that were scored after the snapshot are scored again."""
-        saved = None if self.store is None else self.store.load(stream.key)
-        if saved is None:
+        if self.store is None:
             return None
-        source, camera = stream.source, stream.source.camera
-        expected = {"query": stream.query, "address": camera.address, "frame_fps": camera.frame_fps, "model": self.model.name}
-        for what, value in expected.items():
-            if saved.state[what] != value:
-                print(f"note: {stream.name} begins anew: its saved state has another {what.replace('_', ' ')}.", file=sys.stderr)
-                self.store.forget(stream.key)
-                return None
-        watcher, wall = stream.watcher, saved.state["wall"]
+        saved = self.store.load(stream.key)
+        if saved is None or not self._fits(stream, saved.state):
+            self.store.forget(stream.key)
+            self._save(stream)
+            return None
+        source, watcher, wall = stream.source, stream.watcher, saved.state["wall"]
         watcher.load_state_dict(saved.state["watcher"])
         source.lost_before, source.worst = saved.state["dropped"], saved.state["worst"]
         for frame in saved.frames:
@@ -328,5 +326,13 @@ class Watch:
                 for event in watcher.hear(frame.time, scores, self.engine.features_BH[0]):
                     self._tell(stream, event)
                 wall = frame.wall
-        self._save(stream)
+        self._save(stream, wall)
         return Place(watcher.time, wall) if watcher.frames else None
+
+    def _fits(self, stream: Stream, state: dict[str, Any]) -> bool:
+        camera = stream.source.camera
+        expected = {"query": stream.query, "address": camera.address, "frame_fps": camera.frame_fps, "model": self.model.name}
+        other = [what.replace("_", " ") for what, value in expected.items() if state[what] != value]
+        if other:
+            print(f"note: {stream.name} begins anew: its saved state has another {' and '.join(other)}.", file=sys.stderr)
+        return not other

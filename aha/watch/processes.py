@@ -95,7 +95,7 @@ def engines_of(args: argparse.Namespace, cameras: list[Camera]) -> int:
             why = "standard input can be read by one engine" if has_pipe else f"{args.engines} is below 1"
             raise UserError(f"--engines: {why}; use --engines 1.")
         return min(args.engines, len(cameras))
-    if len(cameras) < 2 or has_pipe or args.device not in (None, "cuda"):
+    if len(cameras) < 2 or has_pipe or from_args(ModelChoice, args).device not in (None, "cuda"):
         return 1
     import torch
 
@@ -156,7 +156,7 @@ def engine_process(
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     from aha.watch.command import settings_of, watch_here
 
-    args.device = device_of(number, args.device)
+    args.device = device_of(number, from_args(ModelChoice, args).device)
     inbox = Inbox(cameras, messages)
     stopped = threading.Event()
 

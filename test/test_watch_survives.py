@@ -1,0 +1,181 @@
+"""A watch with --state that is killed at any moment goes on: the same events, each with the same id, but for seconds that nobody can read again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from highlights_media import make_video
+from watch_server import broken_server
+
+from aha.api import Highlighter, load
+from aha.cli.commands import _watch_parser, online_of
+from aha.core.fusion import fusion_of
+from aha.errors import UserError
+from aha.watch.command import run_watch
+from aha.watch.state import Store, read_frames
+
+FORK = multiprocessing.get_context("fork")  # the children need not load the model again
+
+
+@pytest.fixture(scope="module")
+def model() -> Highlighter:
+    return load("demo", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("survives")
+    paths = [folder / "long.ts", folder / "short.ts"]
+    for path, seconds in zip(paths, (40, 25)):
+        make_video(path, seconds=seconds, fps=5, container="mpegts", size=(64, 48), sound=False, gop=5)
+    return paths
+
+
+def flags(*argv: object) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    _watch_parser(parser)
+    return parser.parse_args([*map(str, argv), "--query", "red things", "--window", "256", "--information_threshold", "1"])
+
+
+def child(model, args, output) -> None:
+    sys.stdout = open(output, "a", buffering=1)  # noqa: SIM115 (open until the process is gone)
+    run_watch(args, lambda: model, fusion_of(args), online_of(args))
+
+
+def lines(path: Path) -> list[dict]:
+    """Whole lines; of a killed process the last one may be cut off."""
+    told = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            told.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return told
+
+
+def watched(model, args, output: Path, kills: int, seed: int) -> list[dict]:
+    """Events of a watch that is killed `kills` times, at random moments after it has told something new."""
+    chance = random.Random(seed)
+    for _ in range(kills):
+        process = FORK.Process(target=child, args=(model, args, output))
+        process.start()
+        enough, until = len(lines(output)) + chance.randint(1, 6), time.monotonic() + 60
+        while process.is_alive() and len(lines(output)) < enough and time.monotonic() < until:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.3))
+        os.kill(process.pid, signal.SIGKILL) if process.is_alive() else None
+        process.join()
+        if process.exitcode == 0:
+            break
+        with output.open("a") as file:
+            file.write("\n")
+    process = FORK.Process(target=child, args=(model, args, output))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    return lines(output)
+
+
+def told_once(events: list[dict]) -> dict[str, str]:
+    """Event of each id, rounded; what came twice must be the same."""
+    once: dict[str, str] = {}
+    for event in events:
+        if event["event"] in ("resumed", "end"):
+            continue
+        text = json.dumps(
+            {key: round(value, 3) if isinstance(value, float) else value for key, value in event.items() if key not in ("why", "id")}
+        )
+        key = event["id"].partition("-")[2]
+        assert once.setdefault(key, text) == text
+    return once
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_the_events_are_those_of_the_uninterrupted_watch(model, videos, tmp_path, kills):
+    whole = watched(model, flags(*videos), tmp_path / "whole", 0, 0)
+    args = flags(*videos, "--state", tmp_path / "state", "--state_seconds", "0.1")
+    events = watched(model, args, tmp_path / "killed", kills, seed=kills)
+    assert any(event["event"] == "resumed" and event["lost"] == 0 for event in events)
+    assert told_once(events) == told_once(whole) and len(told_once(whole)) > 8
+    ends = [{e["stream"]: (e["frames"], e["segments"], e["highlights"]) for e in run if e["event"] == "end"} for run in (whole, events)]
+    assert ends[0] == ends[1] and ends[0]["long.ts"][0] == 80
+    assert not list((tmp_path / "state" / "streams").glob("*.frames"))  # the streams are over: nothing is kept
+    assert not list((tmp_path / "state" / "streams").glob("*.state"))
+
+
+def test_of_a_live_stream_only_what_was_sent_meanwhile_is_lost_and_it_is_said(model, videos, tmp_path):
+    output, state = tmp_path / "events", tmp_path / "state"
+    with broken_server(videos[0], [], live_bytes_per_second=videos[0].stat().st_size // 5) as (address, _):
+        args = flags(address, "--state", state, "--state_seconds", "60", "--reconnect_attempts", "1", "--buffer_seconds", "60")
+        process = FORK.Process(target=child, args=(model, args, output))
+        process.start()
+        until = time.monotonic() + 60
+        while sum(event["event"] == "segment" for event in lines(output)) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        (journal,) = (state / "streams").glob("*.frames")
+        kept = read_frames(journal)
+        time.sleep(1.2)
+        process = FORK.Process(target=child, args=(model, args, output))
+        process.start()
+        process.join(60)
+    events = lines(output)
+    (resumed,) = (event for event in events if event["event"] == "resumed")
+    end = events[-1]
+    assert len(kept) > 4 and resumed["lost"] >= 0.5 and resumed["time"] == kept[-1].time
+    assert end["event"] == "end" and end["frames"] > len(kept) and end["time"] > kept[-1].time + resumed["lost"]
+    before = [event for event in events[: events.index(resumed)] if event["event"] == "segment"]
+    assert len({event["id"] for event in before}) <= len(before) and before[0]["start"] == 0.0
+
+
+def test_a_state_of_other_settings_begins_anew_and_a_damaged_one_is_one_sentence(model, videos, tmp_path, capsys):
+    state = tmp_path / "state"
+    store = Store(state)
+    store.snapshot("short.ts", {"query": "other", "address": str(videos[1]), "frame_fps": 2.0, "model": model.name})
+    store.close()
+    child_args = flags(videos[1], "--state", state)
+    run_watch(child_args, lambda: model, fusion_of(child_args), online_of(child_args))
+    out, errors = capsys.readouterr()
+    assert "begins anew: its saved state has another query" in errors and json.loads(out.splitlines()[-1])["frames"] == 50
+    (state / "streams" / "short.ts.state").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="delete it to start this stream anew"):
+        run_watch(child_args, lambda: model, fusion_of(child_args), online_of(child_args))
+
+
+def test_frames_are_kept_without_loss_and_a_cut_off_one_counts_as_not_read(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), dtype=np.uint8)
+    store = Store(tmp_path)
+    store.snapshot("a", {})
+    for n, image in enumerate(frames):
+        store.frame("a", n / 2, image)
+    store.close()
+    (path,) = (tmp_path / "streams").glob("a.*.frames")
+    read = read_frames(path)
+    assert [frame.time for frame in read] == [0.0, 0.5, 1.0] and all((f.image_CHW == image).all() for f, image in zip(read, frames))
+    path.write_bytes(path.read_bytes()[:-7])
+    assert len(read_frames(path)) == 2
+    again = Store(tmp_path)
+    assert len(again.load("a").frames) == 2
+    again.snapshot("a", {})
+    again.close()
+    assert not path.exists()  # a snapshot makes the frames before it needless
+
+
+def test_a_disk_that_cannot_be_written_does_not_stop_the_watch(tmp_path, monkeypatch, capsys):
+    store = Store(tmp_path)
+    monkeypatch.setattr("aha.watch.state.atomic_path", lambda path: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    store.snapshot("a", {})
+    store.frame("a", 0.0, np.zeros((3, 4, 4), np.uint8))
+    store.close()
+    assert store.failed == 1 and "could not be written" in capsys.readouterr().err
