@@ -67,6 +67,7 @@ def distribution(module: str) -> str:
         "selenium": "selenium",
         "decord": "decord",
         "torchcodec": "torchcodec",
+        "paho": "paho-mqtt",
     }
     return canonical((modules_of_packages().get(module) or [missing.get(module, module)])[0])
 

@@ -131,7 +131,8 @@ class _Graph:
         return len(self.held) == len(frames) and all(one is other for one, other in zip(self.held, frames))
 
     def run(self, frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> tuple[Tensor, Tensor]:
-        """Scores [heads, B] and mean tokens [B, H], on the host, of `frames` and of what lies in the host slots; the tower has then seen `upcoming` too."""
+        """Scores [heads, B] and mean tokens [B, H], on the host, of `frames` and of what lies in the host slots; the tower has
+        then seen `upcoming` too."""
         if not self.holds(frames):
             self.load(frames)
             self.look()

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -37,9 +39,11 @@ from aha.watch.lines import FORMATS, printer
 from aha.watch.opening import check_source
 from aha.watch.processes import Inbox, engines_of, watch_on_several
 from aha.watch.questions import Questions
+from aha.watch.receivers import Delivery, sender_of
 from aha.watch.state import Store
 from aha.watch.watcher import WatchSettings
 
+LAST_SECONDS = 5.0  # at the end, for events that are on their way
 LOOK_EVERY = 2.0  # seconds between two looks at the file of cameras
 
 
@@ -53,6 +57,13 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--query", metavar="TEXT", help="what to look for, in plain words")
     parser.add_argument("--frame_fps", type=float, default=2.0, help="frames a second that are scored (default %(default)s)")
     parser.add_argument("--format", choices=FORMATS, default="json", help="of events: JSON Lines, or text for people (default %(default)s)")
+    parser.add_argument(
+        "--on_event",
+        action="append",
+        default=[],
+        metavar="RECEIVER",
+        help="where events go too, may be repeated: https://HOOK, mqtt://BROKER/PREFIX, jsonl:FILE or command:PROGRAM",
+    )
     parser.add_argument("--video_backend", choices=tuple(BACKENDS), default="pyav", help="who decodes a file (default %(default)s)")
     parser.add_argument(
         "--live", action="store_true", help="play a file at its own speed, and drop frames of a file or pipe rather than make it wait"
@@ -139,7 +150,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def cameras_now(args: argparse.Namespace) -> list[Camera]:
     """Raises UserError."""
-    about = (args.query, args.frame_fps, (), args.max_alerts_per_hour)
+    about = (args.query, args.frame_fps, args.on_event, args.max_alerts_per_hour)
     return read_cameras(args.cameras, *about) if args.cameras else cameras_of(args.source, *about)
 
 
@@ -178,6 +189,8 @@ def run_watch(args: argparse.Namespace, load: Callable[[], Highlighter], fusion:
     file = CameraFile(args)
     for camera in file.cameras:
         check_source(camera.address)
+        for target in camera.on_event:
+            sender_of(target, camera.name)
     settings = settings_of(args, fusion, online)
     stopped = threading.Event()
     previous = signal.signal(signal.SIGINT, lambda *_: _stop(stopped))
@@ -206,13 +219,15 @@ def watch_here(
     streams = sum(camera.streams for camera in file.cameras)
     store = Store(args.state) if args.state else None
     show = printer(args.format, lock)
+    delivery = Delivery(Path(args.state) / "spool" if args.state else tempfile.mkdtemp(prefix="aha-watch-"))
 
     def emit(event: dict[str, Any], stream: Stream) -> None:
         show(event)
+        delivery.tell(event, stream)
 
     watch = Watch(
         model, args, settings, emit, max_streams=args.max_streams or max(1, 2 * streams if args.cameras else streams), named=several,
-        run_id=run_id(args.state), store=store,
+        run_id=run_id(args.state), store=store, seen=delivery.seen,
     )  # fmt: skip
     for camera in file.cameras:
         watch.open(camera)
@@ -239,6 +254,12 @@ def watch_here(
             source.feed.leave()
         if store is not None:
             store.close()
+        left = delivery.close(LAST_SECONDS)
+        if not args.state:
+            shutil.rmtree(delivery.folder, ignore_errors=True)
+        if left:
+            fate = "go out when it starts again" if args.state else "are lost (--state keeps them)"
+            print(f"note: {left} events were not taken by their receivers; they {fate}.", file=sys.stderr)
     if watch.crashed:
         raise RuntimeError("a reading thread failed; its traceback is above")
     if not watch.scored and watch.failures:
@@ -255,6 +276,8 @@ def change(watch: Watch, cameras: list[Camera]) -> None:
     for name, source in list(watch.sources.items()):
         if name not in wanted or not same_stream(source.camera, wanted[name]):
             watch.close(name, "removed")
+        else:
+            source.camera = wanted[name]
     for camera in cameras:
         if camera.name not in watch.sources and watch.complete.get(camera.name) != camera:
             try:

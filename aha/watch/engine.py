@@ -52,6 +52,10 @@ def policy_of(args: argparse.Namespace) -> MinimumGap | None:
     return None if policy is None else MinimumGap(policy, args.speak_gap)
 
 
+def _unseen(stream: Stream, time: float, score: float, image_CHW: np.ndarray) -> None:
+    """Nobody wants the frames."""
+
+
 class Stream:
     """One query on one camera."""
 
@@ -94,12 +98,14 @@ class Source:
 
 
 class Watch:
-    """settings: of a stream without budget and frame rate, which are its camera's. named: events say whose they are. emit(event, stream):
-    called in the loop's thread. run_id: the first part of all ids of events."""
+    """settings: of a stream, without budget and frame rate, which are its camera's. named: events say whose they are. run_id: the first
+    part of all ids of events. emit(event, stream) is called in the loop's thread, and before it, for the frame at which the event was
+    decided, seen(stream, seconds, score, frame)."""
 
     def __init__(
         self, model: Highlighter, args: argparse.Namespace, settings: WatchSettings, emit: Callable[[Event, Stream], None], *,
         max_streams: int, named: bool, run_id: str, store: Store | None = None,
+        seen: Callable[[Stream, float, float, np.ndarray], None] = _unseen,
     ):  # fmt: skip
         make_cache(args.cache, args.window, None, tokens_per_frame=model.model.config.tokens_per_frame)  # its UserError before the warm-up
         self.model, self.args, self.settings, self.emit, self.named, self.run_id, self.store = (
@@ -223,7 +229,9 @@ class Watch:
         source = stream.source
         self.scored += 1
         source.behind = time.monotonic() - item.arrived
-        for event in stream.watcher.hear(scored.time, scored.scores, scored.feature_H):
+        events = stream.watcher.hear(scored.time, scored.scores, scored.feature_H)
+        self.seen(stream, scored.time, stream.watcher.score, item.image_CHW)
+        for event in events:
             self._tell(stream, event)
         if source.feed.live:
             source.worst = max(source.worst, source.behind)
@@ -304,7 +312,8 @@ class Watch:
         source, camera = stream.source, stream.source.camera
         state = stream.watcher.state_dict()
         self.store.snapshot(stream.key, {
-            "watcher": state, "wall": wall or time.time() - (time.monotonic() - source.heard), "dropped": source.dropped, "query": stream.query, "address": camera.address,
+            "watcher": state, "wall": wall or time.time() - (time.monotonic() - source.heard),
+            "dropped": source.dropped, "query": stream.query, "address": camera.address,
             "frame_fps": camera.frame_fps, "model": self.model.name, "worst": source.worst,
         })  # fmt: skip
 

@@ -65,6 +65,9 @@ class Store:
         import torch
 
         path = self.folder / f"{name}.state"
+        for other in self.folder.iterdir():
+            if re.fullmatch(rf"\.{re.escape(name)}\.[^.]+\.state", other.name):
+                other.unlink()  # a snapshot whose writing was cut off
         if not path.is_file():
             return None
         try:

@@ -59,7 +59,7 @@ class Watcher:
         self.session, self.settings = session, settings
         self.segmenter, self.judge = OnlineSegmenter(settings.online), Judge(settings.judge)
         self.frames = self.segments = self.highlights = self.said = 0
-        self.time = 0.0
+        self.time = self.score = 0.0  # of the last frame
         self._rows: deque[_Row] = deque()
         self._old_count, self._old_sum, self._old_unsure, self._old_start = 0, 0.0, 0.0, 0.0
         self._old_best: _Row | None = None
@@ -71,7 +71,7 @@ class Watcher:
         row = _Row(self.frames, time, float(self.settings.fusion(*heads)), *heads)
         self._rows.append(row)
         self.frames += 1
-        self.time = time
+        self.time, self.score = time, row.fused
         events = []
         boundary = self.segmenter.push(*heads, feature_H.numpy())
         if boundary is not None:
