@@ -13,8 +13,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from aha.core.files import finish_output, open_output, read_json
+from aha.core.files import finish_output, open_output
 from aha.errors import run_command
+from aha.results.document import read_document
 from aha.training.card import model_card, upload
 
 
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--metrics", type=Path, help="metrics file of python -m aha.eval.*, for the model card")
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="also upload the folder (private repository; needs HF_TOKEN)")
     args = parser.parse_args(argv)
-    metrics = None if args.metrics is None else read_json(args.metrics, "metrics file")
+    metrics = None if args.metrics is None else read_document(args.metrics)
     open_output(args.output, overwrite=False, flag="empty it")
     merge(args.llm_pretrained, args.lora_pretrained, args.output, dtype=args.dtype, device=args.device, metrics=metrics)
     finish_output(args.output)

@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aha.core.files import read_json, write_text
+from aha.core.files import write_text
+from aha.core.flags import add_ids, with_dashed_ids
 from aha.core.fusion import add_fusion_flags, fusion_of
-from aha.core.prediction import read_predictions
 from aha.errors import UserError, run_command
 from aha.eval import MODULES, load_task
+from aha.results.document import read_document
 from aha.results.tree import leaf, subsets
 
 if TYPE_CHECKING:
@@ -37,10 +38,7 @@ def read_metrics(named: Sequence[str]) -> dict[str, dict[str, Any]]:
             name, path = Path(entry).stem, entry
         if name in metrics:
             raise UserError(f"--metrics names {name} twice; give each file a name of its own (NAME=FILE).")
-        content = read_json(path, "metrics file")
-        if not isinstance(content, dict) or not isinstance(content.get("protocols"), dict):
-            raise UserError(f'{path} is no metrics file (no "protocols" in it); write one with python -m aha.eval.tvsum --output.')
-        metrics[name] = content
+        metrics[name] = read_document(path)
     return metrics
 
 
@@ -130,7 +128,7 @@ def main(argv: list[str]) -> None:
     curves.add_argument("--predictions", nargs="+", required=True, metavar="[NAME=]FILE", help="prediction files")
     curves.add_argument("--annotations", required=True, help="TVSum annotations: TSV (also gzipped), .mat, or the folder that holds them")
     curves.add_argument("--info", help="the info TSV (default: beside the annotations)")
-    curves.add_argument("--video_ids", nargs="+", help="which videos (default: the first four that are predicted)")
+    add_ids(curves, "--video_ids", "which videos (default: the first four that are predicted)")
     curves.add_argument("--threshold", type=_renamed, help=argparse.SUPPRESS)
     add_fusion_flags(curves)
     categories = kinds.add_parser("categories", help="bars per category")
@@ -142,7 +140,7 @@ def main(argv: list[str]) -> None:
         command.add_argument("--metrics", nargs="+", required=True, metavar="[NAME=]FILE", help="metrics files of aha.eval")
     for command in (curves, categories, compare):
         command.add_argument("--output", required=True, help="path without suffix; .png and .pdf are written")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(with_dashed_ids(curves, "--video_ids", argv))
     from aha.results import figures  # matplotlib: only here
 
     if args.kind == "curves":
@@ -171,8 +169,8 @@ def _renamed(value: str) -> None:
 
 
 def _curves(args: argparse.Namespace) -> Figure:
-    from aha.eval.annotations import read_tvsum
-    from aha.eval.tvsum import people_curve
+    from aha.eval.annotations import names_of, read_tvsum
+    from aha.eval.tvsum import people_curve, predictions_of
     from aha.results.figures import curves_figure
 
     videos, fusion = read_tvsum(args.annotations, args.info), fusion_of(args)
@@ -180,8 +178,9 @@ def _curves(args: argparse.Namespace) -> Figure:
     for entry in args.predictions:
         name, equals, path = entry.partition("=")
         name, path = (name, path) if equals else (Path(entry).stem, entry)
-        samples[name] = {prediction.video_id: prediction.samples(fusion) for prediction in read_predictions(path)}
-    ids = args.video_ids or [i for i in videos if any(i in found for found in samples.values())][:4]
+        samples[name] = {i: one.samples(fusion) for i, one in predictions_of(path, videos, args.annotations).items()}
+    names = names_of(videos)
+    ids = [names.get(i, i) for i in args.video_ids or ()] or [i for i in videos if any(i in found for found in samples.values())][:4]
     unknown = [i for i in ids if i not in videos]
     if unknown or not ids:
         which = ", ".join(unknown) or "(none)"

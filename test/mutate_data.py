@@ -18,6 +18,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from mutate_eval import mutate_bytes, mutate_json
 from paths import shared_fixture
 from test_data_mixture import (
     CAPTIONS,
@@ -31,7 +32,6 @@ from test_data_mixture import (
     write_hisum,
     write_tvsum,
 )
-from test_eval_mutations import mutate_bytes, mutate_json
 
 from aha.conversation import load_tokenizer
 from aha.data.mixture import build_mixture, missing_files

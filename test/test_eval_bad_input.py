@@ -181,6 +181,16 @@ def head_with(index: int, name: str, value: object) -> callable:
     return entry_with(lambda e: e["debug_data"][index].__setitem__(name, value))
 
 
+def repeat_without_times(entry: dict) -> None:
+    entry["true_frames_list"][4] = 24
+    for row in entry["debug_data"]:
+        del row["time"]
+
+
+def repeat_at_one_time(entry: dict) -> None:
+    entry["true_frames_list"][4], entry["debug_data"][4]["time"] = 24, 3.0
+
+
 BAD_PREDICTIONS = {
     "NaN": (head_with(7, "relevance_score", float("nan")), r"element 1 \(video clip-1\): relevance_score 7 is nan"),
     "infinite": (head_with(3, "relevance_score", float("inf")), r"clip-1\): relevance_score 3 is inf"),
@@ -194,7 +204,9 @@ BAD_PREDICTIONS = {
     "frame beyond": (entry_with(lambda e: e["true_frames_list"].__setitem__(-1, 160)), "frame number 19 is 160, beyond.*160 frames"),
     "frame negative": (entry_with(lambda e: e["true_frames_list"].__setitem__(0, -1)), "frame number 0 is -1"),
     "frame half": (entry_with(lambda e: e["true_frames_list"].__setitem__(1, 8.5)), "frame number 1 is 8.5"),
-    "not ascending": (entry_with(lambda e: e["true_frames_list"].__setitem__(4, 24)), r"frame number 4 \(24\) is not above"),
+    "not ascending": (entry_with(lambda e: e["true_frames_list"].__setitem__(4, 23)), r"frame number 4 \(23\) is not above"),
+    "repeated without times": (entry_with(repeat_without_times), r"frame number 4 \(24\) is not above"),
+    "repeated at one time": (entry_with(repeat_at_one_time), "time 4 is not after"),
     "unknown video": (entry_with(lambda e: e.__setitem__("video_uuid", "stranger")), "stranger not in"),
     "twice": (lambda entries: [*entries, entries[0]], "clip-0 is predicted twice"),
     "no id": (entry_with(lambda e: e.pop("video_uuid")), "no video id"),

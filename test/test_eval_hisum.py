@@ -85,7 +85,7 @@ def test_command_with_categories_and_counts(made, capsys):
                  "--metadata", str(folder / "metadata.csv"), "--output", str(folder / "m.json"), "--random_runs", "2"]  # fmt: skip
     hisum.main(arguments)
     shown = capsys.readouterr().out
-    assert "3 scored, 1 skipped, 1 constant" in shown and "skipped, no prediction: video_5" in shown and "label 3" in shown
+    assert "3 videos scored, 1 skipped, 1 constant" in shown and "skipped, no prediction: video_5" in shown and "label 3" in shown
     assert max(map(len, shown.splitlines())) <= 120
     metrics = json.loads((folder / "m.json").read_text())
     assert metrics["videos"] == {"scored": 3, "skipped": {"video_5": "no prediction"}, "constant": ["video_3"], "trained_on": []}

@@ -395,7 +395,7 @@ def test_compare(demo, capsys):
     tvsum.main([*files, *arguments])
     shown = capsys.readouterr().out
     assert "compared on the 4 of 6 videos that all 2 files score; lost: clip-4, clip-5" in shown and "minus A" in shown
-    assert "A = predictions: 4 scored" in shown and "B = other: 4 scored, 0 skipped" in shown
+    assert "A = predictions: 4 videos scored" in shown and "B = other: 4 videos scored, 0 skipped" in shown
     assert max(map(len, shown.splitlines())) <= 120
     difference = json.loads((folder / "c.json").read_text())["differences_to_first"]["other"]["corr_full"]["kendall"]
     first, second = (tvsum.evaluate(folder / name, folder / "demo-anno.tsv", protocols=["corr_full"], random_runs=1)

@@ -14,7 +14,7 @@ settings = from_args(Settings, parser.parse_args(argv))
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
 
@@ -49,6 +49,32 @@ def add_flags(parser: Any, settings: type, only: Collection[str] | None = None, 
             if not must and entry.default is not None:
                 options["help"] += f" (default {entry.default})"
         parser.add_argument(f"--{entry.name}", default=argparse.SUPPRESS, **options)
+
+
+def add_ids(parser: Any, name: str, help: str) -> None:
+    """A flag that takes one id or several; `with_dashed_ids` lets them begin with a dash."""
+    parser.add_argument(name, nargs="+", action="extend", metavar="ID", help=help)
+
+
+def with_dashed_ids(parser: argparse.ArgumentParser, name: str, argv: Sequence[str]) -> list[str]:
+    """argv with `name ID -ID` as `name=ID name=-ID`: YouTube ids may begin with a dash, which argparse takes for a flag. The list of ids
+    ends at the next flag of the parser (written whole, or as NAME=VALUE)."""
+    flags = {option for action in parser._actions for option in action.option_strings}
+    found: list[str] = []
+    inside = False
+    for token in argv:
+        flag = token.partition("=")[0]
+        if flag == name:
+            inside = True
+            found.append(token)
+        elif flag in flags or token == "--":
+            inside = False
+            found.append(token)
+        elif inside and found[-1] == name:  # the first id of the list
+            found[-1] = f"{name}={token}"
+        else:
+            found.append(f"{name}={token}" if inside else token)
+    return found
 
 
 def from_args(settings: type[Settings], args: argparse.Namespace, **others: Any) -> Settings:

@@ -73,6 +73,16 @@ def readable(text: str) -> tuple[str, list[str]]:
     return text, chain or paths[:1]
 
 
+def readable_families(text: str) -> tuple[str, list[str]]:
+    """`readable` for text that matplotlib draws: (the text, names of the font families, which matplotlib knows from now on)."""
+    from matplotlib import font_manager
+
+    shown, paths = readable(text)
+    for path in paths:
+        font_manager.fontManager.addfont(path)
+    return shown, [font_manager.get_font(path).family_name for path in paths]
+
+
 def runs(text: str, paths: Sequence[str]) -> list[tuple[str, str]]:
     """[(piece of text, font path)]: each character with the first of the fonts that has it; marks stay with their letter."""
     chosen = [font for path in paths if (font := _font(path)) is not None]

@@ -10,6 +10,9 @@ N = scored frames. Layouts that are read, as a JSON list, as JSON Lines, or (the
 - QVHighlights' tools: {"qid", "vid", "pred_saliency_scores": one per 2-second clip, "pred_relevant_windows": [start, end, score]};
 - short: {"videos": {id: {"frames": [N], "scores": [N]}}}, or {id: [N scores]}, with or without "videos" around it.
 
+Where samples have no "time", "frame_fps" gives it: sample k lies at k / frame_fps seconds. Ids may be numbers, also whole ones written as
+floats (300.0, as pandas does).
+
 "trained_on": true on the top level or in an element says that the model has seen the video in training.
 """
 
@@ -36,14 +39,15 @@ CLIP_SECONDS = 2.0  # of pred_saliency_scores
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Fused scores of one video. frames (index in the original video), else times (seconds), else clip_seconds say where they lie; with
-    none of them the evaluation tells the grid from the number of scores."""
+    """Fused scores of one video. frames (index in the scored file), times (seconds) or clip_seconds say where they lie; with none of them
+    the evaluation tells the grid from the number of scores. duration: of the scored file, in seconds."""
 
     video_id: str
     scores: np.ndarray  # [N] float64, finite
     frames: np.ndarray | None = None  # [N] int64, ascending; a held picture repeats its number, and then the times say where it lies
     times: np.ndarray | None = None  # [N] float64 seconds, ascending
     clip_seconds: float | None = None
+    duration: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,10 @@ class Prediction:
     def _identity(self, keys: Iterable[str], what: str) -> str:
         for key in keys:
             value = self.record.get(key)
-            if isinstance(value, str | int) and not isinstance(value, bool):
-                return writable(str(value))
+            if isinstance(value, float) and not value.is_integer():  # the next key would name something else
+                raise UserError(f"{self.where}: {key} is {value}, neither text nor a whole number; write ids as text.")
+            if (name := id_of(value)) is not None:
+                return name
         raise UserError(f"{self.where} has no {what}.")
 
     @property
@@ -108,11 +114,14 @@ class Prediction:
     def samples(self, fusion: Fusion) -> Samples:
         """One fused score for each sample. Heads of weight 0 need not be there; one number a sample ("scores") is taken as it is."""
         record, video_id = self.record, self.video_id
+        seconds = record.get("video_duration")
+        duration = None if seconds is None else number(seconds, self.name, "video_duration", 0.0) or None
         if "scores" in record or "pred_saliency_scores" in record:
             key = "scores" if "scores" in record else "pred_saliency_scores"
             scores = self._numbers(record[key], "score")
-            frames = self._frames(record["frames"], len(scores)) if "frames" in record else None
-            return Samples(video_id, scores, frames, clip_seconds=None if key == "scores" else CLIP_SECONDS)
+            times = self._regular_times(len(scores)) if key == "scores" else None
+            frames = self._frames(record["frames"], len(scores), may_repeat=times is not None) if "frames" in record else None
+            return Samples(video_id, scores, frames, times, None if key == "scores" else CLIP_SECONDS, duration)
         rows = self.rows()
         heads = {name: self.head(name) if weight else None for name, weight in fusion.weights.items()}
         scores = self._fused(fusion, heads, len(rows))
@@ -120,10 +129,22 @@ class Prediction:
         frames = None
         if "true_frames_list" in record:
             frames = self._frames(record["true_frames_list"], len(scores), may_repeat=times is not None)
-        return Samples(video_id, scores, frames, times)
+        return Samples(video_id, scores, frames, times, duration=duration)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether it has scores of frames or clips, and not only windows or words."""
+        return bool({"debug_data", "scores", "pred_saliency_scores"} & self.record.keys())
 
     def timed_scores(self, fusion: Fusion) -> tuple[np.ndarray, np.ndarray]:
         """(times [N], scores [N]). A frame without a relevance score counts 0, as in MMDuet's and Aha's grounding evaluation."""
+        if "debug_data" not in self.record and self.has_scores:
+            samples = self.samples(fusion)
+            if samples.times is not None:
+                return samples.times, samples.scores
+            if samples.clip_seconds is not None:
+                return samples.clip_seconds * np.arange(len(samples.scores)), samples.scores
+            raise UserError(f"{self.name}: its scores say no times; give frame_fps (samples a second), or debug_data with a time each.")
         rows = self.rows()
         times = self._times(rows, needed=True)
         scores = np.zeros(len(rows))
@@ -161,14 +182,21 @@ class Prediction:
         return scores
 
     def _times(self, rows: Sequence[Mapping[str, Any]], needed: bool) -> np.ndarray | None:
-        """[N] seconds; None if some are missing and the frame numbers say where the scores lie."""
+        """[N] seconds, as listed or by frame_fps; None if there are none and the frame numbers say where the scores lie."""
         values = [row.get("time", row.get("video_time")) for row in rows]
+        if all(value is None for value in values) and (regular := self._regular_times(len(values))) is not None:
+            return regular
         if not needed and any(value is None for value in values):
             return None
         times = self._numbers(values, "time")
         if len(times) > 1 and (np.diff(times) <= 0).any():
             raise UserError(f"{self.name}: time {int(np.argmax(np.diff(times) <= 0)) + 1} is not after the one before it; times ascend.")
         return times
+
+    def _regular_times(self, count: int) -> np.ndarray | None:
+        """[N] seconds of samples that lie 1 / frame_fps apart; None where the record does not say frame_fps."""
+        fps = self.record.get("frame_fps")
+        return None if fps is None else np.arange(count) / number(fps, self.name, "frame_fps", 1e-6)
 
     def _numbers(self, values: Any, name: str) -> np.ndarray:
         """A list of finite numbers -> [N] float64."""
@@ -283,6 +311,13 @@ def listed(value: Any, where: str, name: str) -> list[Any]:
     if not isinstance(value, list):
         raise UserError(f"{where}: {name} is {repr(value)[:40]}, not a list; repair the entry.")
     return value
+
+
+def id_of(value: Any) -> str | None:
+    """The id that a JSON value is: text, or a whole number (300.0 is 300); None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return writable(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 def writable(text: str) -> str:

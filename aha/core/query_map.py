@@ -12,7 +12,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from aha.core.files import read_json
+from aha.core.files import read_json, read_text
 from aha.errors import UserError
 
 
@@ -33,10 +33,8 @@ def read_query_map(given: str | Path) -> dict[str, str]:
 def _tables(path: Path) -> dict[str, Any]:
     """Every assignment NAME = {literal dictionary} of a Python file."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"query map {path} does not exist; check the path.") from error
-    except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        tree = ast.parse(read_text(path, "query map"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"query map {path} cannot be parsed as Python ({error}); check the file.") from error
     found = {}
     for node in tree.body:

@@ -25,6 +25,8 @@ from aha.data.labels import (
     relevance_turns,
     waiting_range,
 )
+from aha.errors import UserError
+from aha.eval.grids import frames_at, same_frames
 from aha.video.degrade import degrade
 from aha.video.reader import VideoFrames
 
@@ -80,6 +82,7 @@ class RelevanceSample(Sample):
     """Importance scores in [0, 1], one per second (score_fps 1) or one per frame of the annotated video (score_fps = its frame rate).
 
     by_frame: score i belongs to frame i of this very file, so the frame's index decides and not its time (unless pictures are held).
+    A copy's samples lie where the evaluation would place them (aha.eval.grids).
     held: a frame's label is the mean of the scores from it to the next sampled frame, the span that its prediction stands for. TVSum's
     ratings change one frame after each even second, so the single score at a frame taken there is that of the shot before (measured on
     the real annotations: 21% of the labels at 1 fps change with a slip of one frame).
@@ -100,7 +103,12 @@ class RelevanceSample(Sample):
 
     def finish(self, turns, frames, rng):
         held = len(set(frames.frame_indices)) < len(frames.frame_indices)  # a picture that stayed on screen repeats its number
-        places = frames.frame_indices if self.by_frame and not held else np.floor(np.array(frames.times) * self.score_fps + 1e-6)
+        if self.by_frame and not held:
+            places = frames.frame_indices
+        elif self.held:  # scores of frames
+            places = frames_at(np.array(frames.times), self.score_fps)
+        else:  # scores of seconds
+            places = np.floor(np.array(frames.times) * self.score_fps + 1e-6)
         relevance = tuple(self._at(np.asarray(places)).tolist())
         turns = [replace(turn, relevance=relevance) if turn.role == "stream" else turn for turn in turns]
         return turns, degrade(frames.frames_TCHW, frames.times, self.degradations, rng)
@@ -127,6 +135,17 @@ def samples_hash(samples: Sequence[Sample]) -> str:
                 value = getattr(sample, name)
                 digest.update(f"{name}=".encode() + (value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()) + b"\n")
     return digest.hexdigest()[:16]
+
+
+def annotated_file(facts: Mapping[str, Any], n_frames: int, length_s: float) -> tuple[bool, str]:
+    """(by_frame, why the file is left out, "" if it is not) of a file with `facts` for a video whose n_frames are annotated."""
+    if abs(facts["duration"] - length_s) > max(2.0, 0.02 * length_s):
+        return False, f"the file lasts {facts['duration']:.1f} s, the annotated video {length_s:.1f} s"
+    try:
+        rate = facts["frame_count"] / facts["duration"]
+        return same_frames(rate, facts["frame_count"], facts["duration"], n_frames, length_s), ""
+    except UserError as error:
+        return False, str(error)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ files, Gygli et al., ECCV 2014).
 from __future__ import annotations
 
 from aha.core.folds import folds
-from aha.data.samples import Problem, RelevanceSample, Sample
+from aha.data.samples import Problem, RelevanceSample, Sample, annotated_file
 from aha.errors import UserError
 from aha.eval.community import Split, read_h5
 from aha.eval.summe import words
@@ -42,10 +42,10 @@ def load(entry: dict, folder: VideoFolder, split: str, fold: int | Split | None)
     for name in chosen_names(videos, split, fold, entry.get("h5")):
         video = videos[name]
         facts, reason = folder.find(f"{name}.mp4")
-        if facts is not None and abs(facts["duration"] - video.length_s) > max(2.0, 0.02 * video.length_s):
-            reason = f"the file lasts {facts['duration']:.1f} s, the annotated video {video.length_s:.1f} s"
-            facts = None
-        if facts is None:
+        by_frame = False
+        if facts is not None:
+            by_frame, reason = annotated_file(facts, video.n_frames, video.length_s)
+        if reason:
             problems.append(Problem(entry["name"], name, reason))
             continue
         samples.append(
@@ -56,8 +56,8 @@ def load(entry: dict, folder: VideoFolder, split: str, fold: int | Split | None)
                 facts["duration"],
                 request=words(name),
                 scores=video.importance,
-                score_fps=video.n_frames / facts["duration"],
-                by_frame=facts["frame_count"] == video.n_frames,
+                score_fps=video.n_frames / (facts["duration"] if by_frame else video.length_s),
+                by_frame=by_frame,
                 held=True,
             )  # fmt: skip
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aha.data.samples import Problem, RelevanceSample, Sample
+from aha.data.samples import Problem, RelevanceSample, Sample, annotated_file
 from aha.eval import tvsum
 from aha.eval.annotations import TVSumVideo, read_tvsum
 from aha.eval.community import Split
@@ -28,19 +28,20 @@ def importance(video: TVSumVideo) -> np.ndarray:
 
 
 def tvsum_samples(name: str, videos: dict[str, TVSumVideo], folder: VideoFolder, ids: list[str]) -> tuple[list[Sample], list[Problem]]:
-    """One sample per video of `ids`. Left out: unreadable videos, and files that are not the annotated video (length off by more than 2%).
+    """One sample per video of `ids`. Left out: unreadable videos, and files that are not the annotated video (length off by more than 2%,
+    or by 1% at another frame rate).
 
-    A file with another number of frames than the annotations (a re-encoded copy) gets its labels by time instead of by frame index.
+    A file at another frame rate than the annotations (a re-encoded copy) gets its labels by time instead of by frame index.
     """
     samples: list[Sample] = []
     problems: list[Problem] = []
     for video_id in ids:
         video = videos[video_id]
         facts, reason = folder.find(f"{video_id}.mp4")
-        if facts is not None and abs(facts["duration"] - video.length_s) > max(2.0, 0.02 * video.length_s):
-            reason = f"the file lasts {facts['duration']:.1f} s, the annotated video {video.length_s:.1f} s"
-            facts = None
-        if facts is None:
+        by_frame = False
+        if facts is not None:
+            by_frame, reason = annotated_file(facts, video.n_frames, video.length_s)
+        if reason:
             problems.append(Problem(name, video_id, reason))
             continue
         samples.append(
@@ -51,8 +52,8 @@ def tvsum_samples(name: str, videos: dict[str, TVSumVideo], folder: VideoFolder,
                 facts["duration"],
                 request=video.title,
                 scores=importance(video),
-                score_fps=video.n_frames / facts["duration"],
-                by_frame=facts["frame_count"] == video.n_frames,
+                score_fps=video.n_frames / (facts["duration"] if by_frame else video.length_s),
+                by_frame=by_frame,
                 held=True,
             )  # fmt: skip
         )

@@ -196,6 +196,8 @@ def plot_timeline(predictions: Path, videos: dict[str, TVSumVideo], path: Path) 
     """Scores of one held-out video over time against the annotators' mean, and their spread (middle half of the annotators)."""
     from matplotlib.figure import Figure
 
+    from aha.results.figures import plain_text
+
     element = read_json(predictions, "prediction file")[0]
     video = videos[element["video_uuid"]]
     seconds = np.arange(video.n_frames) / video.fps
@@ -209,6 +211,7 @@ def plot_timeline(predictions: Path, videos: dict[str, TVSumVideo], path: Path) 
     axes.plot(times, scores, marker=".", label="this model")
     axes.set(xlabel="time (s)", ylabel="importance (0 to 1)", title=f"{element['video_uuid']}: {element['query']}", ylim=(0, 1))
     axes.legend(loc="upper right", fontsize="small")
+    plain_text(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,12 @@ def read_tvsum(
             raise UserError(f"{path}: video {video.video_id} is listed twice; each video has its {ANNOTATORS} rows in one place.")
         by_id[video.video_id] = video
     return by_id
+
+
+def names_of(known: Iterable[str]) -> dict[str, str]:
+    """Every name of an annotated video -> its id: the id itself, and the community's video_N, N from 1 in the annotations' order."""
+    ids = list(known)
+    return {f"video_{number}": i for number, i in enumerate(ids, 1)} | {i: i for i in ids}
 
 
 # ---------------------------------------------------------------- TSV

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aha.core.files import read_json, write_json
+from aha.core.flags import add_ids, with_dashed_ids
 from aha.core.fusion import RELEVANCE, Fusion, add_fusion_flags, fusion_of
-from aha.core.prediction import Prediction, read_predictions
+from aha.core.prediction import Prediction, id_of, read_predictions
 from aha.errors import UserError
 from aha.eval import published
 from aha.results import console, table
@@ -91,7 +92,7 @@ def parser(task: Task, about: str, module: str) -> argparse.ArgumentParser:
     p.add_argument("--annotations", metavar="FILE", help=f"annotation file or the data set's folder (default: {task.folder})")
     names = ", ".join(protocol.name for protocol in task.protocols)
     p.add_argument("--protocols", nargs="+", metavar="NAME", help=f"only these (default: all), such as {names}")
-    p.add_argument("--video_ids", nargs="+", metavar="ID", help=f"only these {task.unit}")
+    add_ids(p, "--video_ids", f"only these {task.unit}")
     p.add_argument("--limit", type=int, metavar="N", help=f"only the first N {task.unit}")
     p.add_argument("--strict", action="store_true", help=f"missing, constant, undefined or trained-on {task.unit} are an error")
     p.add_argument("--trained_on", metavar="JSON", help="list of ids the model was trained on (trained_on_videos.json)")
@@ -141,9 +142,10 @@ def read_trained_on(path: str | Path | None) -> set[str]:
     if path is None:
         return set()
     ids = read_json(path, "list of trained-on videos")
-    if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
+    names = [id_of(i) for i in ids] if isinstance(ids, list) else [None]
+    if None in names:
         raise UserError(f"{path} is no JSON list of video ids; use the trained_on_videos.json that the trainer wrote beside the weights.")
-    return set(ids)
+    return set(names)
 
 
 def answers_of(path: Path, chosen: Sequence[str], key: str) -> tuple[dict[str, Prediction], dict[str, str]]:
@@ -253,7 +255,8 @@ def _document(
 
 def run(task: Task, about: str, module: str, argv: list[str]) -> None:
     """The command of a benchmark: print the tables, write what was asked for."""
-    args = parser(task, about, module).parse_args(argv)
+    flags_of = parser(task, about, module)
+    args = flags_of.parse_args(with_dashed_ids(flags_of, "--video_ids", argv))
     runs = getattr(args, "random_runs", 0)
     if task.random_runs and runs < 1:
         raise UserError(f"--random_runs {runs}: at least 1 run is needed.")

@@ -36,6 +36,7 @@ from aha.core.prediction import read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.annotations import HIGHEST, find_tvsum, read_tvsum
 from aha.eval.grids import place
+from aha.eval.tvsum import predictions_of
 from aha.eval.tvsum_protocols import aha_metrics
 from aha.metrics.grounding import RECALLS, THRESHOLDS
 from aha.metrics.highlights import top_labels, top_share, trapezoid_ap
@@ -234,20 +235,19 @@ def read_heads(
     """The three heads and the labels of every predicted TVSum video; `needed` says which heads the grid uses (others are 0)."""
     path = find_tvsum(annotations)
     known = read_tvsum(path, info)
-    found = {prediction.video_id: prediction for prediction in read_predictions(predictions)}
-    if unknown := [i for i in found if i not in known]:
-        raise UserError(f"{predictions}: video {table.named_list(unknown)} not in {path}; check that both are of one data set.")
+    found = predictions_of(predictions, known, path)
     videos = []
     for video_id, video in known.items():
         if video_id not in found:
             continue
         prediction = found[video_id]
-        heads = [prediction.head(name) if used else None for name, used in zip(SCORES, needed)]
+        samples = prediction.samples(RELEVANCE)
+        heads = [replace(samples, scores=prediction.head(name)) if used else None for name, used in zip(SCORES, needed)]
         try:
-            frames, _ = place(prediction.samples(RELEVANCE), video)
+            frames, _ = place(samples, video)
+            heads_3S = np.stack([np.zeros(len(frames)) if head is None else place(head, video)[1] for head in heads])
         except UserError as error:
             raise UserError(f"{predictions}: {error}") from error
-        heads_3S = np.stack([np.zeros(len(frames)) if head is None else head for head in heads])
         users = video.user_scores[:, frames].astype(np.float64)
         videos.append(HeadScores(video_id, video.category, heads_3S, users.mean(axis=0) / HIGHEST, users))
     return videos

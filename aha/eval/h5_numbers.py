@@ -19,6 +19,7 @@ import numpy as np
 from aha.core.prediction import Prediction, Samples
 from aha.errors import UserError
 from aha.eval.community import H5Video, Split, read_splits
+from aha.eval.grids import LENGTHS_AGREE, file_frames
 from aha.metrics import keyshots_h5
 from aha.metrics.over_splits import over_splits, split_means
 from aha.metrics.rank import rank_correlation
@@ -26,6 +27,7 @@ from aha.results import cache
 from aha.results.layout import RANDOM, Protocol
 from aha.results.tree import Column, number
 
+Placed = tuple[np.ndarray, np.ndarray]  # frames [N], scores [N]
 ABOUT_F = "key shots and users of the h5 file (PGL-SUM, CA-SUM, CSTA); percent"
 KEYSHOTS_SUMME = Protocol("keyshots_h5", f"{ABOUT_F}, SumMe's is f_max", ("f_max", "f_avg"), ("f_max", "f_avg"))
 KEYSHOTS_TVSUM = Protocol("keyshots_h5", f"{ABOUT_F}, TVSum's is f_avg", ("f_avg", "f_max"), ("f_max", "f_avg"))
@@ -78,13 +80,13 @@ class H5Truth:
             cache.store("h5_random.json", entries)
         return np.array(entries[key], dtype=np.float64)
 
-    def columns(self, samples: Mapping[str, Samples], frames_of: Callable[[Samples], np.ndarray] | None = None) -> list[Column]:
-        """keyshots_h5, the correlation, and por where there are splits. frames_of: places samples that name no frames."""
+    def columns(self, samples: Mapping[str, Samples], place: Callable[[Samples], Placed] | None = None) -> list[Column]:
+        """keyshots_h5, the correlation, and por where there are splits. place: places samples on the annotated video (aha.eval.grids)."""
         rows: dict[tuple[str, str], list[float]] = {}
         ids = [i for i in self.of if i in samples]
         for i in ids:
             truth = self.of[i]
-            frames, scores = self.placed(samples[i], truth, frames_of)
+            frames, scores = self.placed(samples[i], truth, place)
             dense = keyshots_h5.frame_scores(frames, scores, truth.n_frames)
             summary = keyshots_h5.machine_summary(dense, truth.shots)
             found = {("keyshots_h5", name): value for name, value in keyshots_h5.f_scores(summary, truth).items()}
@@ -103,9 +105,7 @@ class H5Truth:
             columns.append(Column("por", "por", "", [], np.array([]), {"mean": statistics["mean"], "splits": statistics}))
         return columns
 
-    def placed(
-        self, samples: Samples, truth: keyshots_h5.UserSummaries, frames_of: Callable[[Samples], np.ndarray] | None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def placed(self, samples: Samples, truth: keyshots_h5.UserSummaries, place: Callable[[Samples], Placed] | None) -> Placed:
         """Frames and scores: as the file names them; a bare list as long as the picks (or one short) lies at the picks."""
         where = f"prediction for {samples.video_id}"
         if samples.frames is None and samples.times is None and samples.clip_seconds is None:
@@ -116,11 +116,16 @@ class H5Truth:
                 expected = f"{truth.n_frames} (frames) or {len(truth.picks)} (picks of {self.path})"
                 raise UserError(f"{where}: {count} scores without frame numbers where {expected} are expected; score the whole video.")
             return truth.picks, samples.scores
+        if place is not None and (samples.frames is None or samples.times is not None):
+            return place(samples)
         frames = samples.frames
         if frames is None:
-            if frames_of is None:
-                raise UserError(f"{where}: the scores lie by seconds, and {self.path} does not say how long a frame lasts; give frames.")
-            frames = frames_of(samples)
+            raise UserError(f"{where}: the scores lie by seconds, and {self.path} does not say how long a frame lasts; give frames.")
+        if (file := file_frames(samples)) is not None and abs(file[1] - truth.n_frames) > max(file[3], LENGTHS_AGREE * truth.n_frames):
+            raise UserError(
+                f"{where}: the scored file has {file[0]:.3f} frames a second and about {file[1]:.0f} in all, the video {truth.n_frames} in "
+                f"{self.path}, which knows no seconds; score the annotated video, or a copy at its frame rate."
+            )
         if frames[0] >= truth.n_frames:
             raise UserError(f"{where}: the first score lies at frame {frames[0]}, and the video has {truth.n_frames} in {self.path}.")
         return frames, samples.scores

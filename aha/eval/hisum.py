@@ -66,15 +66,18 @@ def items(root: str | Path, split: str | None = None, fold: int | None = None) -
 
 
 def on_seconds(samples: Samples, seconds: int, where: str) -> np.ndarray:
-    """[n] scores, one a second. As many scores as seconds are taken as they are; otherwise the times say where they lie, and every second
-    takes the last score up to it (0.1 s of tolerance). Raises UserError where neither fits."""
-    if len(samples.scores) == seconds:
-        return samples.scores
+    """[n] scores, one a second. The times say where they lie: one score in every second is that second's; otherwise every second takes the
+    last score up to it (0.1 s of tolerance). Without times as many scores as seconds are taken as they are. Raises UserError where
+    neither fits."""
     if samples.times is None:
+        if len(samples.scores) == seconds:
+            return samples.scores
         raise UserError(f"{where}: {len(samples.scores)} scores for {seconds} seconds; give one score a second, or the times.")
     if samples.times[0] > 1 or samples.times[-1] < seconds - 2 or samples.times[-1] > seconds + 1:
         first, last = samples.times[0], samples.times[-1]
         raise UserError(f"{where}: the scores lie from {first:g} s to {last:g} s of a video of {seconds} s; score the whole video.")
+    if np.array_equal(np.floor(samples.times + 0.1), np.arange(seconds)):
+        return samples.scores
     held = np.searchsorted(samples.times, np.arange(seconds) + 0.1, side="right") - 1
     return samples.scores[np.maximum(held, 0)]
 
@@ -221,7 +224,7 @@ def load(
     known = read_metadata(metadata) if metadata is not None else HiSumMetadata()
     where = str(file.path)
     chosen = read_split(split, subset, file.ids, file.path) if split is not None else list(file.ids)
-    wanted = set(select(list(file.ids), where, video_ids, None))
+    wanted = set(select(list(file.ids), where, [known.youtube.get(i, i) if i not in file.ids else i for i in video_ids or ()], None))
     chosen = [i for i in chosen if i in wanted]
     return HiSum(
         annotations=where, chosen=select(chosen, where, None, limit), protocols=select_protocols(PROTOCOLS, protocols),

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from aha.core.files import write_text
+from aha.core.files import read_text, write_text
 from aha.errors import UserError
 
 PROMPT_VERSION = 1
@@ -294,10 +294,7 @@ def write_batch(pairs: Sequence[Pair], judge: EndpointJudge, cache: JudgmentCach
 
 def read_batch(path: str | Path, cache: JudgmentCache) -> tuple[int, int]:
     """Take the grades of an OpenAI batch output file into the cache: (taken, without a grade). Raises UserError naming file and line."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"batch output {path} cannot be read ({error}); check the path.") from error
+    text = read_text(path, "batch output")
     taken = failed = 0
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():

@@ -153,7 +153,7 @@ def timed_curves(
     from aha.results.figures import Curve  # matplotlib: only here
 
     for key, prediction in answers.items():
-        if key in wanted and "debug_data" in prediction.record:
+        if key in wanted and prediction.has_scores:
             times, scores = prediction.timed_scores(fusion)
             one = questions[key]
             asked = one.queries[0][1] if one.queries else ""

@@ -65,7 +65,9 @@ def read_qvhighlights(path: str | Path) -> list[Question]:
         )
         if len({len(row) for row in opinions}) > 1:
             raise UserError(f"{where}: clips are rated by different numbers of workers; repair the entry.")
-        spans = tuple(interval(w, where, f"window {i}") for i, w in enumerate(truth.get("relevant_windows") or ()))
+        windows = truth.get("relevant_windows")
+        windows = [] if windows is None else listed(windows, where, "relevant_windows")
+        spans = tuple(interval(w, where, f"window {i}") for i, w in enumerate(windows))
         seconds = number(entry.get("duration", 150.0 if "conversation" in entry else None), where, "duration", 2.0)
         video, key = str(entry.get("vid", entry.get("video", ""))), Prediction(entry, where).question_id
         questions.append(question(key, video, conversation(entry, where), seconds, spans=spans, clips=clips, opinions=opinions))
@@ -116,7 +118,7 @@ class QVHighlights(Benchmark):
         if self.answers == "text":
             answers = {q: text_answers.with_window(answer) for q, answer in answers.items()}
         kinds = {
-            "scores": [bool({"pred_saliency_scores", "debug_data"} & answer.record.keys()) for answer in answers.values()],
+            "scores": [answer.has_scores for answer in answers.values()],
             "windows": ["pred_relevant_windows" in answer.record for answer in answers.values()],
         }
         for name, has in kinds.items():
@@ -125,7 +127,9 @@ class QVHighlights(Benchmark):
                 raise UserError(f"{path}: question {lacking} has no {name} while others have; complete the file or evaluate the two apart.")
         has_scores, has_windows = (all(has) for has in kinds.values())
         if not has_scores and not has_windows:
-            raise UserError(f"{path} has neither debug_data, pred_saliency_scores nor pred_relevant_windows; was it written by aha.score?")
+            raise UserError(
+                f"{path} has neither debug_data, scores, pred_saliency_scores nor pred_relevant_windows; was it written by aha.score?"
+            )
         if self.windows_from_scores is not None and not has_scores:
             raise UserError(f"--windows_from_scores needs frame or clip scores, and {path} has none.")
         seen = [q for q, answer in answers.items() if answer.trained_on or q in trained_on]
@@ -185,7 +189,7 @@ class QVHighlights(Benchmark):
         from aha.results.figures import Curve  # matplotlib: only here
 
         for q, answer in answers_of(path, self.chosen, "question_id")[0].items():
-            if q in wanted and {"pred_saliency_scores", "debug_data"} & answer.record.keys():
+            if q in wanted and answer.has_scores:
                 values = clip_scores(answer, fusion, self.smooth_window)
                 one, seconds = self.questions[q], CLIP_SECONDS * np.arange(len(values))
                 asked = one.queries[0][1] if one.queries else ""

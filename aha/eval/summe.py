@@ -112,9 +112,11 @@ def load(
     if not path.exists():
         raise UserError(f"SumMe's numbers need {FILE} (user summaries and change points), and {path} does not exist; give --h5.")
     videos = read_h5(path)
+    names = {video.title: name for name, video in videos.items() if video.title}
+    wanted = [i if i in videos else names.get(i, i) for i in video_ids or ()]
     known = [KEYSHOTS_SUMME, CORR_SUMME, *([POR] if splits is not None else [])]
     return SumMe(
-        annotations=str(path), chosen=select(list(videos), str(path), video_ids, limit), protocols=select_protocols(known, protocols),
+        annotations=str(path), chosen=select(list(videos), str(path), wanted, limit), protocols=select_protocols(known, protocols),
         truth=read_truth(path, {name: name for name in videos}, videos, "f_max", splits),
     )  # fmt: skip
 

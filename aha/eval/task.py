@@ -53,7 +53,8 @@ class Item:
     """One video with what is asked about it.
 
     key: unique in the benchmark. video: file name below the video folder, with or without suffix. queries: (second, words) in order of
-    time. duration: seconds, where the annotations say it. extra: further keys of its element in a prediction file (question_id).
+    time. duration: seconds, where the annotations say it. extra: further keys of its element in a prediction file (question_id). frames:
+    of the annotated video, where every frame is annotated.
     """
 
     key: str
@@ -62,6 +63,7 @@ class Item:
     duration: float | None = None
     category: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    frames: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

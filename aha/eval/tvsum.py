@@ -19,9 +19,9 @@ import numpy as np
 
 from aha.core.folds import folds
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Samples, read_predictions
+from aha.core.prediction import Prediction, Samples, read_predictions
 from aha.errors import UserError, run_command
-from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
+from aha.eval.annotations import TVSumVideo, find_tvsum, names_of, read_tvsum
 from aha.eval.baselines import ROWS, baselines_of
 from aha.eval.command import Benchmark, run, select, select_protocols
 from aha.eval.community import Split
@@ -50,7 +50,7 @@ def items(root: str | Path, split: str | None = None, fold: int | Split | None =
     videos = read_tvsum(root)
     categories = {video_id: video.category for video_id, video in videos.items()}
     chosen = split_ids(categories, split or ("all" if fold is None else "test"), fold, validation=split == "val")
-    return [Item(i, f"{i}.mp4", ((0.0, videos[i].title),), videos[i].length_s, categories[i]) for i in chosen]
+    return [Item(i, f"{i}.mp4", ((0.0, videos[i].title),), videos[i].length_s, categories[i], frames=videos[i].n_frames) for i in chosen]
 
 
 def split_ids(
@@ -76,7 +76,7 @@ def _of_published(categories: Mapping[str, str], split: str, published: Split) -
     """The test or train videos of a published split, whose names are ids or video_N in the order of the annotations."""
     if split == "val":
         raise UserError("a published split has no validation videos; leave --eval_strategy out, or use --fold.")
-    ids = {f"video_{number}": video_id for number, video_id in enumerate(categories, 1)} | {i: i for i in categories}
+    ids = names_of(categories)
     if unknown := [name for name in (*published.test, *published.train) if name not in ids]:
         raise UserError(f"the split names {unknown[0]}, which is none of the {len(categories)} annotated videos; are both of one data set?")
     test = {ids[name] for name in published.test}
@@ -88,6 +88,19 @@ def _of_published(categories: Mapping[str, str], split: str, published: Split) -
 # ---------------------------------------------------------------- evaluation
 
 
+def predictions_of(path: str | Path, known: Mapping[str, TVSumVideo], where: str | Path) -> dict[str, Prediction]:
+    """Every prediction of a file by annotated video, which it may call video_N. where: the annotations. Raises UserError for another."""
+    names, found = names_of(known), dict[str, Prediction]()
+    listed = {p.video_id: p for p in read_predictions(path)}
+    if unknown := [i for i in listed if i not in names]:
+        raise UserError(f"{path}: video {table.named_list(unknown)} not in {where}; check that both are of one data set.")
+    for name, prediction in listed.items():
+        if names[name] in found:
+            raise UserError(f"{path}: video {names[name]} is predicted twice, once as {name}; keep one prediction for each video.")
+        found[names[name]] = prediction
+    return found
+
+
 @dataclass(kw_only=True)
 class TVSum(Benchmark):
     known: Mapping[str, TVSumVideo]  # all annotated videos
@@ -95,17 +108,12 @@ class TVSum(Benchmark):
 
     def samples(self, path: Path, fusion: Fusion) -> dict[str, tuple[Samples, bool]]:
         """Every prediction of a file by annotated video: (samples, whether the model was trained on it). Raises UserError."""
-        found = {p.video_id: (p.samples(fusion), p.trained_on) for p in read_predictions(path)}
-        if not any(i in self.known for i in found):
-            order = {f"video_{number}": i for number, i in enumerate(self.known, 1)}  # names of the community's feature files
-            if all(i in order for i in found):
-                found = {order[i]: value for i, value in found.items()}
-        if unknown := [i for i in found if i not in self.known]:
-            raise UserError(f"{path}: video {table.named_list(unknown)} not in {self.annotations}; check that both are of one data set.")
-        return found
+        return {i: (p.samples(fusion), p.trained_on) for i, p in predictions_of(path, self.known, self.annotations).items()}
 
     def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
         found = self.samples(path, fusion)
+        names = names_of(self.known)
+        trained_on = {names.get(i, i) for i in trained_on}
         per_video: dict[str, dict[str, dict[str, float]]] = {}
         constant, seen = [], []
         for video_id, truth in self.truths.items():
@@ -223,7 +231,8 @@ def load_annotated(
     known = read_tvsum(path, info)
     categories = {i: video.category for i, video in known.items()}
     held_out = set(split_ids(categories, "test", fold))
-    chosen = [i for i in select(list(known), str(path), video_ids, None) if i in held_out]
+    names = names_of(known)
+    chosen = [i for i in select(list(known), str(path), [names.get(i, i) for i in video_ids or ()], None) if i in held_out]
     chosen = select(chosen, str(path), None, limit)
     if shots is None and "f1_shots" in (protocols or ()):
         raise UserError("--protocols f1_shots needs a shot list; give --shots.")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import read_predictions
 from aha.errors import UserError
-from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
+from aha.eval.annotations import TVSumVideo, find_tvsum, names_of, read_tvsum
 from aha.eval.command import Benchmark, select, select_protocols
 from aha.eval.community import H5Video, read_h5
 from aha.eval.grids import place
@@ -49,7 +49,8 @@ class Annotated(Benchmark):
             columns = [one for c in columns for one in (with_splits([c], self.tests) if c.subset in ("", "all50") else [c])]
         if self.truth is not None:
             samples = {i: one for i, (one, _) in self.base.samples(path, fusion).items() if i not in scored.skipped}
-            theirs = self.truth.columns(samples, lambda one: place(one, self.base.known[one.video_id])[0])
+            names = names_of(self.base.known)
+            theirs = self.truth.columns(samples, lambda one: place(one, self.base.known[names[one.video_id]]))
             kept = {protocol.name for protocol in self.protocols}
             theirs = [column for column in theirs if column.protocol in kept]
             replaced = {column.protocol for column in theirs}

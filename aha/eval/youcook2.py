@@ -98,13 +98,13 @@ class Captions:
 
 
 def merge_replies(replies: list[tuple[float, str]], first_caption: str = "keep") -> Captions:
-    """Captions from timed replies: consecutive equal replies are one caption, which starts where the one before ended.
+    """Captions from timed replies, in any order: consecutive equal replies are one caption, which starts where the one before ended.
 
     first_caption "keep": the first starts at 0; "drop": it has no start and is left out (MMDuet's and Aha's evaluation).
     """
     segments: list[list[float]] = []
     texts: list[str] = []
-    for time, words in replies:
+    for time, words in sorted(replies, key=lambda reply: reply[0]):
         if texts and words == texts[-1]:
             segments[-1][1] = time
         else:

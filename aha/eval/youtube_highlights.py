@@ -70,7 +70,7 @@ def items(root: str | Path, split: str | None = None, fold: int | None = None) -
 
 def clip_scores(prediction: Prediction, video: Video, fusion: Fusion) -> np.ndarray:
     """One score a clip: as listed, or the mean of the frame scores in it, and without a frame the last score before its end."""
-    if "debug_data" not in prediction.record:
+    if "pred_saliency_scores" in prediction.record and "debug_data" not in prediction.record:
         return prediction.clip_scores()
     times, scores = prediction.timed_scores(fusion)
     found = []

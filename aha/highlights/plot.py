@@ -6,12 +6,11 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aha.core.files import atomic_path
-from aha.core.fonts import readable
+from aha.core.fonts import readable_families
 from aha.highlights.chapters import clock
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
 
@@ -54,10 +53,7 @@ def write_timeline(
     axes.xaxis.set_major_formatter(lambda value, _: clock(value))
     axes.set_xlabel("time (m:ss)")
     axes.set_ylabel("score")
-    shown, paths = readable(title)
-    for font in paths:
-        font_manager.fontManager.addfont(font)
-    families = [font_manager.get_font(font).family_name for font in paths]
+    shown, families = readable_families(title)
     axes.set_title(plain(shown, 110), fontsize=10, pad=14, fontfamily=families)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, ncols=6, loc="upper center", bbox_to_anchor=(0.5, -0.16))

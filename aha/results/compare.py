@@ -26,8 +26,9 @@ def render(
     """The comparison as console text, at most 120 columns: one block for each protocol, one column for each file; layouts[k] is that of
     file k. A star marks a difference whose 95% interval leaves out 0."""
     letters = [chr(ord("A") + index) for index in range(len(names))]
-    lines = [f"{letter} = {name}: {counts(metrics['videos'])}" for letter, name, metrics in zip(letters, names, all_metrics)]
-    lines.append(f"differences to A: mean over {layouts[0].unit} that both score, 95% paired bootstrap interval, * where it leaves out 0")
+    unit = layouts[0].unit
+    lines = [f"{letter} = {name}: {counts(metrics['videos'], unit)}" for letter, name, metrics in zip(letters, names, all_metrics)]
+    lines.append(f"differences to A: mean over {unit} that both score, 95% paired bootstrap interval, * where it leaves out 0")
     for protocol in {protocol.name: protocol for layout in layouts for protocol in layout.protocols}.values():
         rows = []
         for metric in protocol.metrics:

@@ -18,7 +18,7 @@ def render(metrics: Mapping[str, Any], layout: Layout, remarks: Sequence[str] = 
     settings, videos = metrics["settings"], metrics["videos"]
     if settings["predictions"]:
         lines = [f"{layout.title}, {settings['predictions']}"]
-        lines.append(f"{layout.unit}: {counts(videos)}; 95% intervals: bootstrap over {layout.unit}")
+        lines.append(f"{counts(videos, layout.unit)}; 95% intervals: bootstrap over {layout.unit}")
     else:
         lines = [f"{layout.title}, baselines of {settings['selected_videos']} {layout.unit}"]
     lines += remarks
@@ -28,8 +28,8 @@ def render(metrics: Mapping[str, Any], layout: Layout, remarks: Sequence[str] = 
     return "\n".join(lines + categories(metrics, layout) + notes(videos))
 
 
-def counts(videos: Mapping[str, Any]) -> str:
-    return f"{videos['scored']} scored, {len(videos['skipped'])} skipped, {len(videos['constant'])} constant, " + (
+def counts(videos: Mapping[str, Any], unit: str) -> str:
+    return f"{videos['scored']} {unit} scored, {len(videos['skipped'])} skipped, {len(videos['constant'])} constant, " + (
         f"TRAINED ON {len(videos['trained_on'])} of them" if videos["trained_on"] else "0 trained on"
     )
 

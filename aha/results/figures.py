@@ -17,8 +17,10 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from aha.core.files import atomic_path
+from aha.core.fonts import readable, readable_families
 
 COLOURS = ("#2563eb", "#d1495b", "#2a9d5c", "#8250df", "#e08e0b", "#4b5563")
 BLUE, GREY, BAND, INK = COLOURS[0], "#9ca3af", "#fde68a", "#374151"
@@ -27,8 +29,19 @@ LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 POINTS = 1500  # a curve is drawn with at most this many points
 
 
+def plain_text(figure: Figure) -> None:
+    """Shows all text of a figure as it is: in fonts that have its characters (aha.core.fonts), and with $ as a dollar and no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        if not text.get_text().isascii():
+            shown, families = readable_families(text.get_text())
+            text.set_text(shown)
+            text.set_fontfamily(families)
+
+
 def png(figure: Figure, dpi: int = 110) -> bytes:
     FigureCanvasAgg(figure)
+    plain_text(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
@@ -37,6 +50,7 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 def save(figure: Figure, output: str | Path) -> list[Path]:
     """Write `output`.png and `output`.pdf (text stays text)."""
     FigureCanvasAgg(figure)
+    plain_text(figure)
     base = Path(output)
     base = base.with_suffix("") if base.suffix in (".png", ".pdf") else base
     paths = [base.with_name(base.name + suffix) for suffix in (".png", ".pdf")]
@@ -126,7 +140,7 @@ def curves_figure(curves: Sequence[Curve]) -> Figure:
         axes = figure.add_subplot(rows, columns, number)
         _draw(axes, curve)
         title = curve.title if len(curve.title) <= 64 else curve.title[:63] + "…"
-        axes.set_title(title.replace("$", r"\$"), fontsize=7, loc="left")
+        axes.set_title(title, fontsize=7, loc="left")
         if number > len(curves) - columns:
             axes.set_xlabel("seconds", fontsize=7)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, ncols=4, loc="outside lower center")
@@ -145,7 +159,7 @@ def category_bars(panels: Sequence[tuple[str, Mapping[str, float | None], Mappin
         rows = np.arange(len(names))[::-1]
         heights = [np.nan if values.get(name) is None else values[name] for name in names]
         axes.barh(rows, heights, color=BLUE, height=0.65)
-        axes.set_yticks(rows, names if index == 1 else [""] * len(names))
+        axes.set_yticks(rows, [readable(name)[0] for name in names] if index == 1 else [""] * len(names))
         for (name, value), style in zip(references.items(), LINES):
             if value is not None:
                 axes.axvline(value, color=INK, linestyle=style, linewidth=1, label=name)
@@ -206,7 +220,7 @@ def grouped_bars(column: str, values: Mapping[str, Mapping[str, Any]], reference
         if level is not None:
             axes.axhline(level, color=INK, lw=0.8, ls=style, label=name)
     axes.axhline(0, color=GREY, lw=0.6)
-    axes.set_xticks(at, [*names, "all"])
+    axes.set_xticks(at, [*(readable(name)[0] for name in names), "all"])
     axes.set_ylabel(column, fontsize=8)
     _clean(axes)
     figure.legend(fontsize=7, frameon=False, ncols=4, loc="outside lower center")
@@ -255,7 +269,7 @@ def table_figure(rows: Sequence[Row], columns: Sequence[str], models: int) -> Fi
         axes.text(name_width + cell_width * (number + 0.5), top, column, ha="center", va="center", fontsize=8, color=INK)
     for index, (name, cells) in enumerate(rows):
         y = top - 0.26 * (index + 1)
-        axes.text(0.1, y, name.replace("$", r"\$"), va="center", fontsize=8, color=INK if index < models else "#6b7280")
+        axes.text(0.1, y, name, va="center", fontsize=8, color=INK if index < models else "#6b7280")
         for number, (mean, interval) in enumerate(cells):
             x, bold = name_width + cell_width * (number + 0.5), best[number] == index and models > 1
             axes.text(x, y, cell_text(mean, interval), ha="center", va="center", fontsize=8, weight="bold" if bold else "normal")

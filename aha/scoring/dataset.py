@@ -39,6 +39,7 @@ from aha.core.query_map import read_query_map
 from aha.errors import UserError
 from aha.eval import MODULES, load_task
 from aha.eval.community import Split, chosen_split
+from aha.eval.grids import same_frames
 from aha.eval.task import Task
 from aha.scoring.config import ScoreConfig, Selection
 from aha.scoring.model_choice import ModelChoice
@@ -107,6 +108,13 @@ def task_items(task: Task, root: Path, split: str | None = None, fold: int | Spl
         if entry is None or not entry["valid"]:
             missing[item.key] = entry["error"] if entry else f"{reason} ({item.video or 'unnamed'}) in {videos}"
             continue
+        if item.frames is not None and item.duration is not None:
+            try:  # a copy at another rate is placed by time when it is evaluated
+                rate = entry["frame_count"] / entry["duration"]
+                same_frames(rate, entry["frame_count"], entry["duration"], item.frames, item.duration)
+            except UserError as error:
+                missing[item.key] = str(error)
+                continue
         video_id = PurePosixPath(path).stem if "question_id" in item.extra else item.key
         queries = tuple(Query(text, time) for time, text in item.queries)
         duration = item.duration or entry["duration"]

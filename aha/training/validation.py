@@ -18,9 +18,11 @@ import torch.distributed as dist
 
 from aha.conversation import IGNORE_INDEX
 from aha.core.files import atomic_path
+from aha.core.prediction import Samples
 from aha.data.mixture import Mixture
 from aha.errors import UserError
 from aha.eval.annotations import TVSumVideo, read_tvsum
+from aha.eval.grids import place
 from aha.eval.tvsum_protocols import Truth, score_video
 from aha.metrics.highlights import f1_of_best, top_share
 from aha.metrics.rank import kendall_tau_b, spearman
@@ -93,7 +95,8 @@ class Validation:
     def _metrics(self, video: Scored) -> tuple[float, float, float]:
         truth = self.truths.get(video.video_id)
         if truth is not None:
-            values = score_video(Truth(truth), video.frames, video.scores.astype(np.float64), ["corr_full", "f1_official60"])
+            frames, scores = place(Samples(video.video_id, video.scores.astype(np.float64), video.frames, video.times), truth)
+            values = score_video(Truth(truth), frames, scores, ["corr_full", "f1_official60"])
             return values["corr_full"]["kendall"], values["corr_full"]["spearman"], values["f1_official60"]["f1"]
         known = ~np.isnan(video.labels)
         if not known.any():
@@ -110,12 +113,15 @@ def write_timeline(video: Scored, path: Path, step: int) -> None:
     """Score and label of one video over time, as PNG."""
     from matplotlib.figure import Figure  # takes a second to import
 
+    from aha.results.figures import plain_text
+
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(video.times, video.labels, color="0.6", linewidth=2, label="annotations")
     axes.plot(video.times, video.scores, color="tab:blue", label="model")
     axes.set(xlabel="seconds", ylabel="relevance", ylim=(0, 1), title=f"{video.video_id}, step {step}")
     axes.legend(loc="upper right", frameon=False)
+    plain_text(figure)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100)
 
