@@ -352,6 +352,14 @@ def test_windows_of_wrong_types_are_one_sentence(windows, tmp_path):
         qvhighlights.load(tmp_path / "gt.jsonl")
 
 
+@pytest.mark.parametrize("duration", [1e30, 10**9, -1, "20", None])
+def test_durations_of_no_video_are_one_sentence(duration, tmp_path):
+    gt = {"qid": 1, "query": "a", "vid": "v", "duration": duration, "relevant_clip_ids": [1], "saliency_scores": [[4, 3, 4]]}
+    (tmp_path / "gt.jsonl").write_text(json.dumps(gt))
+    with pytest.raises(UserError, match="gt.jsonl:1: duration is"):
+        qvhighlights.load(tmp_path / "gt.jsonl")
+
+
 # ---------------------------------------------------------------- figures
 
 

@@ -289,3 +289,20 @@ def test_held_samples_are_placed_by_their_time():
     _, turns = sample.conversation(1.0, None)
     labels = [next(t.relevance for t in sample.finish(turns, frames, None)[0] if t.role == "stream") for frames in (held, even)]
     assert labels == [(0.0, 25 / 250, 50 / 250), (0.0, 26 / 250, 51 / 250)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mp4", "libx264"), ("mov", "libx264"), ("avi", "libx264"), ("avi", "mpeg4"), ("avi", "mjpeg")]
+)
+def test_files_joined_end_to_end_are_named(suffix, codec, tmp_path, capsys):
+    """Of MP4 only the first part is read, which a sentence says; a whole file, and all of an AVI, is read without a word."""
+    part = write_video(tmp_path / f"part.{suffix}", codec, pix_fmt="yuvj420p" if codec == "mjpeg" else "yuv420p")
+    assert probe(part).frame_count == 50 and capsys.readouterr().err == ""
+    joined = tmp_path / f"joined.{suffix}"
+    joined.write_bytes(part.read_bytes() * 2)
+    parts, said = probe(joined).frame_count // 50, capsys.readouterr().err
+    if suffix == "avi":
+        assert parts == 2 and said == ""
+        return
+    assert parts == 1
+    assert f"{joined} is several files joined end to end" in said and f"{part.stat().st_size} of {2 * part.stat().st_size} bytes" in said

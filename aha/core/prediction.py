@@ -133,8 +133,10 @@ class Prediction:
 
     @property
     def has_scores(self) -> bool:
-        """Whether it has scores of frames or clips, and not only windows or words."""
-        return bool({"debug_data", "scores", "pred_saliency_scores"} & self.record.keys())
+        """Whether it has scores of frames or clips, and not only windows or words ({id: [captions]} is read as a short form as well)."""
+        scores = self.record.get("scores")
+        captions = isinstance(scores, list) and bool(scores) and isinstance(scores[0], dict)
+        return bool({"debug_data", "pred_saliency_scores"} & self.record.keys()) or ("scores" in self.record and not captions)
 
     def timed_scores(self, fusion: Fusion) -> tuple[np.ndarray, np.ndarray]:
         """(times [N], scores [N]). A frame without a relevance score counts 0, as in MMDuet's and Aha's grounding evaluation."""

@@ -36,6 +36,7 @@ SEED = 0
 WHOLE = "whole_video"  # the row of answering "the whole video"
 SOURCE = "QVHighlights standalone_eval, Lei et al. 2021"
 HIGHLIGHTS = tuple(f"HL-min-{level}-{metric}" for level in moments.SALIENCY_LEVELS for metric in ("mAP", "Hit1"))
+LONGEST = 24 * 3600.0  # seconds of a video
 RETRIEVAL = (
     "MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mAP@0.5", "MR-full-mAP@0.75", "MR-full-mAP",
     "MR-short-mAP", "MR-middle-mAP", "MR-long-mAP",
@@ -69,6 +70,8 @@ def read_qvhighlights(path: str | Path) -> list[Question]:
         windows = [] if windows is None else listed(windows, where, "relevant_windows")
         spans = tuple(interval(w, where, f"window {i}") for i, w in enumerate(windows))
         seconds = number(entry.get("duration", 150.0 if "conversation" in entry else None), where, "duration", 2.0)
+        if seconds > LONGEST:
+            raise UserError(f"{where}: duration is {seconds:g} s, longer than a day; repair the entry.")
         video, key = str(entry.get("vid", entry.get("video", ""))), Prediction(entry, where).question_id
         questions.append(question(key, video, conversation(entry, where), seconds, spans=spans, clips=clips, opinions=opinions))
     return unique(questions, path)
@@ -88,7 +91,7 @@ def clip_scores(prediction: Prediction, fusion: Fusion, smooth_window: int) -> n
     if "pred_saliency_scores" in prediction.record:
         return prediction.clip_scores()
     times, scores = prediction.timed_scores(fusion)
-    if times[0] < 0 or times[-1] > 24 * 3600:
+    if times[0] < 0 or times[-1] > LONGEST:
         raise UserError(f"{prediction.name}: frame times run from {times[0]:g} to {times[-1]:g} s; expected seconds.")
     clip = (times / CLIP_SECONDS + 1e-6).astype(int)
     smoothed = grounding.smooth(scores, smooth_window)

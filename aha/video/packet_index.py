@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -22,6 +23,7 @@ import av
 from aha.errors import UserError
 from aha.video.clock import Clock
 from aha.video.container import MAX_PIXELS, MAX_SECONDS, Limits, open_container, packets_of, pixel_aspect_of, video_stream, video_tracks
+from aha.video.joined import first_file_ends
 
 UNINDEXED = ("mpegts", "mpeg")  # formats that do not say how long they are
 SHOWS_FRAME_LIST = int(av.__version__.split(".")[0]) >= 16  # lmms-eval wants an older PyAV
@@ -149,6 +151,12 @@ def _cached_index(path: str, size: int, mtime_ns: int, limits: Limits) -> VideoI
     if span > limits.seconds:
         raise UserError(f"video {path} lasts {float(span):.0f} s, more than the {limits.seconds:g} s allowed here; cut it.")
     late = max(0.0, float(pts[0] * time_base - begin)) if not by_count else 0.0
+    if container_name.startswith("mov,") and (end := first_file_ends(path)) is not None:
+        print(
+            f"note: video {path} is several files joined end to end, of which only the first is read ({end} of {size} bytes); "
+            "join them with FFmpeg's concat instead.",
+            file=sys.stderr,
+        )
     return VideoIndex(
         path=path, container=container_name, codec=codec_name, time_base=time_base, fps=fps, pts=pts,
         last_duration=durations.get(pts[-1], 0), width=width, height=height, pixel_aspect=pixel_aspect, promised_frames=promised_frames,
