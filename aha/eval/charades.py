@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core import text_answers
+from aha.core.files import read_text
 from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Prediction, interval, listed
 from aha.errors import UserError, run_command
@@ -67,10 +68,7 @@ def read_charades(path: str | Path) -> list[Question]:
 
 
 def _read_text_file(path: Path) -> list[Question]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Charades-STA annotations {path} cannot be read ({error}); check the path.") from error
+    lines = read_text(path, "Charades-STA annotations").split("\n")
     questions = []
     for line_number, line in enumerate(lines, 1):
         if not line.strip():

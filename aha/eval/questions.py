@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aha.core.files import read_json
+from aha.core.files import parse_json, read_text
 from aha.core.fusion import Fusion
 from aha.core.prediction import Prediction, interval, listed, number, text
 from aha.errors import UserError
@@ -46,14 +46,9 @@ def question(key: str, video: str, queries: tuple[tuple[float, str], ...], durat
 def read_entries(path: str | Path, what: str) -> list[tuple[str, dict[str, Any]]]:
     """Objects of a JSON list or of JSON Lines, each with the words that say where it stands. Raises UserError naming file and line."""
     path = Path(path)
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{what} {path} does not exist; check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path} cannot be read ({error}); check the file.") from error
+    content = read_text(path, what)
     if content.lstrip()[:1] == "[":
-        entries = [(f"{path}, element {i}", entry) for i, entry in enumerate(read_json(path, what))]
+        entries = [(f"{path}, element {i}", entry) for i, entry in enumerate(parse_json(content, f"{what} {path}"))]
     else:
         entries = []
         for line_number, line in enumerate(content.split("\n"), 1):
