@@ -224,7 +224,13 @@ def check_script(words: list[str]) -> str | None:
         return "no such script"
     if path.name == "test.sh" or arguments[:1] in (["--help"], ["-h"]):
         return None
-    if arguments[:1] == ["--demo"]:
+    if path.name == "kfold_tvsum.sh":
+        arguments = without(arguments, "--splits", "--h5", "--output")
+        if arguments[:1] == ["--demo"]:
+            module, arguments = "aha.demo.kfold", ["OUTPUT", "--train", "0", *arguments[1:]]
+        else:
+            module = "aha.train"
+    elif arguments[:1] == ["--demo"]:
         module, arguments = "aha.demo.run", arguments[1:]
     elif path.name == "make_demo_base.sh":
         module = "aha.demo.pretrain"
@@ -234,6 +240,11 @@ def check_script(words: list[str]) -> str | None:
     else:
         module = "aha.train"
     return parse(module, importlib.import_module(module).main, arguments)
+
+
+def without(arguments: list[str], *flags: str) -> list[str]:
+    """Arguments without the flags that a script takes itself, and their values."""
+    return [word for before, word in zip(["", *arguments], arguments) if word not in flags and before not in flags]
 
 
 def parse(module: str, function, arguments: list[str]) -> str | None:
@@ -246,7 +257,7 @@ def parse(module: str, function, arguments: list[str]) -> str | None:
     try:
         function(arguments)
     except Read as read:
-        if module == "aha.demo.run" and read.rest:  # which it hands to the trainer
+        if module in ("aha.demo.run", "aha.demo.kfold") and read.rest:  # which they hand to the trainer
             return parse("aha.train", None, read.rest)
         return f"unknown: {' '.join(read.rest)}" if read.rest else None
     return "it has no parser"

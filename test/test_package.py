@@ -26,8 +26,8 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"aha", "llava_next"}
 # Used without an import of ours: transformers' Trainer writes tensorboard logs and needs accelerate, torch finds flash-attn,
-# pycocoevalcap brings two Java programs, the tests run in parallel, are linted and build a wheel.
-PLUGINS = {"pycocoevalcap", "tensorboard", "accelerate", "flash-attn", "pytest-xdist", "ruff", "import-linter", "setuptools"}
+# pycocoevalcap brings two Java programs, the tests run in parallel, are linted, type-checked and build a wheel.
+PLUGINS = {"pycocoevalcap", "tensorboard", "accelerate", "flash-attn", "pytest-xdist", "ruff", "import-linter", "mypy", "setuptools"}
 
 
 def canonical(requirement: str) -> str:

@@ -9,6 +9,7 @@ The rules are those of MMDuet's and Aha's evaluation (`--is_online_model 0`), od
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -58,7 +59,7 @@ def captions(text: str, duration: float, form: Form) -> list[TimedText]:
     return [TimedText(float(start) / 100 * duration, float(end) / 100 * duration, words) for start, end, words in VTIMELLM.findall(text)]
 
 
-def form_of(path: str) -> Form:
+def form_of(path: str | os.PathLike) -> Form:
     """VTimeLLM's form iff the path of the prediction file holds "vtimellm", as the released code decides."""
     return "vtimellm" if "vtimellm" in str(path) else "timechat"
 

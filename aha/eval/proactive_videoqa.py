@@ -163,13 +163,13 @@ def read_replies(path: Path, questions: Mapping[str, Asked]) -> Judged:
         turn = int(seconds(entry.get("turn"), where, "turn"))
         reply = entry.get("judge")
         place = name_of(entry, where), turn, words(entry.get("predicted"), where, "predicted")
-        score = None if reply is None else read_points(words(reply, where, "judge"))
+        points = None if reply is None else read_points(words(reply, where, "judge"))
         one = questions.get(place[0])
         if one is not None and turn < len(one.spans) and entry.get("ground_truth", one.spans[turn].answer) != one.spans[turn].answer:
             raise UserError(f"{where}: ground_truth is not answer {turn} of question {place[0]}; the file was made for other annotations.")
-        if place in found and found[place] != score:
+        if place in found and found[place] != points:
             raise UserError(f"{where}: question {place[0]}, turn {turn} is judged twice, differently; keep one reply for each pair.")
-        found[place] = score
+        found[place] = points
 
     def score(key: str, turn: int, answer: str, said: str) -> int | None:
         if (key, turn, said) not in found:

@@ -42,8 +42,9 @@ class ScoreTrack:
         cls, rows: Sequence[Mapping[str, float]], frames: Sequence[int], duration: float, features_FD: np.ndarray | None = None
     ) -> ScoreTrack:
         """rows: `debug_data` of a prediction file."""
-        heads = (np.array([row[name] for row in rows]) if name in rows[0] else None for name in SCORES)
-        return cls(np.array([row["time"] for row in rows]), np.array(frames), *heads, duration, features_FD)
+        informative_F, relevance_F, uncertainty_F = (np.array([row[name] for row in rows]) if name in rows[0] else None for name in SCORES)
+        times_F = np.array([row["time"] for row in rows])
+        return cls(times_F, np.array(frames), informative_F, relevance_F, uncertainty_F, duration, features_FD)
 
     def __len__(self) -> int:
         return len(self.times_F)

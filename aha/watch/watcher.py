@@ -67,13 +67,13 @@ class Watcher:
 
     def hear(self, time: float, scores: FrameScores, feature_H: Tensor) -> list[dict[str, Any]]:
         """The frame at `time` seconds has these scores, each [1] -> what was decided at this frame."""
-        heads = [None if value is None else float(value) for value in scores]
-        row = _Row(self.frames, time, float(self.settings.fusion(*heads)), *heads)
+        informative, relevance, uncertainty = (None if value is None else float(value) for value in scores)
+        row = _Row(self.frames, time, float(self.settings.fusion(informative, relevance, uncertainty)), informative, relevance, uncertainty)
         self._rows.append(row)
         self.frames += 1
         self.time, self.score = time, row.fused
         events = []
-        boundary = self.segmenter.push(*heads, feature_H.numpy())
+        boundary = self.segmenter.push(informative, relevance, uncertainty, feature_H.numpy())
         if boundary is not None:
             events += self._close(boundary)
         events += self._highlights(self.judge.tick(time))
