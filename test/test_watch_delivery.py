@@ -9,9 +9,11 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -243,3 +245,67 @@ def test_mqtt_events_arrive_and_home_assistant_finds_the_stream(quick, tmp_path,
     picture = json.loads(retained["homeassistant/image/aha_front_20_door_2f_1/config"])
     assert picture["image_topic"] in retained and retained[picture["image_topic"]][:2] == b"\xff\xd8"
     assert found["unique_id"] != picture["unique_id"] and found["device"]["identifiers"] == picture["device"]["identifiers"]
+
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
+
+
+@pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed (apt-get install mosquitto)")
+def test_mosquitto_that_is_killed_and_comes_back_gets_every_event(quick, tmp_path, monkeypatch):
+    mqtt = pytest.importorskip("paho.mqtt.client")
+    monkeypatch.setattr("aha.watch.mqtt.TIMEOUT", 5.0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+
+    def start() -> subprocess.Popen:
+        broker, until = subprocess.Popen([MOSQUITTO, "-c", str(config)], stderr=subprocess.DEVNULL), time.monotonic() + 20
+        while time.monotonic() < until:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        return broker
+
+    heard: list[tuple[str, bytes]] = []
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client.reconnect_delay_set(0.05, 0.05)
+    client.on_connect = lambda *_: client.subscribe("#", qos=1)
+    client.on_message = lambda client, data, message: heard.append((message.topic, message.payload))
+    broker = start()
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    stream, delivery = stream_of(f"mqtt://127.0.0.1:{port}/aha"), Delivery(tmp_path / "spool")
+
+    def wait_for(count: int) -> set[str]:
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            ids = {json.loads(payload)["id"] for topic, payload in heard if topic == "aha/door/event"}
+            if len(ids) >= count:
+                break
+            time.sleep(0.02)
+        return ids
+
+    try:
+        delivery.tell(event(0), stream)
+        assert len(wait_for(1)) == 1
+        broker.kill()
+        broker.wait()
+        for n in range(1, 4):
+            delivery.tell(event(n), stream)
+        time.sleep(0.3)
+        stream_is_kept = len(delivery.outboxes["door"].receivers[0].spool)
+        broker = start()
+        assert stream_is_kept >= 2 and delivery.close(30.0) in (0, 1, 2, 3)
+        again = Delivery(tmp_path / "spool")  # what the last attempt did not get through goes out at the next start
+        again.tell(event(4), stream)
+        again.close(30.0)
+        assert wait_for(5) == {event(n)["id"] for n in range(5)}
+        found = json.loads(next(payload for topic, payload in heard if topic == "homeassistant/event/aha_door/config"))
+        assert found["state_topic"] == "aha/door/event"
+    finally:
+        client.loop_stop()
+        broker.kill()
+        broker.wait()
