@@ -20,14 +20,19 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
+from highlights_media import make_video
 from PIL import Image
+from watch_server import broken_server
 
 from aha.errors import UserError
 from aha.watch import receivers
 from aha.watch.cameras import Camera
+from aha.watch.clips import PacketRing, cut_file
 from aha.watch.receivers import Delivery, Pictures, sender_of
+from aha.watch.sources import SourceFrame, open_network
 from aha.watch.spool import Spool
 
 
@@ -73,7 +78,9 @@ class Hook:
 
 
 def stream_of(*targets: str):
-    return SimpleNamespace(key="door", name="door", source=SimpleNamespace(camera=Camera("door", "x", on_event=targets)))
+    return SimpleNamespace(
+        key="door", name="door", source=SimpleNamespace(camera=Camera("door", "x", on_event=targets), clip=lambda start, end: None)
+    )
 
 
 def test_a_webhook_that_fails_hangs_and_comes_back_gets_every_event_once_in_order(quick, tmp_path, monkeypatch):
@@ -178,6 +185,46 @@ def test_pictures_are_bounded_and_those_of_old_peaks_are_kept():
         pictures.add(n / 2, 0.9 if n == 100 else 0.3, np.full((3, 8, 8), n % 250, np.uint8))
     assert len(pictures._recent) + len(pictures._best) <= Pictures.RECENT + Pictures.BEST
     assert abs(int(np.asarray(Image.open(io.BytesIO(pictures.at(50.0)))).mean()) - 100) < 4
+
+
+# ---- clips ----
+
+
+def seconds_of(data: bytes) -> tuple[float, float, str]:
+    """(seconds of picture, of sound, codec of the picture) of a clip, decoded."""
+    with av.open(io.BytesIO(data)) as clip:
+        pictures = [frame.time for frame in clip.decode(video=0)]
+        clip.seek(0)
+        sound = sum(frame.samples / frame.sample_rate for frame in clip.decode(audio=0))
+        return pictures[-1] - pictures[0], sound, clip.streams.video[0].codec_context.name
+
+
+def test_a_clip_has_the_moment_and_its_sound_from_a_file_and_from_a_live_stream(tmp_path):
+    path = tmp_path / "clip.ts"
+    make_video(path, seconds=20, fps=10, container="mpegts", size=(64, 48), sound=True, gop=10)
+    for data in (cut_file(str(path), 5.0, 9.0), ringed(path, 5.0, 9.0)):
+        pictures, sound, codec = seconds_of(data)
+        assert 3.7 <= pictures <= 5.1 and 3.5 <= sound <= 5.2 and codec == "h264"
+    assert cut_file(str(tmp_path / "none.ts"), 0.0, 1.0) is None and seconds_of(cut_file(str(path), 0.0, 2.0))[0] >= 1.8
+
+
+def ringed(path, start: float, end: float) -> bytes | None:
+    ring = PacketRing()
+    with broken_server(path, [], live_bytes_per_second=1 << 24) as (address, _):
+        items, live = open_network(address, 2.0, 1, ring=ring)
+        taken = None
+        for item in items:
+            if isinstance(item, SourceFrame) and item.time >= 15.0 and taken is None:
+                taken = ring.cut(start, end)
+        assert live
+    return taken
+
+
+def test_a_ring_is_bounded(tmp_path, monkeypatch):
+    path = tmp_path / "clip.ts"
+    make_video(path, seconds=20, fps=10, container="mpegts", size=(64, 48), sound=True, gop=10)
+    monkeypatch.setattr("aha.watch.clips.MOST_SECONDS", 4.0)
+    assert ringed(path, 5.0, 9.0) is None and seconds_of(ringed(path, 13.5, 14.5))[0] >= 0.9
 
 
 # ---- MQTT ----

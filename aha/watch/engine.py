@@ -31,8 +31,9 @@ from aha.streaming.live import LiveScores, LiveStreams
 from aha.streaming.policies import MinimumGap, speaking_policy
 from aha.streaming.session import make_cache
 from aha.watch.cameras import Camera, slug
+from aha.watch.clips import PacketRing, cut_file
 from aha.watch.feed import Feed, Item
-from aha.watch.opening import Place, open_feed
+from aha.watch.opening import Place, is_file, open_feed
 from aha.watch.sources import Lost, Reconnected, Resumed, SourceFrame
 from aha.watch.state import Store
 from aha.watch.watcher import Watcher, WatchSettings
@@ -73,6 +74,7 @@ class Source:
         self.camera = camera
         self.streams: list[Stream] = []
         self.feed: Feed | None = None
+        self.ring = PacketRing() if camera.on_event else None  # for the clips of highlights
         self.lost_before = 0  # frames dropped before a restart
         self.told, self.dropped_before, self.worst, self.behind = -math.inf, 0, 0.0, 0.0
         self.heard = time.monotonic()  # when the last item came
@@ -90,6 +92,12 @@ class Source:
     @property
     def dropped(self) -> int:
         return self.lost_before + (0 if self.feed is None else self.feed.dropped)
+
+    def clip(self, start: float, end: float) -> bytes | None:
+        """The moment as a small video; None where its packets are gone."""
+        if self.ring is not None and (data := self.ring.cut(start, end)) is not None:
+            return data
+        return cut_file(self.camera.address, start, end) if is_file(self.camera.address) else None
 
     def may_take(self) -> tuple[bool, bool]:
         """Whether the engine has room for a frame of all its streams, and whether it holds none (then a notice is in order)."""
@@ -152,7 +160,7 @@ class Watch:
                 about = {"source": shown_address(camera.address), "query": stream.query, "model": self.model.name}
                 self._tell(stream, {"event": "start", "time": 0.0, **about, "frame_fps": camera.frame_fps})
         side = self.model.model.config.frame.side
-        source.feed = feed or open_feed(camera, self.args, side, self.named, place, self.changed.set)
+        source.feed = feed or open_feed(camera, self.args, side, self.named, place, self.changed.set, source.ring)
 
     def close(self, name: str, ended: str) -> None:
         """The end of a source: what is open is decided, and its place in the engine is free."""
