@@ -9,23 +9,30 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
+from highlights_media import make_video
 from PIL import Image
+from watch_server import broken_server
 
 from aha.errors import UserError
 from aha.watch import receivers
 from aha.watch.cameras import Camera
+from aha.watch.clips import PacketRing, cut_file
 from aha.watch.receivers import Delivery, Pictures, sender_of
+from aha.watch.sources import SourceFrame, open_network
 from aha.watch.spool import Spool
 
 
@@ -71,7 +78,9 @@ class Hook:
 
 
 def stream_of(*targets: str):
-    return SimpleNamespace(key="door", name="door", source=SimpleNamespace(camera=Camera("door", "x", on_event=targets)))
+    return SimpleNamespace(
+        key="door", name="door", source=SimpleNamespace(camera=Camera("door", "x", on_event=targets), clip=lambda start, end: None)
+    )
 
 
 def test_a_webhook_that_fails_hangs_and_comes_back_gets_every_event_once_in_order(quick, tmp_path, monkeypatch):
@@ -178,6 +187,46 @@ def test_pictures_are_bounded_and_those_of_old_peaks_are_kept():
     assert abs(int(np.asarray(Image.open(io.BytesIO(pictures.at(50.0)))).mean()) - 100) < 4
 
 
+# ---- clips ----
+
+
+def seconds_of(data: bytes) -> tuple[float, float, str]:
+    """(seconds of picture, of sound, codec of the picture) of a clip, decoded."""
+    with av.open(io.BytesIO(data)) as clip:
+        pictures = [frame.time for frame in clip.decode(video=0)]
+        clip.seek(0)
+        sound = sum(frame.samples / frame.sample_rate for frame in clip.decode(audio=0))
+        return pictures[-1] - pictures[0], sound, clip.streams.video[0].codec_context.name
+
+
+def test_a_clip_has_the_moment_and_its_sound_from_a_file_and_from_a_live_stream(tmp_path):
+    path = tmp_path / "clip.ts"
+    make_video(path, seconds=20, fps=10, container="mpegts", size=(64, 48), sound=True, gop=10)
+    for data in (cut_file(str(path), 5.0, 9.0), ringed(path, 5.0, 9.0)):
+        pictures, sound, codec = seconds_of(data)
+        assert 3.7 <= pictures <= 5.1 and 3.5 <= sound <= 5.2 and codec == "h264"
+    assert cut_file(str(tmp_path / "none.ts"), 0.0, 1.0) is None and seconds_of(cut_file(str(path), 0.0, 2.0))[0] >= 1.8
+
+
+def ringed(path, start: float, end: float) -> bytes | None:
+    ring = PacketRing()
+    with broken_server(path, [], live_bytes_per_second=1 << 24) as (address, _):
+        items, live = open_network(address, 2.0, 1, ring=ring)
+        taken = None
+        for item in items:
+            if isinstance(item, SourceFrame) and item.time >= 15.0 and taken is None:
+                taken = ring.cut(start, end)
+        assert live
+    return taken
+
+
+def test_a_ring_is_bounded(tmp_path, monkeypatch):
+    path = tmp_path / "clip.ts"
+    make_video(path, seconds=20, fps=10, container="mpegts", size=(64, 48), sound=True, gop=10)
+    monkeypatch.setattr("aha.watch.clips.MOST_SECONDS", 4.0)
+    assert ringed(path, 5.0, 9.0) is None and seconds_of(ringed(path, 13.5, 14.5))[0] >= 0.9
+
+
 # ---- MQTT ----
 
 
@@ -243,3 +292,67 @@ def test_mqtt_events_arrive_and_home_assistant_finds_the_stream(quick, tmp_path,
     picture = json.loads(retained["homeassistant/image/aha_front_20_door_2f_1/config"])
     assert picture["image_topic"] in retained and retained[picture["image_topic"]][:2] == b"\xff\xd8"
     assert found["unique_id"] != picture["unique_id"] and found["device"]["identifiers"] == picture["device"]["identifiers"]
+
+
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
+
+
+@pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed (apt-get install mosquitto)")
+def test_mosquitto_that_is_killed_and_comes_back_gets_every_event(quick, tmp_path, monkeypatch):
+    mqtt = pytest.importorskip("paho.mqtt.client")
+    monkeypatch.setattr("aha.watch.mqtt.TIMEOUT", 5.0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+
+    def start() -> subprocess.Popen:
+        broker, until = subprocess.Popen([MOSQUITTO, "-c", str(config)], stderr=subprocess.DEVNULL), time.monotonic() + 20
+        while time.monotonic() < until:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        return broker
+
+    heard: list[tuple[str, bytes]] = []
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client.reconnect_delay_set(0.05, 0.05)
+    client.on_connect = lambda *_: client.subscribe("#", qos=1)
+    client.on_message = lambda client, data, message: heard.append((message.topic, message.payload))
+    broker = start()
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    stream, delivery = stream_of(f"mqtt://127.0.0.1:{port}/aha"), Delivery(tmp_path / "spool")
+
+    def wait_for(count: int) -> set[str]:
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            ids = {json.loads(payload)["id"] for topic, payload in heard if topic == "aha/door/event"}
+            if len(ids) >= count:
+                break
+            time.sleep(0.02)
+        return ids
+
+    try:
+        delivery.tell(event(0), stream)
+        assert len(wait_for(1)) == 1
+        broker.kill()
+        broker.wait()
+        for n in range(1, 4):
+            delivery.tell(event(n), stream)
+        time.sleep(0.3)
+        stream_is_kept = len(delivery.outboxes["door"].receivers[0].spool)
+        broker = start()
+        assert stream_is_kept >= 2 and delivery.close(30.0) in (0, 1, 2, 3)
+        again = Delivery(tmp_path / "spool")  # what the last attempt did not get through goes out at the next start
+        again.tell(event(4), stream)
+        again.close(30.0)
+        assert wait_for(5) == {event(n)["id"] for n in range(5)}
+        found = json.loads(next(payload for topic, payload in heard if topic == "homeassistant/event/aha_door/config"))
+        assert found["state_topic"] == "aha/door/event"
+    finally:
+        client.loop_stop()
+        broker.kill()
+        broker.wait()

@@ -7,6 +7,7 @@ feed.py       the reading thread, the queue and its rule for falling behind
 engine.py     many cameras on one model: frames -> scores, and the loop
 watcher.py    scores of one stream -> segments, highlights and replies, as events
 levels.py     which segments are highlights
+receivers.py  webhook, MQTT (mqtt.py), file, command; spool.py: what waits for them; clips.py: the clip of a moment
 state.py      what is on disk, so that a watch survives
 lines.py      events as JSON Lines or text; questions.py: lines typed meanwhile
 command.py    the command line

@@ -31,8 +31,9 @@ from aha.streaming.live import LiveScores, LiveStreams
 from aha.streaming.policies import MinimumGap, speaking_policy
 from aha.streaming.session import make_cache
 from aha.watch.cameras import Camera, slug
-from aha.watch.feed import Item
-from aha.watch.opening import Place, open_feed
+from aha.watch.clips import PacketRing, cut_file
+from aha.watch.feed import Feed, Item
+from aha.watch.opening import Place, is_file, open_feed
 from aha.watch.sources import Lost, Reconnected, Resumed, SourceFrame
 from aha.watch.state import Store
 from aha.watch.watcher import Watcher, WatchSettings
@@ -72,7 +73,8 @@ class Source:
     def __init__(self, camera: Camera):
         self.camera = camera
         self.streams: list[Stream] = []
-        self.feed: Any = None
+        self.feed: Feed | None = None
+        self.ring = PacketRing() if camera.on_event else None  # for the clips of highlights
         self.lost_before = 0  # frames dropped before a restart
         self.told, self.dropped_before, self.worst, self.behind = -math.inf, 0, 0.0, 0.0
         self.heard = time.monotonic()  # when the last item came
@@ -91,6 +93,12 @@ class Source:
     def dropped(self) -> int:
         return self.lost_before + (0 if self.feed is None else self.feed.dropped)
 
+    def clip(self, start: float, end: float) -> bytes | None:
+        """The moment as a small video; None where its packets are gone."""
+        if self.ring is not None and (data := self.ring.cut(start, end)) is not None:
+            return data
+        return cut_file(self.camera.address, start, end) if is_file(self.camera.address) else None
+
     def may_take(self) -> tuple[bool, bool]:
         """Whether the engine has room for a frame of all its streams, and whether it holds none (then a notice is in order)."""
         held = [len(stream.pending) for stream in self.streams]
@@ -108,15 +116,8 @@ class Watch:
         seen: Callable[[Stream, float, float, np.ndarray], None] = _unseen,
     ):  # fmt: skip
         make_cache(args.cache, args.window, None, tokens_per_frame=model.model.config.tokens_per_frame)  # its UserError before the warm-up
-        self.model, self.args, self.settings, self.emit, self.named, self.run_id, self.store = (
-            model,
-            args,
-            settings,
-            emit,
-            named,
-            run_id,
-            store,
-        )
+        self.model, self.args, self.settings, self.emit = model, args, settings, emit
+        self.named, self.run_id, self.store, self.seen = named, run_id, store, seen
         compiled = model.model.decoder_device.type == "cuda" and not args.no_compile
         self.engine = OnlineEngine(model.model, window=args.window, max_streams=max_streams, tokenizer=model.tokenizer, compiled=compiled)
         self.live = LiveStreams(self.engine, max_waiting=AHEAD)
@@ -131,8 +132,11 @@ class Watch:
 
     # ---- streams come and go ----
 
-    def open(self, camera: Camera) -> None:
-        """Begin to watch a camera, or go on where --state left it. Raises UserError: no room, or settings that cannot work."""
+    def open(self, camera: Camera, feed: Feed | None = None) -> None:
+        """Begin to watch a camera, or go on where --state left it. feed: frames from elsewhere than its address.
+
+        Raises UserError: no room, or settings that cannot work.
+        """
         if sum(source.camera.streams for source in self.sources.values()) + camera.streams > self.max_streams:
             raise UserError(
                 f"camera {camera.name!r} is one stream too many: memory was taken for {self.max_streams}; start again with --max_streams."
@@ -155,7 +159,8 @@ class Watch:
             if place is None:
                 about = {"source": shown_address(camera.address), "query": stream.query, "model": self.model.name}
                 self._tell(stream, {"event": "start", "time": 0.0, **about, "frame_fps": camera.frame_fps})
-        source.feed = open_feed(camera, self.args, self.model.model.config.frame.side, self.named, place, self.changed.set)
+        side = self.model.model.config.frame.side
+        source.feed = feed or open_feed(camera, self.args, side, self.named, place, self.changed.set, source.ring)
 
     def close(self, name: str, ended: str) -> None:
         """The end of a source: what is open is decided, and its place in the engine is free."""

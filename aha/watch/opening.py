@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from aha.errors import UserError
 from aha.watch.cameras import Camera
+from aha.watch.clips import PacketRing
 from aha.watch.feed import Feed, Item
 from aha.watch.sources import (
     LONGEST_RETRY,
@@ -37,28 +38,34 @@ class Place:
     wall: float
 
 
+def is_file(address: str) -> bool:
+    return address != "-" and camera_of(address) is None and not is_network(address)
+
+
 def check_source(address: str) -> None:
     """Raises UserError for a file that is not there."""
-    if address != "-" and camera_of(address) is None and not is_network(address):
+    if is_file(address):
         check_file(address)
 
 
-def open_feed(camera: Camera, args: argparse.Namespace, side: int, several: bool, place: Place | None, wake) -> Feed:
+def open_feed(
+    camera: Camera, args: argparse.Namespace, side: int, several: bool, place: Place | None, wake, ring: PacketRing | None = None
+) -> Feed:
     """The feed of a camera in pictures of `side` x `side` pixels. It opens the source in its thread; what fails there is `feed.error`."""
-    is_file = camera.address != "-" and camera_of(camera.address) is None and not is_network(camera.address)
-    live = args.live if is_file or camera.address == "-" else True
+    from_file = is_file(camera.address)
+    live = args.live if from_file or camera.address == "-" else True
 
     def items(feed: Feed) -> Iterator[Item]:
-        if is_file:
+        if from_file:
             return _file(camera, args, side, place)
         if camera.address == "-":
-            return _shifted(read_pipe(camera.frame_fps, args.raw_size, args.raw_fps, side), place, camera.frame_fps)
+            return _shifted(read_pipe(camera.frame_fps, args.raw_size, args.raw_fps, side, ring), place, camera.frame_fps, ring)
         if (device := camera_of(camera.address)) is not None:
-            return _shifted(read_camera(device, camera.frame_fps, side), place, camera.frame_fps)
-        return _network(camera, args, side, several, place, feed)
+            return _shifted(read_camera(device, camera.frame_fps, side, ring), place, camera.frame_fps, ring)
+        return _network(camera, args, side, several, place, feed, ring)
 
     size = max(1, round(args.buffer_seconds * camera.frame_fps))
-    return Feed(iter(()), size, live, is_file and args.live, wake=wake, open=items)
+    return Feed(iter(()), size, live, from_file and args.live, wake=wake, open=items)
 
 
 def _file(camera: Camera, args: argparse.Namespace, side: int, place: Place | None) -> Iterator[Item]:
@@ -76,12 +83,14 @@ def _file(camera: Camera, args: argparse.Namespace, side: int, place: Place | No
             raise
 
 
-def _network(camera: Camera, args: argparse.Namespace, side: int, several: bool, place: Place | None, feed: Feed) -> Iterator[Item]:
+def _network(
+    camera: Camera, args: argparse.Namespace, side: int, several: bool, place: Place | None, feed: Feed, ring: PacketRing | None
+) -> Iterator[Item]:
     attempts = args.reconnect_attempts if args.reconnect_attempts is not None else ENDLESS if several else 8
     failures = 0
     while True:
         try:
-            items, feed.live = open_network(camera.address, camera.frame_fps, attempts, side)
+            items, feed.live = open_network(camera.address, camera.frame_fps, attempts, side, ring)
             break
         except UserError as error:  # several cameras: the others are watched while this one is tried again
             failures += 1
@@ -91,7 +100,7 @@ def _network(camera: Camera, args: argparse.Namespace, side: int, several: bool,
             yield Lost(str(error), wait)
             time.sleep(wait)
     if feed.live:
-        yield from _shifted(items, place, camera.frame_fps)
+        yield from _shifted(items, place, camera.frame_fps, ring)
         return
     if place is not None:
         yield Resumed(0.0)
@@ -99,7 +108,7 @@ def _network(camera: Camera, args: argparse.Namespace, side: int, several: bool,
     yield from (item for item in items if not isinstance(item, SourceFrame) or item.time > seen)
 
 
-def _shifted(items: Iterator[Item], place: Place | None, fps: float) -> Iterator[Item]:
+def _shifted(items: Iterator[Item], place: Place | None, fps: float, ring: PacketRing | None) -> Iterator[Item]:
     """What cannot be read again goes on with the clock of the stream: the seconds that went by meanwhile are lost."""
     offset = None if place is not None else 0.0
     for item in items:
@@ -107,6 +116,8 @@ def _shifted(items: Iterator[Item], place: Place | None, fps: float) -> Iterator
             if offset is None:
                 ticks = max(1, math.ceil((time.time() - place.wall) * fps - 1e-6))
                 offset = (round(place.time * fps) + ticks) / fps - item.time
+                if ring is not None:
+                    ring.offset = offset
                 yield Resumed((ticks - 1) / fps)
             item = SourceFrame(item.image_CHW, item.time + offset, item.arrived)
         yield item

@@ -7,9 +7,9 @@
     jsonl:FILE                     appended as a line
     command:PROGRAM ARGUMENTS      run for each event: JSON on its standard input, AHA_EVENT and AHA_EVENT_ID in its environment
 
-All but segments and status go there; highlights with a picture of their best moment (JPEG; in JSON as base64 in "picture"). Each stream
-and receiver has a spool (spool.py) and a thread: an event is tried again, ever more slowly, until it is taken, and a slow receiver stops
-nothing.
+All but segments and status go there; highlights with a picture of their best moment (JPEG) and its clip (MP4, sound kept; clips.py), in
+JSON as base64 in "picture" and "clip". Each stream and receiver has a spool (spool.py) and a thread: an event is tried again, ever more
+slowly, until it is taken, and a slow receiver stops nothing.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ def sender_of(target: str, stream: str) -> Send:
 
 
 def json_of(entry: Entry) -> str:
-    picture = {} if entry.picture is None else {"picture": base64.b64encode(entry.picture).decode()}
-    return json.dumps({**entry.event, **picture}, ensure_ascii=False)
+    media = {"picture": entry.picture, "clip": entry.clip}
+    shown = {name: base64.b64encode(data).decode() for name, data in media.items() if data is not None}
+    return json.dumps({**entry.event, **shown}, ensure_ascii=False)
 
 
 class Webhook:
@@ -130,8 +131,8 @@ class Receiver:
         self._thread = threading.Thread(target=self._work, name=f"aha-watch-{stream}", daemon=True)
         self._thread.start()
 
-    def put(self, event: dict[str, Any], picture: bytes | None) -> None:
-        self.spool.put(event, picture)
+    def put(self, event: dict[str, Any], picture: bytes | None, clip: bytes | None) -> None:
+        self.spool.put(event, picture, clip)
         self._more.set()
 
     def stop(self) -> None:
@@ -201,9 +202,11 @@ class Delivery:
         if not stream.source.camera.on_event or event["event"] in NOT_SENT:
             return
         outbox = self._outbox(stream)
-        picture = outbox.pictures.at(event["peak_time"]) if event["event"] == "highlight" else None
+        picture = clip = None
+        if event["event"] == "highlight":
+            picture, clip = outbox.pictures.at(event["peak_time"]), stream.source.clip(event["start"], event["end"])
         for receiver in outbox.receivers:
-            receiver.put(event, picture)
+            receiver.put(event, picture, clip)
 
     def close(self, seconds: float) -> int:
         """Wait at most so long for what is on its way; how many events are still in the spools then."""

@@ -29,6 +29,7 @@ from aha.video.container import NETWORK, TIMEOUT, allowed, is_playlist, pixel_as
 from aha.video.frames import letterbox
 from aha.video.packet_index import UNINDEXED
 from aha.video.reader import ROUNDED, iter_frames
+from aha.watch.clips import PacketRing
 
 LONGEST_RETRY = 8.0  # seconds between two attempts to reconnect
 SEEK_BACK = 3.0  # seconds
@@ -131,7 +132,9 @@ def read_file(
         yield SourceFrame(frame.frame_CHW, frame.time, time.monotonic())
 
 
-def read_pipe(fps: float, raw_size: str | None, raw_fps: float, side: int = PUBLISHED.side) -> Iterator[SourceFrame]:
+def read_pipe(
+    fps: float, raw_size: str | None, raw_fps: float, side: int = PUBLISHED.side, ring: PacketRing | None = None
+) -> Iterator[SourceFrame]:
     """Standard input: a container that can be read from front to back (MPEG-TS, Matroska, fragmented MP4), or bare rgb24 pictures of
     `raw_size` (WIDTHxHEIGHT), `raw_fps` a second. Raises UserError."""
     options = {"video_size": raw_size, "pixel_format": "rgb24", "framerate": str(raw_fps)} if raw_size else {}
@@ -149,7 +152,7 @@ def read_pipe(fps: float, raw_size: str | None, raw_fps: float, side: int = PUBL
         cure = "pipe MPEG-TS or Matroska (ffmpeg -i IN -f mpegts -), or give --raw_size for bare rgb24 pictures"
         raise UserError(f"standard input holds no video that can be read ({reason(error)}); {cure}.") from error
     with container:
-        yield from _sampled(container, Sampler(fps, side), "standard input")
+        yield from _sampled(container, Sampler(fps, side), "standard input", ring=ring)
 
 
 class _Pipe:
@@ -165,7 +168,7 @@ class _Pipe:
         return data
 
 
-def read_camera(device: str, fps: float, side: int = PUBLISHED.side) -> Iterator[SourceFrame]:
+def read_camera(device: str, fps: float, side: int = PUBLISHED.side, ring: PacketRing | None = None) -> Iterator[SourceFrame]:
     """A camera of this machine. Raises UserError."""
     kind = {"linux": "video4linux2", "darwin": "avfoundation"}.get(sys.platform, "dshow")
     try:
@@ -173,11 +176,11 @@ def read_camera(device: str, fps: float, side: int = PUBLISHED.side) -> Iterator
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise UserError(f"camera {device} cannot be opened ({reason(error)}); check that it is plugged in and not in use.") from error
     with container:
-        yield from _sampled(container, Sampler(fps, side), f"camera {device}")
+        yield from _sampled(container, Sampler(fps, side), f"camera {device}", ring=ring)
 
 
 def open_network(
-    address: str, fps: float, attempts: int, side: int = PUBLISHED.side
+    address: str, fps: float, attempts: int, side: int = PUBLISHED.side, ring: PacketRing | None = None
 ) -> tuple[Iterator[SourceFrame | Lost | Reconnected], bool]:
     """(items of an RTSP or HTTP stream, whether it is live). After a lost connection it goes on; `attempts` in a row that bring nothing new
     end it.
@@ -187,11 +190,17 @@ def open_network(
     """
     container = _connect(address)
     known_length = container.duration / 1e6 if container.duration else None
-    return _read_network(container, address, known_length, fps, attempts, side), known_length is None
+    return _read_network(container, address, known_length, fps, attempts, side, ring), known_length is None
 
 
 def _read_network(
-    container: av.container.InputContainer, address: str, known_length: float | None, fps: float, attempts: int, side: int
+    container: av.container.InputContainer,
+    address: str,
+    known_length: float | None,
+    fps: float,
+    attempts: int,
+    side: int,
+    ring: PacketRing | None,
 ) -> Iterator[SourceFrame | Lost | Reconnected]:
     sampler, place = Sampler(fps, side), _Place(known_length)
     failures = 0
@@ -199,7 +208,7 @@ def _read_network(
         cause, reached = "the stream ended", place.reached
         try:
             with container:
-                yield from _sampled(container, sampler, shown_address(address), place)
+                yield from _sampled(container, sampler, shown_address(address), place, ring)
         except av.error.FFmpegError as error:
             cause = reason(error)
         if place.is_end():
@@ -292,7 +301,9 @@ def _seek(container: av.container.InputContainer, seconds: float) -> None:
         return
 
 
-def _sampled(container: av.container.InputContainer, sampler: Sampler, shown: str, place: _Place | None = None) -> Iterator[SourceFrame]:
+def _sampled(
+    container: av.container.InputContainer, sampler: Sampler, shown: str, place: _Place | None = None, ring: PacketRing | None = None
+) -> Iterator[SourceFrame]:
     """Sampled frames of an open container. `place`: where earlier connections got to; frames seen there decide nothing any more.
 
     Its errors (FFmpegError) are the caller's.
@@ -305,8 +316,12 @@ def _sampled(container: av.container.InputContainer, sampler: Sampler, shown: st
     if stream.guessed_rate:
         sampler.expect(step)
     on_screen: av.VideoFrame | None = None
+    if ring is not None:
+        ring.connect(container, stream)
     for packet in container.demux():
         place.note(container, packet)
+        if ring is not None:
+            ring.add(packet)
         if packet.stream_index != stream.index:
             clock.hear(packet)
             continue
@@ -319,6 +334,8 @@ def _sampled(container: av.container.InputContainer, sampler: Sampler, shown: st
             continue  # after a cut the first packets may lack what they refer to
         for frame in frames:
             seconds = _seconds_of(frame, place, step)
+            if ring is not None:
+                ring.place(place.origin)
             for due, before in sampler.decided_by(seconds):
                 yield SourceFrame(converter(on_screen if before else frame), due, time.monotonic())
             on_screen, place.arrived = frame, time.monotonic()

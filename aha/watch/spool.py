@@ -1,7 +1,7 @@
 """Events that wait on disk until their receiver has taken them: bounded, in order, kept over kill -9.
 
     spool = Spool("outputs/state/spool/door-3f2a", most_bytes=64 << 20)
-    spool.put(event, picture)        # event: with its id; picture: JPEG or None. Never waits for the receiver
+    spool.put(event, picture, clip)  # event: with its id; picture, clip: JPEG, MP4 or None. Never waits for the receiver
     spool.oldest()                   # the next one to deliver, or None
     spool.done(entry)
 
@@ -33,6 +33,7 @@ class Entry:
     path: Path
     event: dict[str, Any]
     picture: bytes | None
+    clip: bytes | None
 
 
 class Spool:
@@ -58,12 +59,13 @@ class Spool:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, event: dict[str, Any], picture: bytes | None = None) -> bool:
+    def put(self, event: dict[str, Any], picture: bytes | None = None, clip: bytes | None = None) -> bool:
         """False: it was put before."""
         with self._lock:
             if event["id"] in self._known or any(event["id"] == other for _, _, other in self._waiting):
                 return False
-            text = json.dumps({"event": event, "picture": None if picture is None else base64.b64encode(picture).decode()})
+            media = [None if data is None else base64.b64encode(data).decode() for data in (picture, clip)]
+            text = json.dumps({"event": event, "media": media})
             while self._waiting and self._bytes + len(text) > self.most_bytes:
                 self._drop()
             self._number += 1
@@ -89,9 +91,9 @@ class Spool:
                 path = self._waiting[0][0]
                 try:
                     value = json.loads(path.read_text(encoding="utf-8"))
-                    picture = value["picture"]
+                    media = [None if text is None else base64.b64decode(text) for text in value["media"]]
                     event = {**value["event"], **({"lost_before": self.lost} if self.lost else {})}
-                    return Entry(path, event, None if picture is None else base64.b64decode(picture))
+                    return Entry(path, event, *media)
                 except (OSError, ValueError, KeyError):
                     self._drop()
             return None

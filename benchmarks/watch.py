@@ -1,0 +1,119 @@
+"""The code path of `aha watch`, frames from memory: feeds, queue, engine, segments, highlights, events; no decoding.
+
+    python benchmarks/watch.py --size 7b --frames 3600                       # one GPU, one stream, as fast as it goes
+    python benchmarks/watch.py --size 7b --streams 100 --fps 2 --frames 60   # live streams: from a frame's arrival to its decisions
+    python benchmarks/watch.py --size tiny --frames 60 --streams 2           # a machine without a GPU
+
+Random weights, dynamic sink. Without --fps every stream always has a frame waiting, and a latency is the time from one frame of a stream to
+its next. Prints memory after a quarter of the frames and at the end, the difference of the first stream's scores from those of a plain
+session on the first --check_frames frames, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+
+import numpy as np
+import torch
+from streaming_common import arguments, environment, gpu_gib, percentiles, pictures, random_model, settle, timed, tokenizer
+
+from aha.api import Highlighter
+from aha.cli.commands import _watch_parser, online_of
+from aha.core.fusion import fusion_of
+from aha.streaming import Session
+from aha.watch.cameras import Camera
+from aha.watch.command import settings_of
+from aha.watch.engine import Watch
+from aha.watch.feed import Feed
+from aha.watch.sources import SourceFrame
+
+QUERY = "tell me when someone falls"
+
+
+def frames_of(images: np.ndarray, count: int, number: int, fps: float | None, begin: threading.Event):
+    """What a reader gives: `count` frames, at `fps` a second where that is given; streams are spread evenly over the time between."""
+    begin.wait()
+    start = time.monotonic() + (number % 97 / 97 / fps if fps else 0.0)
+    for k in range(count):
+        if fps:
+            time.sleep(max(0.0, start + k / fps - time.monotonic()))
+        yield SourceFrame(images[(k + number) % len(images)], k / (fps or 2.0), time.monotonic())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments(parser)
+    parser.add_argument("--frames", type=int, default=3600, help="of each stream")
+    parser.add_argument("--streams", type=int, default=1)
+    parser.add_argument("--fps", type=float, help="frames a second that each stream sends (default: as fast as they are scored)")
+    parser.add_argument("--window", type=int, default=2048, help="tokens")
+    parser.add_argument("--check_frames", type=int, default=96)
+    args = parser.parse_args()
+    device, dtype = settle(args)
+    model = Highlighter(random_model(args.size, device, dtype), tokenizer(), "random weights")
+    flags = argparse.ArgumentParser()
+    _watch_parser(flags)
+    watch_args = flags.parse_args(["memory", "--window", str(args.window), *(["--no_compile"] if args.no_compile else [])])
+    images, events = pictures(256), []
+    decided: list[float] = []
+    moments: dict[str, list[float]] = {}
+    first: list[float] = []
+    memory: dict[str, float | None] = {}
+    quarter = args.frames * args.streams // 4
+
+    def seen(stream, seconds, score, image_CHW) -> None:
+        moments.setdefault(stream.name, []).append(time.monotonic())
+        decided.append(stream.source.behind)
+        if stream.name == "stream 0":
+            first.append(score)
+        if len(decided) == quarter:
+            memory["gpu_gib_quarter"] = gpu_gib(device, peak=False)
+
+    settings = settings_of(watch_args, fusion_of(watch_args), online_of(watch_args))
+    warm_up, watch = timed(
+        device,
+        lambda: Watch(
+            model, watch_args, settings, lambda event, _: events.append(event), max_streams=args.streams, named=True, run_id="b", seen=seen
+        ),
+    )
+    print(f"warm-up (compile, capture): {warm_up:.1f} s", flush=True)
+    begin = threading.Event()
+    for n in range(args.streams):
+        feed = Feed(frames_of(images, args.frames, n, args.fps, begin), 8, args.fps is not None, wake=watch.changed.set)
+        watch.open(Camera(f"stream {n}", "memory", (QUERY,), args.fps or 2.0), feed)
+    start = time.perf_counter()
+    begin.set()
+    watch.run(threading.Event())
+    total = time.perf_counter() - start
+    memory["gpu_gib_end"] = gpu_gib(device, peak=False)
+    gaps = [
+        b - a for times in moments.values() for a, b in zip(times[min(50, len(times) // 2) :], times[min(50, len(times) // 2) + 1 :])
+    ] or [total]
+    ends = [event for event in events if event["event"] == "end"]
+    plain = Session(model.model, QUERY, tokenizer=model.tokenizer, cache="dynamic_sink", window=args.window)
+    count = min(args.check_frames, len(first))
+    pushed = [plain.push(torch.from_numpy(images[k % 256 : k % 256 + 1])).relevance for k in range(count)]
+    expected, got = torch.cat(pushed).double().cpu().numpy(), np.array(first[:count])
+    ranks = np.argsort(np.argsort(expected)), np.argsort(np.argsort(got))
+    difference = float(np.abs(expected - got).max())
+    dropped = sum(event["dropped"] for event in ends)
+    result = {
+        "benchmark": "watch", **environment(args, device), "streams": args.streams, "fps_each": args.fps, "frames": len(decided),
+        "frames_per_second": round(len(decided) / total, 2), **percentiles(decided if args.fps else gaps), "dropped": dropped, **memory,
+        "warm_up_s": round(warm_up, 1), "events": len(events), "max_diff_relevance": float(f"{difference:.3g}"),
+        "rank_correlation": round(float(np.corrcoef(*ranks)[0, 1]), 5),
+    }  # fmt: skip
+    whole = dropped or len(decided) == args.frames * args.streams
+    result["wrong"] = int(difference > (1e-3 if dtype == torch.float32 else 0.1) or not whole)
+    for key, value in result.items():
+        print(f"  {key:26} {value}")
+    print(json.dumps(result))
+    return result["wrong"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
