@@ -193,6 +193,23 @@ def test_names_and_tags_that_are_not_utf8(tmp_path):
     assert probe(tagged).frame_count == 1
 
 
+def test_pyav_19_which_always_reads_such_tags_and_has_no_argument_for_it(tmp_path, monkeypatch):
+    """Python 3.12 and later get it from `av>=16`. A file, a pipe and a network stream, opened by a function with the arguments of that version."""
+    path = write_video(tmp_path / "video.ts", count=8)
+    real = av.open
+
+    def as_in_19(file, mode=None, format=None, options=None, container_options=None, buffer_size=32768, timeout=None, io_open=None):
+        return real(file, mode, format, options, timeout=timeout, metadata_errors="replace")
+
+    monkeypatch.setattr(av, "__version__", "19.0.2")
+    monkeypatch.setattr(av, "open", as_in_19)
+    assert len(read_video(path, num_frames=4).times) == 4
+    assert piped(monkeypatch, path.read_bytes())
+    with counting_server(path.read_bytes()) as (address, asked):
+        assert next(open_network(f"{address}/video.ts", 4.0, 1)[0])
+    assert asked
+
+
 @pytest.mark.parametrize("address, shown", [
     ("http://bob:S3cretPw@host/live.ts?token=abcd", "http://host/live.ts"),
     ("rtsp://bob:p@ss@cam:554/h264", "rtsp://cam:554/h264"),

@@ -70,7 +70,7 @@ def open_container(path: str | os.PathLike) -> av.container.InputContainer:
     if Path(path).suffix.lower() in IMAGE_SUFFIXES:  # FFmpeg would read the name as a pattern of image names
         raise UserError(f"{path} has the name of an image, not of a video; rename it, or give a list of image files with source_fps.")
     try:
-        return av.open(os.path.abspath(path), options=allowed("file"), metadata_errors="replace")
+        return av.open(os.path.abspath(path), options=allowed("file"), **tags_as_they_are())
     except (av.error.FFmpegError, ValueError, OSError) as error:
         try:
             with open(path, "rb") as file:
@@ -85,6 +85,11 @@ def open_container(path: str | os.PathLike) -> av.container.InputContainer:
 def allowed(protocols: str, formats: str = "") -> dict[str, str]:
     """FFmpeg's options that hold a source to these protocols and to the containers of the list (with `formats` added)."""
     return {"protocol_whitelist": protocols, "format_whitelist": f"{FORMATS},{formats}" if formats else FORMATS}
+
+
+def tags_as_they_are() -> dict[str, str]:
+    """The argument of `av.open` by which a file's tags need be no UTF-8. PyAV 19 has no such argument: it always reads them."""
+    return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 def is_playlist(head: bytes) -> bool:

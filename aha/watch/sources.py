@@ -25,7 +25,7 @@ from aha.core.addresses import shown_address
 from aha.errors import UserError
 from aha.video.backends import Matrices, upright_rgb
 from aha.video.clock import Clock
-from aha.video.container import NETWORK, TIMEOUT, allowed, is_playlist, pixel_aspect_of, reason, video_stream
+from aha.video.container import NETWORK, TIMEOUT, allowed, is_playlist, pixel_aspect_of, reason, tags_as_they_are, video_stream
 from aha.video.frames import letterbox
 from aha.video.packet_index import UNINDEXED
 from aha.video.reader import ROUNDED, iter_frames
@@ -144,7 +144,7 @@ def read_pipe(
             pipe,
             format="rawvideo" if raw_size else None,
             options=options | allowed("pipe", "rawvideo" if raw_size else ""),
-            metadata_errors="replace",
+            **tags_as_they_are(),
         )
     except (av.error.FFmpegError, ValueError) as error:
         if is_playlist(pipe.head):
@@ -284,7 +284,7 @@ def _connect(address: str) -> av.container.InputContainer:
     scheme = address.split("://", 1)[0].lower()
     options = {"rtsp_transport": "tcp"} if scheme.startswith("rtsp") else {}
     try:
-        return av.open(address, options=options | allowed(*NETWORK[scheme]), timeout=TIMEOUT, metadata_errors="replace")
+        return av.open(address, options=options | allowed(*NETWORK[scheme]), timeout=TIMEOUT, **tags_as_they_are())
     except (av.error.FFmpegError, ValueError, OSError) as error:
         cure = "check the address, that the server runs, and that it sends a video and no playlist (.m3u8, .mpd)"
         raise UserError(f"stream {shown_address(address)} cannot be opened ({reason(error)}); {cure}.") from error
