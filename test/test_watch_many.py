@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from aha.api import Highlighter, load
 from aha.cli.commands import _watch_parser
 from aha.core.fusion import fusion_of
+from aha.demo.dataset import importance, plan_dataset, write_video
 from aha.errors import UserError
 from aha.watch.cameras import Camera, cameras_of, read_cameras, slug, unique
 from aha.watch.command import run_watch, settings_of
@@ -297,6 +298,29 @@ def test_a_judge_goes_on_where_it_was():
         told += [v.candidate.about for v in [*whole.tick(now), *whole.segment(candidate(n, score, score), now)]]
         now_told += [v.candidate.about for v in [*parts.tick(now), *parts.segment(candidate(n, score, score), now)]]
     assert told == now_told and len(told) > 3 and MIN_SEGMENTS < 60
+
+
+def test_held_out_demo_videos_their_own_segments_are_found_and_what_is_not_there_is_not(model, tmp_path):
+    """A title finds the scenes that are important under it; the title of something that no scene shows finds nothing."""
+    plans = {plan.video_id: plan for plan in plan_dataset(0)}
+    held_out = [plans["demo_CO_02"], plans["demo_PL_06"]]
+    absent = "Everything purple: a collection"  # no scene of the second video has anything purple
+    for plan in held_out:
+        write_video(plan, tmp_path / f"{plan.video_id}.mp4")
+    cameras = [Camera(plan.video_id, str(tmp_path / f"{plan.video_id}.mp4"), (plan.title,)) for plan in held_out]
+    cameras.append(Camera("absent", cameras[1].address, (absent,)))
+    args = flags(*(camera.address for camera in cameras), "--window", "2048")
+    events = watched(model, args, cameras)
+    for plan in held_out:
+        second = np.concatenate([[importance(plan.target, scene)] * seconds for scene, seconds in plan.scenes])
+        found, segments = (
+            [(e["start"], e["end"]) for e in events if e["event"] == kind and e["stream"] == plan.video_id]
+            for kind in ("highlight", "segment")
+        )
+        matter = [(start, end) for start, end in segments if second[int(start) : max(int(end), int(start) + 1)].mean() > 0.6]
+        assert sorted(found) == sorted(matter) and len(matter) >= 4
+    absent_end = next(e for e in events if e["event"] == "end" and e["stream"] == "absent")
+    assert absent_end["highlights"] == 0 and len(absent_end["best"]) == 5
 
 
 def test_lines_for_people():

@@ -12,10 +12,13 @@ FORMATS = ("json", "text")
 SIDE = ("event", "time", "stream", "id")  # keys that a line of text shows in its own way, or not at all
 
 
+def rounded(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in event.items()}
+
+
 def line_of(event: dict[str, Any], format: str) -> str:
-    rounded = {key: round(value, 6) if isinstance(value, float) else value for key, value in event.items()}
     if format == "json":
-        return json.dumps(rounded, ensure_ascii=False)
+        return json.dumps(rounded(event), ensure_ascii=False)
     whose = f"{event['stream']}: " if "stream" in event else ""
     return f"{clock(event['time'])}  {whose}{event['event']:<9}  {_about(event)}".rstrip()
 

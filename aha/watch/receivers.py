@@ -36,6 +36,7 @@ import numpy as np
 from aha.core.addresses import shown_address, without_secrets
 from aha.core.extras import need
 from aha.errors import UserError
+from aha.watch.lines import rounded
 from aha.watch.spool import Entry, Spool
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class Delivery:
         if event["event"] == "highlight":
             picture, clip = outbox.pictures.at(event["peak_time"]), stream.source.clip(event["start"], event["end"])
         for receiver in outbox.receivers:
-            receiver.put(event, picture, clip)
+            receiver.put(rounded(event), picture, clip)
 
     def close(self, seconds: float) -> int:
         """Wait at most so long for what is on its way; how many events are still in the spools then."""
