@@ -147,8 +147,8 @@ class Mixture:
     """
 
     def __init__(self, sources: list[Source], tokenizer: Any, seed: int = 0, frame: FrameShape = PUBLISHED,
-                 video_backend: str = "pyav"):  # fmt: skip
-        self.sources, self.frame, self.video_backend = sources, frame, video_backend
+                 video_backend: str = "pyav", system_prompt: str = DEFAULT_SYSTEM_PROMPT):  # fmt: skip
+        self.sources, self.frame, self.video_backend, self.system_prompt = sources, frame, video_backend, system_prompt
         self.format = DuetFormat(tokenizer, frame.tokens)
         self.seed = seed
         self.set_epoch(0)
@@ -198,7 +198,7 @@ class Mixture:
         s, n = self.items[i]
         source = self.sources[s]
         first, turns = source.samples[n].conversation(source.fps, self._rng(i))
-        return first, [Turn("system", DEFAULT_SYSTEM_PROMPT), *keep_frames(turns, source.max_num_frames)]
+        return first, [Turn("system", self.system_prompt), *keep_frames(turns, source.max_num_frames)]
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """input_ids, labels, informative_labels, relevance_labels [T]; frames uint8 [F,3,S,S]; sample_id, dataset, video_id,
@@ -308,6 +308,7 @@ def build_mixture(
     limit: int | None = None,
     frame: FrameShape = PUBLISHED,
     video_backend: str = "pyav",
+    system_prompt: str = DEFAULT_SYSTEM_PROMPT,
 ) -> Mixture:
     """Read a mixture config and every data set it names.
 
@@ -315,7 +316,7 @@ def build_mixture(
     train, val, test or all. fold: which fifth of TVSum is held out (None: nothing is), or a published split; validation: keep the next
     fifth out of "train" too, for split "val". limit: at most this many samples of each data set, for smoke runs. frame: `config.frame` of
     the base.
-    video_backend: who decodes.
+    video_backend: who decodes. system_prompt: first words of every conversation.
 
     What is left out is printed once (by rank 0). Raises UserError for a bad config or annotation file, a missing folder, or where no sample
     is usable.
@@ -331,7 +332,7 @@ def build_mixture(
         sources.append(load_source(entry, entry["fps"] or frame_fps, frames, split, fold, validation))
         if limit is not None:
             del sources[-1].samples[limit:]
-    mixture = Mixture(sources, tokenizer, seed, frame, video_backend)
+    mixture = Mixture(sources, tokenizer, seed, frame, video_backend, system_prompt)
     if mixture.problems and int(os.environ.get("RANK", "0")) == 0:
         print(mixture.report(), file=sys.stderr)
     if len(mixture) == 0:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,23 @@ class OpenVideo:
             self.chunks.close()
 
 
+def warn_other_prompt(trained: str, given: str | None) -> None:
+    """Say loudly, on rank 0, that --system_prompt is not what the model knows."""
+    if given not in (None, trained) and int(os.environ.get("RANK", 0)) == 0:
+        line = "!" * 78
+        print(
+            f"{line}\nWARNING: --system_prompt is not the one that the model was trained with; scores may be worse.\n"
+            f"  trained with: {trained}\n  given:        {given}\n{line}",
+            file=sys.stderr,
+        )
+
+
 class Scorer:
     """A loaded model and how to score with it; its decoder is made once for all videos."""
 
     def __init__(self, model: AhaModel, tokenizer: Any, config: ScoreConfig):
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        warn_other_prompt(model.system_prompt, config.system_prompt)
         self.decoder = Decoder(model, config.compile)
         self.features = FeatureCache(config.feature_cache, tower_key(model)) if config.feature_cache is not None else None
 

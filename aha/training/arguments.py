@@ -12,6 +12,7 @@ import torch
 from llava_next import pick_attention
 from transformers import HfArgumentParser, TrainingArguments
 
+from aha.conversation import checked_system_prompt
 from aha.core.extras import need
 from aha.errors import UserError
 from aha.training.machine import Choices, Machine, choose, without_deepspeed
@@ -67,6 +68,13 @@ class DataArguments:
     )
     split: int | None = field(default=None, metadata={"help": "Which split of --splits, from 0."})
     limit: int | None = field(default=None, metadata={"help": "Use at most this many samples of each data set (smoke runs)."})
+    system_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "First words of every conversation; kept in settings.json, scoring takes them from there. Default: those that "
+            "--lora_pretrained was trained with, else MMDuet's."
+        },
+    )
     video_backend: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Who decodes the videos."})
     vision_cache: str | None = field(
         default=None, metadata={"help": "Folder for the frozen tower's features: computed before training, no video is read after that."}
@@ -210,6 +218,7 @@ def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None
         for name, value in {"load_in_4bit": model.load_in_4bit, "compile_layers": run.compile_layers}.items():
             if value:
                 raise UserError(f"--{name} cannot be used with ZeRO-3, which takes weights apart; use configs/deepspeed/zero2.json.")
+    checked_system_prompt(data.system_prompt)
     if model.lora_targets and model.lora_pretrained:
         raise UserError("--lora_targets is for a new adapter; the one of --lora_pretrained keeps its layers, leave one of the two out.")
     if (data.splits is None) != (data.split is None):
