@@ -9,7 +9,6 @@ Splits are read in every published form: PGL-SUM's, CA-SUM's and PoR's JSON list
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aha.core.files import read_json, read_text
+from aha.core.files import by_number, read_json, read_text
 from aha.errors import UserError
 from aha.metrics.keyshots_h5 import UserSummaries
 
@@ -40,11 +39,6 @@ class H5Video:
 class Split:
     test: tuple[str, ...]
     train: tuple[str, ...]
-
-
-def by_number(names: Iterable[str]) -> list[str]:
-    """video_1, video_2, ..., video_10: the files list them as text, video_10 before video_2."""
-    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 # ---------------------------------------------------------------- h5

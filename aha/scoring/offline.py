@@ -24,6 +24,7 @@ from torch import Tensor
 from aha.conversation import Query, QuerySchedule
 from aha.core.prediction import Prediction
 from aha.data.feature_cache import FeatureCache, VideoFeatures, tower_key, video_key
+from aha.errors import UserError
 from aha.models.model import AhaModel
 from aha.scoring.config import ScoreConfig
 from aha.streaming.chunks import Chunk, ReadAhead, embed_chunks, pixel_chunks, score_frames
@@ -35,7 +36,8 @@ FRAMES_AHEAD = 512  # decoded and not scored yet, for one video
 
 
 class OpenVideo:
-    """A video file whose frames a thread is reading already. Raises UserError where it cannot be read.
+    """A video whose frames a thread is reading already: a file, or a list of images, which are its frames at `config.frame_fps`. Raises
+    UserError where it cannot be read.
 
     duration in seconds; fps of the sampled frames; chunks: of `config.chunk_frames` frames, with stored features in place of pixels where
     `features` has them; stored: whether it had. side: of the pictures, in pixels.
@@ -43,27 +45,33 @@ class OpenVideo:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike | Sequence[Path],
         config: ScoreConfig,
         features: FeatureCache | None = None,
         pinned: bool = False,
         side: int = PUBLISHED.side,
     ):
-        self.path = Path(path)
-        info = probe(path)
-        self.duration, self.video_fps = info.duration, info.fps
-        self.fps = config.frame_fps or config.max_num_frames / info.duration
         reading = config.reading()
+        images = not isinstance(path, (str, os.PathLike))
+        if images:
+            if not config.frame_fps:
+                raise UserError("images are the frames of a video at --frame_fps; give it above 0 for them.")
+            self.path, self.video_fps, self.duration = path[0], config.frame_fps, len(path) / config.frame_fps
+            reading["source_fps"] = config.frame_fps
+        else:
+            info = probe(path)
+            self.path, self.video_fps, self.duration = Path(path), info.fps, info.duration
+        self.fps = config.frame_fps or config.max_num_frames / self.duration
         self.chunk_frames, self.stored = config.chunk_frames, False
         self.features, self.key, self.limit = features, None, reading.pop("max_frames")
-        if features is not None and config.corruption is None:
+        if features is not None and config.corruption is None and not images:
             self.key = video_key(path, **reading)
             if (found := features.get(self.key, self.limit)) is not None:
                 self._take(found)
                 return
         frames: Iterable[Frame] = iter_frames(path, max_frames=self.limit, size=side, **reading)
         if config.corruption is not None:
-            frames = config.corruption.apply(frames, info.duration, self.path.stem)
+            frames = config.corruption.apply(frames, self.duration, self.path.stem)
         depth = max(FRAMES_AHEAD // config.chunk_frames, 1)
         self.chunks: Iterable[Chunk] = ReadAhead(pixel_chunks(frames, config.chunk_frames, pinned), depth)
 
@@ -117,7 +125,7 @@ class Scorer:
         self.decoder = Decoder(model, config.compile)
         self.features = FeatureCache(config.feature_cache, tower_key(model)) if config.feature_cache is not None else None
 
-    def open(self, path: str | os.PathLike) -> OpenVideo:
+    def open(self, path: str | os.PathLike | Sequence[Path]) -> OpenVideo:
         return OpenVideo(path, self.config, self.features, self.decoder.device.type == "cuda", self.model.config.frame.side)
 
     def session(self, fps: float) -> Session:
@@ -125,7 +133,7 @@ class Scorer:
 
     def score(
         self,
-        video: str | os.PathLike | OpenVideo,
+        video: str | os.PathLike | Sequence[Path] | OpenVideo,
         queries: Sequence[Query],
         progress: Callable[[int], None] | None = None,
         *,
