@@ -123,7 +123,7 @@ class Selection:
     dataset: str | None = flag(None, "a whole benchmark: tvsum, hisum, charades, qvh, youcook2, magqa", metavar="NAME")
     data_root: str | None = flag(None, "folder of the data set (default datasets/NAME), in its official layout", metavar="DIR")
     fold: int | None = flag(None, "0 to 4: of TVSum's 5 seeded folds (aha.core.folds)", metavar="N")
-    splits: str | None = flag(None, "splits file (PGL-SUM, DSNet, CSTA): --fold K is then its K-th split (tvsum)", metavar="FILE")
+    splits: str | None = flag(None, "splits file (PGL-SUM, DSNet, CSTA) or umt: --fold K is then its K-th split (tvsum)", metavar="FILE")
     split: str | None = flag(
         None,
         "of the fold (tvsum; default: test with --fold, else all) or of the data set (hisum; default test)",
