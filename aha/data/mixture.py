@@ -13,7 +13,7 @@ weight         how often a sample is used per epoch: 2 = twice, 0.5 = a seeded h
 fps            frames a second (default: build_mixture's frame_fps)
 max_num_frames only the beginning of longer videos is used; of this and build_mixture's limit the smaller one holds
 
-Paths are relative to the folder the command runs in.
+Paths are relative to the folder the command runs in. MMDuet's and Aha's own mixture files are read as well (aha/data/ancestors.py).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from llava_next import PUBLISHED, FrameShape
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn
 from aha.core.files import read_json
 from aha.data import hisum, mmduetit, summe, tvsum
+from aha.data.ancestors import translated
 from aha.data.labels import keep_frames, label_arrays
 from aha.data.samples import Problem, Sample
 from aha.errors import UserError
@@ -62,6 +63,7 @@ def read_config(path: str | os.PathLike) -> list[dict[str, Any]]:
     entries = read_json(path, "dataset config")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"dataset config {path} is not a list of data sets; see configs/datasets/tvsum.json for the form.")
+    entries = translated(entries, path)
     for i, entry in enumerate(entries):
         where = f"dataset config {path}, entry {i}"
         if not isinstance(entry, dict):
