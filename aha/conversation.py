@@ -23,6 +23,7 @@ from typing import Any
 
 from llava_next import PUBLISHED
 
+from aha.core.files import read_json
 from aha.core.heads import LABELLED
 from aha.errors import UserError
 
@@ -70,6 +71,26 @@ def tokenizer_folder(folders: Iterable[Path | None]) -> Path | None:
     """The first of these folders that holds a tokenizer (an adapter's before its base's); None where none does."""
     found = (f for f in folders if f is not None and any((f / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")))
     return next(found, None)
+
+
+def recorded_system_prompt(folders: Iterable[Path]) -> str:
+    """The system prompt that a model was trained with: what the first settings.json of these folders (an adapter's before its base's) says
+    under data, system_prompt; the usual one where there is none. Raises UserError for a settings.json that cannot be read."""
+    for path in (folder / "settings.json" for folder in folders):
+        if path.is_file():
+            settings = read_json(path, "settings of a training run")
+            data = settings.get("data") if isinstance(settings, dict) else None
+            prompt = data.get("system_prompt") if isinstance(data, dict) else None
+            if prompt is not None and not (isinstance(prompt, str) and prompt.strip()):
+                raise UserError(f"{path}: data, system_prompt is {str(prompt)[:40]!r}, which is no text; repair the file.")
+            return prompt or DEFAULT_SYSTEM_PROMPT
+    return DEFAULT_SYSTEM_PROMPT
+
+
+def checked_system_prompt(text: str | None) -> None:
+    """Raises UserError for a --system_prompt without words."""
+    if text is not None and not text.strip():
+        raise UserError("--system_prompt is empty; give its words, or leave the flag out.")
 
 
 def _valid(text: str) -> str:

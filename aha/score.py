@@ -1,6 +1,7 @@
 """Score videos frame by frame: one file, or a whole benchmark.
 
     python -m aha.score --llm_pretrained BASE --lora_pretrained ADAPTER --video FILE --query "how to repair a tyre" --output scores.json
+    python -m aha.score --llm_pretrained BASE --lora_pretrained ADAPTER --video FOLDER --frame_fps 2 --output scores.json
     torchrun --nproc_per_node 8 -m aha.score --llm_pretrained BASE --lora_pretrained ADAPTER --dataset tvsum --fold 0 --output tvsum.json
 
 The output is a prediction file (JSON; JSON Lines where its name ends in .jsonl): informative, relevance and uncertainty scores of every
@@ -21,6 +22,7 @@ from aha.core.prediction import write_predictions
 from aha.errors import run_command
 from aha.scoring.config import ScoreConfig, Selection, add_score_flags, score_config_of
 from aha.scoring.model_choice import ModelChoice
+from aha.video.frames import image_files
 from aha.video.reader import probe
 
 
@@ -28,7 +30,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aha.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser.add_argument_group("model"), ModelChoice, required=("llm_pretrained",))
     what = parser.add_argument_group("what is scored")
-    what.add_argument("--video", metavar="FILE", help="one video file")
+    what.add_argument("--video", nargs="+", metavar="FILE",
+                      help="one video file; or images, or a folder of numbered ones, which are its frames at --frame_fps")  # fmt: skip
     what.add_argument("--query", action="append", default=[], metavar="TEXT", help="task in plain words; may be repeated")
     what.add_argument("--query_time", action="append", type=float, default=[], metavar="S",
                       help="when the query is made, in seconds of video; one for each --query, in the same order (default 0)")  # fmt: skip
@@ -57,19 +60,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def score_one(choice: ModelChoice, config: ScoreConfig, video: str, queries: Sequence[Query], output: str) -> None:
-    info = probe(video)  # a wrong path is said at once, before the model is loaded
-    if late := [query for query in queries if query.time >= info.duration]:
-        print(
-            f"warning: query {late[0].text!r} at {late[0].time:g} s is after the end of the video ({info.duration:.1f} s)", file=sys.stderr
-        )
+def score_one(choice: ModelChoice, config: ScoreConfig, given: Sequence[str], queries: Sequence[Query], output: str) -> None:
+    images = image_files(given)  # a wrong path is said at once, before the model is loaded
+    video = images or given[0]
+    duration = len(images) / (config.frame_fps or 1) if images else probe(given[0]).duration
+    if late := [query for query in queries if query.time >= duration]:
+        print(f"warning: query {late[0].text!r} at {late[0].time:g} s is after the end of the video ({duration:.1f} s)", file=sys.stderr)
     from tqdm import tqdm
 
     from aha.scoring.offline import Scorer  # torch is imported only now
 
     scorer = Scorer(*choice.load(), config)
-    with tqdm(total=config.expected_frames(info.duration), unit=" frames", desc="scoring", disable=None) as bar:
-        prediction = scorer.score(video, queries, lambda done: bar.update(done - bar.n))
+    with tqdm(total=config.expected_frames(duration), unit=" frames", desc="scoring", disable=None) as bar:
+        prediction = scorer.score(video, queries, lambda done: bar.update(done - bar.n), video_id=Path(given[0]).stem)
     write_predictions(output, [prediction])
     print(f"{len(prediction.rows())} frames scored -> {output}")
 

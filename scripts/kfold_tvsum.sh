@@ -11,7 +11,7 @@ usage: bash scripts/kfold_tvsum.sh --splits FILE [--h5 FILE] [--output DIR] [fla
 Trains a model on every split's training videos (scripts/train_on_tvsum.sh, on all GPUs or NUM_GPUS of them), scores its test videos, and prints
 the numbers of every split with their mean and deviation, as tables of video summarization have them.
 
-  --splits FILE   splits of PGL-SUM (JSON), DSNet (YAML) or CSTA (text)
+  --splits FILE   splits of PGL-SUM (JSON), DSNet (YAML) or CSTA (text), or umt: UMT's fixed split
   --h5 FILE       eccv16_dataset_tvsum_google_pool5.h5, for keyshots_h5 and por
   --output DIR    folder of the run (default outputs/kfold_tvsum, with --demo outputs/kfold_demo)
   --demo          five splits of the demo's data set, 2 processes on the CPU

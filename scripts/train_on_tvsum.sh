@@ -4,7 +4,8 @@
 NAME=train_on_tvsum
 ABOUT="Fine-tunes LLaVA-OneVision-Qwen2-7B with Aha's heads on TVSum, from the MMDuet adapter in outputs/mmduet: LoRA (r 16, alpha 32), ZeRO-1,
 bf16, learning rate 2e-5 with cosine and 5% warm-up, batch 1 x 16 accumulation steps per GPU, 1 epoch over the
-training videos of fold 0 (--fold N for another; the held-out fifth is never trained on).
+training videos of fold 0 (--fold N for another; the held-out fifth is never trained on;
+--splits FILE --split K for a published split, --splits umt for UMT's fixed one).
 
   --demo        run the same trainer and DeepSpeed engine on 2 CPU cores with the small model of aha/demo on videos that it generates, score
                 held-out videos and print the table (about 2 minutes; bash scripts/train_on_tvsum.sh --demo --help)"

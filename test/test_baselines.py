@@ -16,6 +16,7 @@ from tiny_benchmarks import tiny_model, write_tvsum, write_video
 from aha.core.prediction import Prediction, score_rows, write_predictions
 from aha.errors import UserError
 from aha.eval import proactive, tvsum
+from aha.eval.judge import address_of_model
 from aha.scoring import baseline, speak, vlm
 
 
@@ -190,19 +191,23 @@ def test_vlm_cut_off_in_the_middle_goes_on(tvsum_root, tmp_path):
         with pytest.raises(UserError, match="of video1 without a reply .* 10 replies so far are kept"):
             make("vlm", tvsum_root, tmp_path / "vlm.json", *flags, "--endpoint", server.url)
         assert not (tmp_path / "vlm.json").exists()
-        url = server.url
-        server.__exit__()
     cache.write_bytes(cache.read_bytes() + b'{"key": "cut o')
-    with Server(lambda number, body: "43") as server:
-        cache.write_text(cache.read_text())
-        for old in (url, server.url):  # the key covers the address: the first server's replies are not the second's
-            assert old.startswith("http://127.0.0.1")
-        found = make("vlm", tvsum_root, tmp_path / "vlm.json", *flags, "--endpoint", server.url)
-        assert len(server.calls) == 24 and len(found) == 3
+    with Server(lambda number, body: "43") as server:  # the same model, started again on another port: only the rest is asked
+        found = make("vlm", tvsum_root, tmp_path / "vlm.json", *flags, "--endpoint", server.url.replace("127.0.0.1", "localhost"))
+        assert len(server.calls) == 14 and len(found) == 3
+        scores = [row["relevance_score"] for entry in found for row in entry["debug_data"]]
+        assert scores == [0.42] * 10 + [0.43] * 14
         again = make("vlm", tvsum_root, tmp_path / "vlm.json", *flags, "--endpoint", server.url)
-        assert len(server.calls) == 24 and again == found
+        assert len(server.calls) == 14 and again == found
+        make("vlm", tvsum_root, tmp_path / "vlm.json", *flags[2:], "--model", "other", "--limit", "1", "--endpoint", server.url)
+        assert len(server.calls) == 14 + 8  # another model's replies are others
+        make("vlm", tvsum_root, tmp_path / "vlm.json", *flags, "--endpoint", server.url)
     metrics = tvsum.evaluate(tmp_path / "vlm.json", tvsum_root, protocols=["corr_1fps"], random_runs=1)
-    assert len(metrics["videos"]["constant"]) == 3
+    assert metrics["videos"]["constant"] == ["video0", "video2"]
+    assert address_of_model("https://api.example.com:8443/v1") == "https://api.example.com:8443/v1"
+    for bad in ("127.0.0.1:8000/v1", "http://[::1"):
+        with pytest.raises(UserError, match="no http"):
+            vlm.EndpointVlm(bad, "m", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -233,30 +238,26 @@ def tokenizer(folder, extra=()):
     return found
 
 
-def test_tiny_random_siglip(tvsum_root, po_root, tmp_path):
+@pytest.fixture(scope="module")
+def tiny_siglip(tmp_path_factory):
     import torch
     from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
 
-    words = tokenizer(tmp_path / "siglip")
+    folder = tmp_path_factory.mktemp("siglip")
+    words = tokenizer(folder)
     torch.manual_seed(0)
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = SiglipConfig(
         text_config={**size, "vocab_size": len(words), "max_position_embeddings": 16, "projection_size": 16},
         vision_config={**size, "image_size": 32, "patch_size": 16},
     )
-    SiglipModel(config).save_pretrained(tmp_path / "siglip")
-    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "siglip")
-    found = make("siglip", tvsum_root, tmp_path / "siglip.json", "--model", tmp_path / "siglip")
-    scores = np.array([[row["relevance_score"] for row in entry["debug_data"]] for entry in found])
-    assert scores.shape == (3, 8) and (scores > 0).all() and (scores < 1).all() and np.ptp(scores) > 0
-    make("siglip", po_root, tmp_path / "po.json", "--model", tmp_path / "siglip", dataset="streamingbench_po")
-    shown = proactive.evaluate("streamingbench_po", shared_file(po_root, tmp_path), po_root, baselines=[str(tmp_path / "po.json")])
-    assert "difference" in shown["baselines"]["baseline po"]["streamingbench_po_push"]["time_accuracy"]
-    with pytest.raises(UserError, match="cannot be loaded"):
-        make("siglip", tvsum_root, tmp_path / "x.json", "--model", tmp_path / "none")
+    SiglipModel(config).save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
 
 
-def test_tiny_random_vlm_by_transformers(tvsum_root, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def tiny_vlm(tmp_path_factory):
     import torch
     from transformers import (
         CLIPImageProcessorPil,
@@ -267,7 +268,7 @@ def test_tiny_random_vlm_by_transformers(tvsum_root, tmp_path, capsys):
         Qwen2Config,
     )
 
-    folder = tmp_path / "vlm"
+    folder = tmp_path_factory.mktemp("vlm")
     words = tokenizer(folder, ["<image>"])
     template = (
         "{% for m in messages %}{{ m['role'] + ': ' }}{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }}"
@@ -284,12 +285,49 @@ def test_tiny_random_vlm_by_transformers(tvsum_root, tmp_path, capsys):
     pictures = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     LlavaProcessor(pictures, words, patch_size=16, vision_feature_select_strategy="default", chat_template=template,
                    num_additional_image_tokens=1).save_pretrained(folder)  # fmt: skip
-    flags = ("--model", folder, "--frames", "2", "--side", "32", "--limit", "1", "--reply_cache", tmp_path / "replies.jsonl")
-    found = make("vlm", tvsum_root, tmp_path / "vlm.json", *flags)
-    assert len(found[0]["debug_data"]) == 8 and len((tmp_path / "replies.jsonl").read_text().splitlines()) == 8
+    return folder
+
+
+def stands_as_a_row(name, tvsum_root, po_root, tmp_path, on_tvsum, on_po):
+    """A baseline's files of both kinds of benchmark: their row beside another prediction, with the paired difference."""
+    ours = tmp_path / "ours.json"
+    make("centre", tvsum_root, ours)
+    tables = (
+        (tvsum.evaluate(ours, tvsum_root, protocols=["f1_official60"], random_runs=1, baselines=[str(on_tvsum)]), "f1_official60", "f1"),
+        (
+            proactive.evaluate("streamingbench_po", shared_file(po_root, tmp_path), po_root, baselines=[str(on_po)]),
+            "streamingbench_po_push",
+            "time_accuracy",
+        ),
+    )
+    for shown, protocol, metric in tables:
+        own, row = shown["protocols"][protocol][metric], shown["baselines"][f"baseline {name}"][protocol][metric]
+        assert row["difference"]["mean"] == pytest.approx(own["mean"] - row["mean"]) and len(row["difference"]["interval"]) == 2
+
+
+def test_tiny_random_siglip_is_a_row_of_both_tables(tiny_siglip, tvsum_root, po_root, tmp_path):
+    found = make("siglip", tvsum_root, tmp_path / "a" / "siglip.json", "--model", tiny_siglip)
+    scores = np.array([[row["relevance_score"] for row in entry["debug_data"]] for entry in found])
+    assert scores.shape == (3, 8) and (scores > 0).all() and (scores < 1).all() and np.ptp(scores) > 0
+    make("siglip", po_root, tmp_path / "b" / "siglip.json", "--model", tiny_siglip, dataset="streamingbench_po")
+    stands_as_a_row("siglip", tvsum_root, po_root, tmp_path, tmp_path / "a" / "siglip.json", tmp_path / "b" / "siglip.json")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        make("siglip", tvsum_root, tmp_path / "x.json", "--model", tmp_path / "none")
+
+
+def test_tiny_random_vlm_by_transformers_is_a_row_of_both_tables(tiny_vlm, tvsum_root, po_root, tmp_path, capsys):
+    cache = tmp_path / "replies.jsonl"
+    flags = ("--model", tiny_vlm, "--frames", "2", "--side", "32", "--reply_cache", cache)
+    found = make("vlm", tvsum_root, tmp_path / "a" / "vlm.json", *flags)
+    assert [len(entry["debug_data"]) for entry in found] == [8, 8, 8] and len(cache.read_text().splitlines()) == 24
+    make("vlm", po_root, tmp_path / "b" / "vlm.json", *flags, dataset="streamingbench_po")
+    assert len(cache.read_text().splitlines()) == 24 + 20
+    stands_as_a_row("vlm", tvsum_root, po_root, tmp_path, tmp_path / "a" / "vlm.json", tmp_path / "b" / "vlm.json")
+    kept = cache.read_text().splitlines()
+    cache.write_text("\n".join(kept[:20]) + "\n")
     capsys.readouterr()
-    assert make("vlm", tvsum_root, tmp_path / "vlm.json", *flags) == found
-    assert "8 of them kept from before; to ask: 0 calls" in capsys.readouterr().out
+    assert make("vlm", tvsum_root, tmp_path / "again.json", *flags) == found
+    assert "20 of them kept from before; to ask: 4 calls" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- when to speak
@@ -340,14 +378,16 @@ def test_policies_are_fitted_elsewhere_and_say_so(po_root, tmp_path, capsys):
             speak.main([*args, *flags])
 
 
-def test_a_tiny_demo_set_is_one_set_in_three_layouts(tmp_path):
+def test_a_tiny_demo_set_is_one_set_in_three_layouts(tmp_path, monkeypatch):
     from aha.demo import proactive as demo
 
+    drawn: list[str] = []
+    monkeypatch.setattr(demo, "write_video", lambda plan, path: drawn.append(path.name))  # test_demo_dataset.py draws
     (one, two) = demo.make_set(tmp_path, 3, count=2)
     assert one.truth != two.truth or one.wanted != two.wanted
     found = [proactive.moments(name, tmp_path / place) for name, place in demo.NAMES.items()]
     assert all(set(moments) == {"0", "1"} and moments["0"].start == demo.ASKED for moments in found)
     assert [moments["0"].windows[0][1] for moments in found] == [one.truth] * 3
-    assert one.wanted in one.question and (tmp_path / "videos" / "sample_1_proactive.mp4").exists()
+    assert one.wanted in one.question and drawn == ["sample_0_proactive.mp4", "sample_1_proactive.mp4"]
     with pytest.raises(UserError, match="other settings"):
         demo.make_set(tmp_path, 4, count=2)

@@ -568,3 +568,59 @@ def test_held_labels_are_means_up_to_the_next_sample():
     assert sample._at(np.array([0, 10, 31])).tolist()[2] == -100
     assert sample._at(np.array([5])).tolist() == [0.0]
     assert sample._at(np.array([5, 5, 6])).tolist() == [0.0, 0.0, 0.0]
+
+
+# ---------------------------------------------------------------- mixture files of MMDuet and Aha
+
+
+def test_the_ancestors_own_mixture_files_are_read(tmp_path, six_videos, tokenizer):
+    """configs/datasets/mmduetit.json and aha_config.json as users have them: their keys, their defaults, HIHD without max_num_frames."""
+    for name, content in (("captions", CAPTIONS), ("questions", QUESTIONS), ("grounding", GROUNDING)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    write_hihd(tmp_path / "HIHD_metadata.csv", [["v3", "a query", 9, json.dumps([0.5] * 9), "[]", "train"]])
+    anno, info = write_tvsum(tmp_path / "tvsum")
+    common = {"video_root": str(six_videos), "metadata_path": str(six_videos.parent / "videos_metadata.json")}
+    theirs = [
+        {"dataset_cls": "DenseVideoCaptioningStreamDataset", **common, "anno_file": str(tmp_path / "captions.json")},
+        {"dataset_cls": "MAGQAStreamDataset", **common, "anno_file": str(tmp_path / "questions.json")},
+        {"dataset_cls": "GroundingStreamDataset", **common, "anno_file": str(tmp_path / "grounding.json"), "frame_fps": 0.333, "max_num_frames": 120},
+        {"dataset_cls": "GroundingStreamDataset", **common, "anno_file": str(tmp_path / "grounding.json"), "frame_fps": 0.5, "max_num_frames": 120},
+        {"dataset_cls": "HIHD", **common, "anno_file": str(tmp_path / "HIHD_metadata.csv"), "frame_fps": 1},
+        {"dataset_cls": "HumanIntuitionDataset", **common, "anno_file": str(anno), "caption_file": str(info)},
+    ]  # fmt: skip
+    path = tmp_path / "mmduetit.json"
+    path.write_text(json.dumps(theirs))
+    mixture = build_mixture(path, tokenizer)
+    folder = six_videos.parent.name
+    assert [(s.entry["name"], s.fps, s.max_num_frames, len(s.samples)) for s in mixture.sources] == [
+        (f"{folder}_captions", 2.0, 128, 1), (f"{folder}_questions", 2.0, 128, 1), (f"{folder}_grounding", 0.333, 120, 1),
+        (f"{folder}_grounding_2", 0.5, 120, 1), (f"{folder}_hihd", 1, 128, 1), (f"{folder}_tvsum", 2.0, 128, 6),
+    ]  # fmt: skip
+    assert mixture[0]["sample_id"] == f"{folder}_captions/v0.mp4/0" and len(mixture[4]["frames"]) == 9
+    assert not (six_videos.parent / "videos_metadata.json").exists()  # that place is their index's
+
+
+def test_hisum_of_an_ancestors_file_and_what_it_must_not_hold(tmp_path):
+    entry = {
+        "dataset_cls": "HiSumDataset", "video_root": "datasets/hisum/videos", "anno_file": "split.json", "metadata_path": "m.json",
+        "hisum_h5_file": "mr_hisum.h5", "hisum_metadata": "metadata.csv", "frame_fps": 1,
+    }  # fmt: skip
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps([entry]))
+    (read,) = read_config(path)
+    assert {key: read[key] for key in ("name", "type", "split", "scores", "metadata", "fps", "max_num_frames")} == {
+        "name": "hisum_hisum", "type": "hisum", "split": "split.json", "scores": "mr_hisum.h5", "metadata": "metadata.csv", "fps": 1,
+        "max_num_frames": 128,
+    }  # fmt: skip
+    for change, said in (
+        ({"dataset_cls": "EvalDataset"}, "entry 0: dataset_cls 'EvalDataset' is none of"),
+        ({"augmentation": True}, "unknown key augmentation"),
+        ({"frame_fps": "fast"}, "fps is fast, not a number"),
+        ({"video_root": 3}, "videos is '3', not the path"),
+    ):
+        path.write_text(json.dumps([{**entry, **change}]))
+        with pytest.raises(UserError, match=said):
+            read_config(path)
+    path.write_text(json.dumps([{key: value for key, value in entry.items() if key != "hisum_h5_file"}]))
+    with pytest.raises(UserError, match="has no hisum_h5_file"):
+        read_config(path)

@@ -307,6 +307,7 @@ def test_every_command_of_the_documents_can_be_run(parsers_only):
         ("torchrun --nproc_per_node 8 -m aha.score --dataset tvsum --output o.json --llm_pretrained B --nonsense", "--nonsense"),
         ("for w in 1 2; do python -m aha.eval.grid_search --prediction $w; done", "--prediction"),
         ("python benchmarks/score_online.py --frame 3", "--frame"),
+        ("bash scripts/kfold_tvsum.sh --splits s.json --h6 x.h5", "--h6"),
         ("bash scripts/nowhere.sh", "no such script"),
     ],
 )

@@ -10,11 +10,13 @@ import pytest
 from eval_data import write_hisum
 from paths import shared_fixture
 
+from aha.core.fusion import RELEVANCE
 from aha.core.h5 import FIELDS_KEPT
 from aha.errors import UserError
 from aha.eval import hisum
 from aha.eval.data_hisum import HiSumFile
 from aha.metrics.hisum import PROTOCOLS, machine_summary, score_video, segment_means
+from aha.results.report import wanted_curves
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +149,39 @@ def test_compare_and_report(made, capsys):
     assert "+0.0000" in shown and max(map(len, shown.splitlines())) <= 120
     hisum.main(["--predictions", str(folder / "predictions.json"), "--report", str(folder / "report"), *arguments])
     assert (folder / "report" / "report.html").read_text().count("<figure>") == 5
+
+
+def test_curves_of_the_report_are_scores_over_gtscore_and_its_summary(made):
+    """By the h5's name whatever the prediction calls the video; one place a second; only those that are wanted."""
+    folder, scores = made
+    known = hisum.load(folder / "mr_hisum.h5", metadata=folder / "metadata.csv")
+    values = np.arange(len(scores["video_2"]), dtype=float)
+    (folder / "theirs.json").write_text(json.dumps({"tube1": values.tolist(), "video_3": scores["video_3"].tolist()}))
+    (curve,) = known.curves(folder / "theirs.json", RELEVANCE, ["video_2"])
+    n = len(scores["video_2"])
+    assert (curve.key, curve.duration, curve.title) == ("video_2", n, known.categories["video_2"])
+    (seconds, shown) = curve.scores["prediction (stretched)"]
+    assert seconds.tolist() == list(range(n)) and (shown == values).all()
+    label, seconds, reference = curve.reference
+    assert label == "gtscore" and seconds.tolist() == list(range(n)) and (reference == scores["video_2"]).all()
+    with h5py.File(folder / "mr_hisum.h5") as file:
+        summary = file["video_2/gtsummary"][:]
+    label, spans = curve.spans
+    filled = np.zeros(n, int)
+    for start, end in spans:
+        filled[start:end] += 1
+    assert label == "reference summary" and (filled == summary).all()
+    hisum.main([
+        "--predictions", str(folder / "predictions.json"), "--annotations", str(folder / "mr_hisum.h5"), "--random_runs", "1",
+        "--report", str(folder / "report"),
+    ])  # fmt: skip
+    assert len(list((folder / "report" / "figures" / "curves").glob("*.png"))) == 5
+    page = (folder / "report" / "report.html").read_text()
+    assert all(f"scores of {video_id}" in page for video_id in scores)
+    # of many videos the six best and the six worst
+    many = {f"v{k}": 1 - k / 99 for k in range(80)}
+    metrics = {"protocols": {"official": {"map50": {"mean": 0.5, "per_video": many}}}}
+    assert wanted_curves(metrics, hisum.TASK.layout()) == [*(f"v{k}" for k in range(79, 73, -1)), *(f"v{k}" for k in range(5, -1, -1))]
 
 
 def test_baselines_come_from_the_cache(made, monkeypatch):

@@ -14,7 +14,12 @@ from paths import REPO
 
 from aha.errors import UserError
 from aha.eval import kfold, tvsum
+from aha.eval.annotations import read_tvsum
 from aha.eval.community import Split, chosen_split
+from aha.eval.tvsum_facts import CATEGORIES as CATEGORY_NAMES
+from aha.eval.tvsum_facts import VAL10
+from aha.training.arguments import DataArguments
+from aha.training.run import held_out_by
 
 CATEGORIES = {f"id{i}": "VT" for i in range(6)}
 
@@ -29,6 +34,16 @@ def test_a_published_split_names_videos_by_number_or_id():
         tvsum.split_ids(CATEGORIES, "val", split)
     with pytest.raises(UserError, match="names video_9"):
         tvsum.split_ids(CATEGORIES, "test", Split(("video_9",), ()))
+
+
+def test_umt_is_the_fixed_split_of_highlight_detection():
+    split = chosen_split("umt", None)
+    categories = {video_id: video.category for video_id, video in read_tvsum().items()}
+    test, train = (tvsum.split_ids(categories, part, split) for part in ("test", "train"))
+    assert set(test) == set(VAL10.values()) and len(train) == 40 and not set(test) & set(train)
+    assert sorted(categories[i] for i in test) == sorted(CATEGORY_NAMES)  # one of each category, four to learn from
+    data = DataArguments(splits="umt")
+    assert held_out_by(data) == split and tvsum.split_ids(categories, "train", held_out_by(data)) == train
 
 
 @pytest.fixture

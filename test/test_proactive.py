@@ -108,6 +108,7 @@ def test_proactivevideoqa(style, tmp_path):
         alarms = found["protocols"]["proactivevideoqa_timing"]["false_alarms"][subset]
         assert sum(alarms["per_video"].values()) == want[subset]["replies_outside_all_spans"]
     assert found["baselines"]["silence"]["proactivevideoqa_pauc_w0"]["WEB"]["mean"] == 25
+    assert any("no judge is asked about them, every reply counts as wrong" in note for note in found["notes"])
     one = VIDEOQA / "WEB" / f"predictions_{style}.jsonl"
     alone = score("proactivevideoqa", one, VIDEOQA / "WEB" / "anno.json", judge_replies=str(judge))
     assert alone["proactivevideoqa_pauc_w0.5"] == near({"WEB": want["WEB"]["pauc_w0.5"]})
@@ -124,6 +125,7 @@ def test_pauc_needs_a_judge(tmp_path):
     args = ("proactivevideoqa", VIDEOQA / "WEB" / "predictions_mixed.jsonl", VIDEOQA / "WEB" / "anno.json")
     found = proactive.evaluate(*args)
     assert list(found["protocols"]) == ["proactivevideoqa_timing"] and "--judge_replies" in found["missing_metrics"]["PAUC"]
+    assert "notes" not in found  # of PAUC's blind rows: there are none
     requests = golden(VIDEOQA / "golden.json")["styles"]["mixed"]["WEB"]["judge_requests"]
     file = tmp_path / "judge.jsonl"
     file.write_text("\n".join(map(json.dumps, requests[1:])))

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import shared_fixture
 
+from aha.core.files import by_number
 from aha.errors import UserError
-from aha.eval.community import by_number, read_h5, read_splits
+from aha.eval.community import read_h5, read_splits
 from aha.metrics import keyshots_h5
 from aha.metrics.over_splits import over_splits, split_means
 

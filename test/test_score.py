@@ -12,8 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from paths import REPO, shared_fixture
+from PIL import Image
 from training_data import write_tvsum
 
 from aha import cli, score
@@ -28,6 +30,7 @@ from aha.scoring import ablate
 from aha.scoring.config import ScoreConfig
 from aha.scoring.dataset import Item, held, part_writer, read_parts, shard
 from aha.video import reader
+from aha.video.frames import image_files
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,48 @@ def test_one_video(model_flags, tmp_path):
     (alone,) = json.loads(output.read_text())
     same = [a == pytest.approx(b, abs=1e-5) for a, b in zip(entry["debug_data"], alone["debug_data"])]
     assert all(same[:8]) and not any(same[8:])  # the second query counts from the first frame at or after 7.5 s
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[Path]:
+    """Six images, 1.png to 10.png with gaps: text order is not their order."""
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / "frames" / f"{k}.png" for k in (1, 2, 3, 9, 10, 11)]
+    paths[0].parent.mkdir()
+    for path in paths:
+        Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8)).save(path)
+    (tmp_path / "frames" / "notes.txt").write_text("not a picture")
+    return paths
+
+
+def test_images_are_frames(model_flags, pictures, tmp_path):
+    output = tmp_path / "scores.json"
+    flags = [*model_flags, "--frame_fps", "2", "--query", "q", "--output", str(output), "--video"]
+    score.main([*flags, *map(str, pictures)])
+    (listed,) = json.loads(output.read_text())
+    assert (listed["video_uuid"], listed["video_duration"], listed["frame_fps"]) == ("1", 3.0, 2.0)
+    assert listed["true_frames_list"] == list(range(6)) and [row["time"] for row in listed["debug_data"]] == [k / 2 for k in range(6)]
+    score.main([*flags, str(pictures[0].parent)])
+    (folder,) = json.loads(output.read_text())
+    assert folder == {**listed, "video_uuid": "frames"} and len({row["relevance_score"] for row in folder["debug_data"]}) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda paths: Image.new("RGB", (8, 8)).save(paths[3]), "must have one size, but .*1.png is 32x24 and .*9.png is 8x8"),
+        (lambda paths: paths[2].write_bytes(b"no picture"), "3.png cannot be read"),
+        (lambda paths: paths.append(paths[0].parent / "none.png"), "none.png does not exist"),
+        (lambda paths: paths.append(paths[0].parent / "notes.txt"), "notes.txt is no image .*one video file, or images only"),
+        (lambda paths: paths.__setitem__(slice(None), [REPO / "configs"]), "configs holds no image"),
+    ],
+)
+def test_images_that_make_no_video_are_one_sentence(pictures, change, message):
+    change(pictures)
+    with pytest.raises(UserError, match=message) as error:
+        image_files(pictures)
+    assert "\n" not in str(error.value)
+    assert image_files(["a.mp4"]) is None
 
 
 def test_auto_frame_rate_spreads_the_frames(model_flags, tmp_path):

@@ -15,10 +15,15 @@ from paths import REPO, shared_fixture
 from safetensors.torch import load_file
 from training_data import write_tvsum
 
+from aha.conversation import load_tokenizer
+from aha.data.mixture import build_mixture
 from aha.errors import UserError
 from aha.models import AhaModel
 from aha.models.adapters import save_adapter
-from aha.training.run import train
+from aha.scoring.config import ScoreConfig
+from aha.scoring.offline import Scorer
+from aha.training.arguments import DataArguments
+from aha.training.run import starting_prompt, train
 
 ENVIRONMENT = {
     **os.environ,
@@ -234,6 +239,32 @@ def test_resume_without_deepspeed(data, tmp_path):
     train(flags(data, tmp_path / "parts", "--save_steps", "3", "--save_total_limit", "9"))
     whole, parts = (read_lines(tmp_path / name / "loss_history.jsonl") for name in ("whole", "parts"))
     assert whole == parts
+
+
+def test_system_prompt_of_training_is_that_of_scoring(data, tmp_path, capsys):
+    words = "You watch how-to videos."
+    train(flags(data, tmp_path / "out", "--max_steps", "1", "--limit", "1", "--system_prompt", words))
+    base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), tmp_path / "out"
+    assert json.loads((adapter / "settings.json").read_text())["data"]["system_prompt"] == words
+    model = AhaModel.from_base(base, adapter)
+    tokenizer = load_tokenizer(adapter)
+    trained_on = build_mixture(data, tokenizer, fold=0, limit=1, system_prompt=words)[0]["input_ids"].tolist()
+    session = Scorer(model, tokenizer, ScoreConfig()).session(1.0)
+    fed = session.state.query("q")
+    first = session.format.system(words)
+    assert trained_on[: len(first)] == fed[: len(first)] == first != session.format.system()[: len(first)]
+    assert "WARNING" not in capsys.readouterr().err
+    session = Scorer(model, tokenizer, ScoreConfig(system_prompt="Other words.")).session(1.0)
+    shown = capsys.readouterr().err
+    assert session.state.system_prompt == "Other words." and "not the one that the model was trained with" in shown and words in shown
+    again = DataArguments()
+    assert starting_prompt(again, [adapter, base], say=True) == words == again.system_prompt  # goes on with the words of the adapter
+    (adapter / "settings.json").write_text('{"data": {"system_prompt": 3}}')
+    with pytest.raises(UserError, match="which is no text"):
+        AhaModel.from_base(base, adapter)
+    for settings in (lambda: ScoreConfig(system_prompt=" "), lambda: train(flags(data, adapter, "--system_prompt", ""))):
+        with pytest.raises(UserError, match="--system_prompt is empty"):
+            settings()
 
 
 def test_resume_refuses_other_settings(data, tmp_path):

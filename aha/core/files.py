@@ -9,9 +9,10 @@ import gzip
 import io
 import json
 import os
+import re
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another output path or free the disk.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def by_number(names: Iterable[str]) -> list[str]:
+    """video_2 before video_10, which text order puts first."""
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -13,7 +13,7 @@ weight         how often a sample is used per epoch: 2 = twice, 0.5 = a seeded h
 fps            frames a second (default: build_mixture's frame_fps)
 max_num_frames only the beginning of longer videos is used; of this and build_mixture's limit the smaller one holds
 
-Paths are relative to the folder the command runs in.
+Paths are relative to the folder the command runs in. MMDuet's and Aha's own mixture files are read as well (aha/data/ancestors.py).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from llava_next import PUBLISHED, FrameShape
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn
 from aha.core.files import read_json
 from aha.data import hisum, mmduetit, summe, tvsum
+from aha.data.ancestors import translated
 from aha.data.labels import keep_frames, label_arrays
 from aha.data.samples import Problem, Sample
 from aha.errors import UserError
@@ -62,6 +63,7 @@ def read_config(path: str | os.PathLike) -> list[dict[str, Any]]:
     entries = read_json(path, "dataset config")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"dataset config {path} is not a list of data sets; see configs/datasets/tvsum.json for the form.")
+    entries = translated(entries, path)
     for i, entry in enumerate(entries):
         where = f"dataset config {path}, entry {i}"
         if not isinstance(entry, dict):
@@ -147,8 +149,8 @@ class Mixture:
     """
 
     def __init__(self, sources: list[Source], tokenizer: Any, seed: int = 0, frame: FrameShape = PUBLISHED,
-                 video_backend: str = "pyav"):  # fmt: skip
-        self.sources, self.frame, self.video_backend = sources, frame, video_backend
+                 video_backend: str = "pyav", system_prompt: str = DEFAULT_SYSTEM_PROMPT):  # fmt: skip
+        self.sources, self.frame, self.video_backend, self.system_prompt = sources, frame, video_backend, system_prompt
         self.format = DuetFormat(tokenizer, frame.tokens)
         self.seed = seed
         self.set_epoch(0)
@@ -198,7 +200,7 @@ class Mixture:
         s, n = self.items[i]
         source = self.sources[s]
         first, turns = source.samples[n].conversation(source.fps, self._rng(i))
-        return first, [Turn("system", DEFAULT_SYSTEM_PROMPT), *keep_frames(turns, source.max_num_frames)]
+        return first, [Turn("system", self.system_prompt), *keep_frames(turns, source.max_num_frames)]
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """input_ids, labels, informative_labels, relevance_labels [T]; frames uint8 [F,3,S,S]; sample_id, dataset, video_id,
@@ -308,6 +310,7 @@ def build_mixture(
     limit: int | None = None,
     frame: FrameShape = PUBLISHED,
     video_backend: str = "pyav",
+    system_prompt: str = DEFAULT_SYSTEM_PROMPT,
 ) -> Mixture:
     """Read a mixture config and every data set it names.
 
@@ -315,7 +318,7 @@ def build_mixture(
     train, val, test or all. fold: which fifth of TVSum is held out (None: nothing is), or a published split; validation: keep the next
     fifth out of "train" too, for split "val". limit: at most this many samples of each data set, for smoke runs. frame: `config.frame` of
     the base.
-    video_backend: who decodes.
+    video_backend: who decodes. system_prompt: first words of every conversation.
 
     What is left out is printed once (by rank 0). Raises UserError for a bad config or annotation file, a missing folder, or where no sample
     is usable.
@@ -331,7 +334,7 @@ def build_mixture(
         sources.append(load_source(entry, entry["fps"] or frame_fps, frames, split, fold, validation))
         if limit is not None:
             del sources[-1].samples[limit:]
-    mixture = Mixture(sources, tokenizer, seed, frame, video_backend)
+    mixture = Mixture(sources, tokenizer, seed, frame, video_backend, system_prompt)
     if mixture.problems and int(os.environ.get("RANK", "0")) == 0:
         print(mixture.report(), file=sys.stderr)
     if len(mixture) == 0:

@@ -4,12 +4,12 @@
     splits = read_splits("summe_splits.json")                     # [Split(test=("video_2", ..), train=(..)), ..]
 
 Splits are read in every published form: PGL-SUM's, CA-SUM's and PoR's JSON list of {"test_keys", "train_keys"}, DSNet's YAML (names
-`../datasets/FILE.h5/video_N`), and CSTA's text, one line a split: `SumMe/split0/TRAIN,../TEST,..`.
+`../datasets/FILE.h5/video_N`), and CSTA's text, one line a split: `SumMe/split0/TRAIN,../TEST,..`. The name `umt` stands for the one
+fixed split of TVSum that highlight detection uses (UMT, CVPR 2022): the ten videos of VAL10 test, the other forty train.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aha.core.files import read_json, read_text
+from aha.core.files import by_number, read_json, read_text
 from aha.errors import UserError
+from aha.eval.tvsum_facts import LENGTHS, VAL10
 from aha.metrics.keyshots_h5 import UserSummaries
 
 if TYPE_CHECKING:
     from aha.core.h5 import H5File
 
+UMT = "umt"
 MAX_FRAMES = 10_000_000
 
 
@@ -40,11 +42,6 @@ class H5Video:
 class Split:
     test: tuple[str, ...]
     train: tuple[str, ...]
-
-
-def by_number(names: Iterable[str]) -> list[str]:
-    """video_1, video_2, ..., video_10: the files list them as text, video_10 before video_2."""
-    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 # ---------------------------------------------------------------- h5
@@ -99,6 +96,9 @@ def _shots(pairs: np.ndarray, n_frames: int, where: str) -> np.ndarray:
 
 def read_splits(path: str | Path) -> list[Split]:
     """The splits of a file in any published form, in its order. Raises UserError naming the split."""
+    if str(path) == UMT:
+        test = tuple(VAL10.values())
+        return [Split(test, tuple(video_id for video_id in LENGTHS if video_id not in test))]
     path = Path(path)
     if path.suffix == ".txt":
         splits = list(_read_lines(path))
@@ -113,8 +113,9 @@ def read_splits(path: str | Path) -> list[Split]:
 
 
 def chosen_split(path: str | Path, number: int | None) -> Split:
-    """Split `number` (from 0) of a file. Raises UserError where it has none of this number."""
+    """Split `number` (from 0) of a file, which need not be said where there is one only. Raises UserError where it has none of it."""
     splits = read_splits(path)
+    number = 0 if number is None and len(splits) == 1 else number
     if number is None or not 0 <= number < len(splits):
         raise UserError(f"splits file {path} holds splits 0 to {len(splits) - 1}; say which one is meant (not {number}).")
     return splits[number]

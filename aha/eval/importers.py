@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from aha.core.files import read_json
+from aha.core.files import by_number, read_json
 from aha.core.heads import SCORES
 from aha.core.prediction import QUESTION_IDS, VIDEO_IDS, Prediction, number, read_predictions, write_predictions
 from aha.errors import UserError, run_command
-from aha.eval.community import H5Video, by_number, read_h5
+from aha.eval.community import H5Video, read_h5
 
 SOURCES = ("pgl-sum", "csta", "triplesumm", "lighthouse", "moment_detr", "mmduet", "aha")
 

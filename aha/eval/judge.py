@@ -16,6 +16,7 @@ import re
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -210,6 +211,13 @@ def setting(name: str) -> str | None:
     return os.environ.get(name) or dotenv_values(".env").get(name)
 
 
+def address_of_model(url: str) -> str:
+    """What of a server's address says which model answers, for the keys of caches: all of it, but of a server on this machine not the port,
+    which is another one whenever it is started; there the model's name is what tells models apart."""
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://localhost{parts.path}" if parts.hostname in ("localhost", "127.0.0.1", "::1") else url
+
+
 @dataclass
 class EndpointJudge:
     """A server that speaks OpenAI's chat completions (OpenAI, vLLM, llama.cpp). `url` ends in /v1; the key is never printed or stored."""
@@ -223,9 +231,13 @@ class EndpointJudge:
 
     def __post_init__(self) -> None:
         self.url = self.url.rstrip("/")
-        if not self.url.startswith(("http://", "https://")):
+        try:
+            place = address_of_model(self.url)
+        except ValueError:  # half an IPv6 address, say
+            place = ""
+        if not place.startswith(("http://", "https://")):
             raise UserError(f"{self.url} is no http(s) address; give the server's address up to /v1.")
-        self.identity = f"{self.model} at {self.url}"
+        self.identity = f"{self.model} at {place}"
 
     def ask(self, system: str, user: str | list[dict[str, object]]) -> str:
         """The reply to words, or to the parts (text, image_url) of one message. Raises JudgeFailure."""

@@ -9,12 +9,11 @@ prediction in each, so one file cannot hold them. A split's number is the mean o
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aha.core.files import write_json
+from aha.core.files import by_number, write_json
 from aha.core.fusion import RELEVANCE, Fusion, add_fusion_flags, fusion_of
 from aha.errors import UserError, run_command
 from aha.eval import tvsum
@@ -72,11 +71,6 @@ def render(document: dict[str, Any]) -> str:
             percent = protocol in ("keyshots_h5", "por")
             rows.append((f"{protocol} {metric}", [shown(value, percent) for value in values]))
     return block(f"TVSum, {count} splits, each by the model that did not see its test videos", columns, rows)
-
-
-def by_number(paths: Sequence[str]) -> list[str]:
-    """split-2 before split-10."""
-    return sorted(paths, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)])
 
 
 def main(argv: list[str]) -> None:

@@ -40,6 +40,7 @@ ROWS = {
     "every_5_s": "blind: every 5 s", "echo_after_6_s": "blind: the question 6 s later",
 }  # fmt: skip
 ECHO = "blind rows look at no frame; the 6 s of the echo were chosen on the published StreamingBench set"
+BLIND_PAUC = "PAUC of the blind rows: no judge is asked about them, every reply counts as wrong (1 of 3)"
 MAIN = {ovo.PUSH: "average_f1", "streamingbench_po_push_recall": "recall@2s"}  # the number a protocol is named for, where it is not MAINS
 MAINS = ("average", "time_accuracy", "micro")
 
@@ -135,6 +136,8 @@ class Proactive(Benchmark):
         left_out = {} if forward_alone else {k: "no prediction" for k in asked if k not in found.polled and k not in found.pushed}
         seen = [key for key in answered if key in found.trained_on or key in trained_on]
         notes = [*found.notes, f"no prediction, counted as silent: {table.named_list(silent)}"] if silent else found.notes
+        if any(protocol.name in videoqa.NAMES.values() for protocol in protocols):
+            notes = [*notes, BLIND_PAUC]
         extra = {"notes": notes} if notes else {}
         return Scored(
             str(path), protocols, columns, len(answered), left_out, [], seen, [],

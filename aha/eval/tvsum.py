@@ -266,7 +266,7 @@ def add_flags(p: argparse.ArgumentParser) -> None:
         "--shots", metavar="FILE", help="shot list for f1_shots: JSON {id: [[first, last], ...]} in frames, inclusive, or the pool5 .h5"
     )
     p.add_argument("--h5", metavar="FILE", help="eccv16_dataset_tvsum_google_pool5.h5: F1 on its shots and users (keyshots_h5, por)")
-    p.add_argument("--splits", metavar="FILE", help="splits in the form of PGL-SUM, DSNet or CSTA: mean and deviation over them")
+    p.add_argument("--splits", metavar="FILE", help="splits in the form of PGL-SUM, DSNet or CSTA, or umt: mean and deviation over them")
     p.add_argument("--fold", type=int, metavar="K", help=f"only the held-out videos of fold K (0 to {N_FOLDS - 1})")
 
 

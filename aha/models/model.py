@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
-from llava_next import TOWER_BATCH, LlavaNextForCausalLM
+from llava_next import TOWER_BATCH, LlavaNextForCausalLM, resolve_folder
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, recorded_system_prompt
 from aha.core.heads import HEADS, Head
 from aha.errors import UserError
 from aha.models.config import AhaConfig
@@ -88,6 +89,7 @@ class WithHeads:
             outputs = config.heads.get(head.name)
             setattr(self, head.module, None if outputs is None else nn.Linear(config.hidden_size, outputs, bias=False))
         self.tokenizer_sources: tuple[str, ...] = ()  # folders or hub ids that the weights came from, the adapter before the base
+        self.system_prompt = DEFAULT_SYSTEM_PROMPT  # that of its training, where the folders have it on record
 
     # ---- computing ----
 
@@ -198,8 +200,7 @@ class WithHeads:
             )
         except ValueError as error:  # transformers and PEFT refuse settings so
             raise UserError(str(error)) from error
-        model.tokenizer_sources = tuple(os.fspath(source) for source in (adapter, base) if source is not None)
-        return model
+        return model._came_from(adapter, base)
 
     @classmethod
     def from_pretrained(
@@ -217,8 +218,12 @@ class WithHeads:
             model = load_saved(cls, path_or_hub_id, dtype=dtype, device=device, attn_implementation=attn_implementation)
         except ValueError as error:  # transformers and PEFT refuse settings so
             raise UserError(str(error)) from error
-        model.tokenizer_sources = (os.fspath(path_or_hub_id),)
-        return model
+        return model._came_from(path_or_hub_id)
+
+    def _came_from(self, *sources: str | os.PathLike | None) -> Self:
+        self.tokenizer_sources = tuple(os.fspath(source) for source in sources if source is not None)
+        self.system_prompt = recorded_system_prompt(resolve_folder(source) for source in self.tokenizer_sources)
+        return self
 
     def save_pretrained(
         self, folder: str | os.PathLike, *, tokenizer=None, card: str | None = None, max_shard_bytes: int = 5 * 1024**3

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Any
 
-from aha.conversation import PROMPT_ORDERS
+from aha.conversation import PROMPT_ORDERS, checked_system_prompt
 from aha.core.flags import add_flags, check_choices, flag, from_args
 from aha.core.heads import SCORES
 from aha.core.prompts import STYLES
@@ -37,6 +37,7 @@ class ScoreConfig:
     sampling: str = flag("timestamps", "which frames: by their time stamps, or as the published code does", choices=SAMPLINGS)
     video_backend: str = flag("pyav", "who decodes the videos", choices=tuple(BACKENDS))
     prompt_order: str = flag("aha", "query after the system prompt, as in training, or as the published code does", choices=PROMPT_ORDERS)
+    system_prompt: str | None = flag(None, "first words of every conversation (default: those of its training)", metavar="TEXT")
     cache: str = flag("full", "which past the model keeps", choices=CACHES)
     window: int | None = flag(None, f"tokens kept by a bounded cache (default {DEFAULT_WINDOW})", metavar="N")
     sink_tokens: int | None = flag(None, f"first tokens that --cache sink always keeps (default {DEFAULT_SINK_TOKENS})", metavar="N")
@@ -60,6 +61,7 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        checked_system_prompt(self.system_prompt)
         if self.frame_fps < 0 or (self.frame_fps == 0 and not self.max_num_frames):
             raise UserError(f"--frame_fps is {self.frame_fps}; give frames a second above 0, or 0 together with --max_num_frames.")
         if self.chunk_frames < 1:
@@ -91,8 +93,8 @@ class ScoreConfig:
 
     def session(self) -> dict[str, Any]:
         """Settings of aha.streaming.Session, with a policy of its own."""
-        names = ("cache", "window", "sink_tokens", "cache_semantics", "prompt_order", "remove_assistant_turns", "repetition_penalty",
-                 "max_new_tokens")  # fmt: skip
+        names = ("cache", "window", "sink_tokens", "cache_semantics", "prompt_order", "system_prompt", "remove_assistant_turns",
+                 "repetition_penalty", "max_new_tokens")  # fmt: skip
         return {"policy": self.policy(), **{name: getattr(self, name) for name in names}}
 
     def reading(self) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class Selection:
     dataset: str | None = flag(None, "a whole benchmark: tvsum, hisum, charades, qvh, youcook2, magqa", metavar="NAME")
     data_root: str | None = flag(None, "folder of the data set (default datasets/NAME), in its official layout", metavar="DIR")
     fold: int | None = flag(None, "0 to 4: of TVSum's 5 seeded folds (aha.core.folds)", metavar="N")
-    splits: str | None = flag(None, "splits file (PGL-SUM, DSNet, CSTA): --fold K is then its K-th split (tvsum)", metavar="FILE")
+    splits: str | None = flag(None, "splits file (PGL-SUM, DSNet, CSTA) or umt: --fold K is then its K-th split (tvsum)", metavar="FILE")
     split: str | None = flag(
         None,
         "of the fold (tvsum; default: test with --fold, else all) or of the data set (hisum; default test)",

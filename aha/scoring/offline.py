@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 from aha.conversation import Query, QuerySchedule
 from aha.core.prediction import Prediction
 from aha.data.feature_cache import FeatureCache, VideoFeatures, tower_key, video_key
+from aha.errors import UserError
 from aha.models.model import AhaModel
 from aha.scoring.config import ScoreConfig
 from aha.streaming.chunks import Chunk, ReadAhead, embed_chunks, pixel_chunks, score_frames
@@ -34,7 +36,8 @@ FRAMES_AHEAD = 512  # decoded and not scored yet, for one video
 
 
 class OpenVideo:
-    """A video file whose frames a thread is reading already. Raises UserError where it cannot be read.
+    """A video whose frames a thread is reading already: a file, or a list of images, which are its frames at `config.frame_fps`. Raises
+    UserError where it cannot be read.
 
     duration in seconds; fps of the sampled frames; chunks: of `config.chunk_frames` frames, with stored features in place of pixels where
     `features` has them; stored: whether it had. side: of the pictures, in pixels.
@@ -42,27 +45,33 @@ class OpenVideo:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike | Sequence[Path],
         config: ScoreConfig,
         features: FeatureCache | None = None,
         pinned: bool = False,
         side: int = PUBLISHED.side,
     ):
-        self.path = Path(path)
-        info = probe(path)
-        self.duration, self.video_fps = info.duration, info.fps
-        self.fps = config.frame_fps or config.max_num_frames / info.duration
         reading = config.reading()
+        images = not isinstance(path, (str, os.PathLike))
+        if images:
+            if not config.frame_fps:
+                raise UserError("images are the frames of a video at --frame_fps; give it above 0 for them.")
+            self.path, self.video_fps, self.duration = path[0], config.frame_fps, len(path) / config.frame_fps
+            reading["source_fps"] = config.frame_fps
+        else:
+            info = probe(path)
+            self.path, self.video_fps, self.duration = Path(path), info.fps, info.duration
+        self.fps = config.frame_fps or config.max_num_frames / self.duration
         self.chunk_frames, self.stored = config.chunk_frames, False
         self.features, self.key, self.limit = features, None, reading.pop("max_frames")
-        if features is not None and config.corruption is None:
+        if features is not None and config.corruption is None and not images:
             self.key = video_key(path, **reading)
             if (found := features.get(self.key, self.limit)) is not None:
                 self._take(found)
                 return
         frames: Iterable[Frame] = iter_frames(path, max_frames=self.limit, size=side, **reading)
         if config.corruption is not None:
-            frames = config.corruption.apply(frames, info.duration, self.path.stem)
+            frames = config.corruption.apply(frames, self.duration, self.path.stem)
         depth = max(FRAMES_AHEAD // config.chunk_frames, 1)
         self.chunks: Iterable[Chunk] = ReadAhead(pixel_chunks(frames, config.chunk_frames, pinned), depth)
 
@@ -96,15 +105,27 @@ class OpenVideo:
             self.chunks.close()
 
 
+def warn_other_prompt(trained: str, given: str | None) -> None:
+    """Say loudly, on rank 0, that --system_prompt is not what the model knows."""
+    if given not in (None, trained) and int(os.environ.get("RANK", 0)) == 0:
+        line = "!" * 78
+        print(
+            f"{line}\nWARNING: --system_prompt is not the one that the model was trained with; scores may be worse.\n"
+            f"  trained with: {trained}\n  given:        {given}\n{line}",
+            file=sys.stderr,
+        )
+
+
 class Scorer:
     """A loaded model and how to score with it; its decoder is made once for all videos."""
 
     def __init__(self, model: AhaModel, tokenizer: Any, config: ScoreConfig):
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        warn_other_prompt(model.system_prompt, config.system_prompt)
         self.decoder = Decoder(model, config.compile)
         self.features = FeatureCache(config.feature_cache, tower_key(model)) if config.feature_cache is not None else None
 
-    def open(self, path: str | os.PathLike) -> OpenVideo:
+    def open(self, path: str | os.PathLike | Sequence[Path]) -> OpenVideo:
         return OpenVideo(path, self.config, self.features, self.decoder.device.type == "cuda", self.model.config.frame.side)
 
     def session(self, fps: float) -> Session:
@@ -112,7 +133,7 @@ class Scorer:
 
     def score(
         self,
-        video: str | os.PathLike | OpenVideo,
+        video: str | os.PathLike | Sequence[Path] | OpenVideo,
         queries: Sequence[Query],
         progress: Callable[[int], None] | None = None,
         *,

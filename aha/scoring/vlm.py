@@ -1,10 +1,11 @@
 """An ordinary vision-language model as baseline: shown the last N frames, once a second, what does it say?
 
-Every reply is kept in a cache file (one JSON line each) as it comes, whatever it says: a run that fails or is cut off loses nothing, the next
-one asks only for the rest, and a question is never asked twice for an answer that was given. What a reply means is read from the cache: its
-first number, 0 to 100, is the score of the newest frame; the words after it, on a proactive benchmark, are said where the number is 50 or more.
-A reply without a number counts 0 and is reported. Raise PROMPT_VERSION with every change of the prompt.
-"""  # noqa: E501
+Every reply is kept in a cache file (one JSON line each) as it comes, whatever it says: a run that fails or is cut off loses nothing, the
+next one asks only for the rest, and a question is never asked twice for an answer that was given. A reply's key holds the model and its
+server's address, but not the port of a server on this machine: started again on another port it is the same model. What a reply means is
+read from the cache: its first number, 0 to 100, is the score of the newest frame; the words after it, on a proactive benchmark, are said
+where the number is 50 or more. A reply without a number counts 0 and is reported. Raise PROMPT_VERSION with every change of the prompt.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ import torch
 from llava_next import PUBLISHED, resolve_folder
 from torch import Tensor
 
-from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, DuetState, load_tokenizer, tokenizer_folder
+from aha.conversation import DuetFormat, DuetState, load_tokenizer, tokenizer_folder
 from aha.core.prediction import score_rows
 from aha.errors import UserError
 from aha.models.model import AhaModel, FrameScores
@@ -44,11 +44,11 @@ class Session:
 
     query: asked before the first frame. cache: full, sink, dynamic_sink, sliding or static, with `window` and `sink_tokens` in tokens
     (defaults 2048 and 32) and cache_semantics "aha" or "reference": see aha.streaming.caches. prompt_order: "aha" (as in training) or
-    "reference". tokenizer: that of the checkpoint (default: where the model was loaded from). policy: when to speak
-    (aha.streaming.policies); needs frame_fps, the frames pushed per second of video, for its clock. remove_assistant_turns: a reply
-    leaves no trace in the cache (with cache_semantics="reference" on an Aha model it does: the released code forgets to remove it).
-    pool: shared memory (push_many). decoder: a compiled one, for GPUs (aha.streaming.decoder).
-    engine: through which single frames go (aha.streaming.online).
+    "reference". system_prompt: default that of the model's training. tokenizer: that of the checkpoint (default: where the model was loaded
+    from). policy: when to speak (aha.streaming.policies); needs frame_fps, the frames pushed per second of video, for its clock.
+    remove_assistant_turns: a reply leaves no trace in the cache (with cache_semantics="reference" on an Aha model it does: the released
+    code forgets to remove it). pool: shared memory (push_many). decoder: a compiled one, for GPUs (aha.streaming.decoder). engine: through
+    which single frames go (aha.streaming.online).
     Raises UserError for settings that cannot work.
     """
 
@@ -63,7 +63,7 @@ class Session:
         sink_tokens: int | None = None,
         cache_semantics: str = "aha",
         prompt_order: str = "aha",
-        system_prompt: str = DEFAULT_SYSTEM_PROMPT,
+        system_prompt: str | None = None,
         policy: Any = None,
         frame_fps: float = 1.0,
         remove_assistant_turns: bool = False,
@@ -77,6 +77,7 @@ class Session:
             raise UserError("max_new_tokens must be at least 1, frame_fps and repetition_penalty above 0.")
         self.model = model
         self.format = DuetFormat(tokenizer if tokenizer is not None else tokenizer_of(model), model.config.tokens_per_frame)
+        system_prompt = model.system_prompt if system_prompt is None else system_prompt
         self.state = DuetState(self.format, prompt_order, model.config.family, system_prompt)
         self.cache = make_cache(
             cache, window, sink_tokens, cache_semantics, len(self.format.system(system_prompt)), model.config._attn_implementation,

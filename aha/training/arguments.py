@@ -12,6 +12,7 @@ import torch
 from llava_next import pick_attention
 from transformers import HfArgumentParser, TrainingArguments
 
+from aha.conversation import checked_system_prompt
 from aha.core.extras import need
 from aha.errors import UserError
 from aha.training.machine import Choices, Machine, choose, without_deepspeed
@@ -63,10 +64,20 @@ class DataArguments:
     fold: int = field(default=0, metadata={"help": "TVSum: which fifth (0 to 4) is held out for testing; -1 trains on all videos."})
     splits: str | None = field(
         default=None,
-        metadata={"help": "TVSum: splits file (PGL-SUM, DSNet or CSTA); --split K holds out its test videos, in place of --fold."},
+        metadata={
+            "help": "TVSum: splits file (PGL-SUM, DSNet, CSTA), or umt: UMT's fixed split; --split K holds out its test videos, in place "
+            "of --fold."
+        },
     )
-    split: int | None = field(default=None, metadata={"help": "Which split of --splits, from 0."})
+    split: int | None = field(default=None, metadata={"help": "Which split of --splits, from 0; not needed where there is one."})
     limit: int | None = field(default=None, metadata={"help": "Use at most this many samples of each data set (smoke runs)."})
+    system_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "First words of every conversation; kept in settings.json, scoring takes them from there. Default: those that "
+            "--lora_pretrained was trained with, else MMDuet's."
+        },
+    )
     video_backend: Literal["pyav", "decord", "torchcodec"] = field(default="pyav", metadata={"help": "Who decodes the videos."})
     vision_cache: str | None = field(
         default=None, metadata={"help": "Folder for the frozen tower's features: computed before training, no video is read after that."}
@@ -210,10 +221,11 @@ def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None
         for name, value in {"load_in_4bit": model.load_in_4bit, "compile_layers": run.compile_layers}.items():
             if value:
                 raise UserError(f"--{name} cannot be used with ZeRO-3, which takes weights apart; use configs/deepspeed/zero2.json.")
+    checked_system_prompt(data.system_prompt)
     if model.lora_targets and model.lora_pretrained:
         raise UserError("--lora_targets is for a new adapter; the one of --lora_pretrained keeps its layers, leave one of the two out.")
-    if (data.splits is None) != (data.split is None):
-        raise UserError("--splits FILE and --split K belong together: which split of the file is held out.")
+    if data.splits is None and data.split is not None:
+        raise UserError("--split K is for --splits FILE: which split of the file is held out.")
     if data.splits is not None and run.eval_strategy != "no":
         raise UserError("--eval_strategy needs validation videos, which published splits do not have; use --fold, or leave it out.")
     if not -1 <= data.fold <= 4:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from llava_next import base_config, resolve_folder
 from transformers import ProgressCallback
 
-from aha.conversation import load_tokenizer, tokenizer_folder
+from aha.conversation import DEFAULT_SYSTEM_PROMPT, load_tokenizer, recorded_system_prompt, tokenizer_folder
 from aha.core.environment import lock_folder, prepare_wandb, versions
 from aha.core.files import write_text
 from aha.data.mixture import Mixture, build_mixture
@@ -63,6 +64,16 @@ def held_out_by(data: DataArguments) -> int | Split | None:
     return None if data.fold < 0 else data.fold
 
 
+def starting_prompt(data: DataArguments, folders: Iterable[Path], say: bool) -> str:
+    """--system_prompt, else that of the training before; `data` has it then, for settings.json (None: the usual one)."""
+    before = recorded_system_prompt(folders)
+    if data.system_prompt not in (None, before) and say:
+        print(f"WARNING: --system_prompt is not the one that the starting weights were trained with: {before}", flush=True)
+    prompt = data.system_prompt or before
+    data.system_prompt = None if prompt == DEFAULT_SYSTEM_PROMPT else prompt
+    return prompt
+
+
 def train(argv: list[str]) -> None:
     model_args, data_args, run = parse(argv)
     main = run.process_index == 0
@@ -70,11 +81,12 @@ def train(argv: list[str]) -> None:
     base = resolve_folder(model_args.llm_pretrained)
     adapter = resolve_folder(model_args.lora_pretrained) if model_args.lora_pretrained else None
     tokenizer = load_tokenizer(tokenizer_folder((adapter, base)) or base)
+    prompt = starting_prompt(data_args, filter(None, (adapter, base)), say=main)
     validate = run.eval_strategy != "no"
     build = functools.partial(
         build_mixture, data_args.dataset_config, tokenizer, data_args.frame_fps, data_args.max_num_frames, seed=run.seed,
         fold=held_out_by(data_args), limit=data_args.limit, validation=validate,
-        frame=base_config(base).frame, video_backend=data_args.video_backend,
+        frame=base_config(base).frame, video_backend=data_args.video_backend, system_prompt=prompt,
     )  # fmt: skip
     mixture = build()
     held_out = build(split="val") if validate else None

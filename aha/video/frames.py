@@ -8,14 +8,16 @@ with. Written in numpy so that neither OpenCV nor torch is needed to read a vide
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from llava_next import PUBLISHED
 from PIL import Image, ImageOps
 
+from aha.core.files import by_number
 from aha.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
@@ -118,14 +120,50 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Raises UserError, naming the file, where it is missing or no image.
     """
+    with _image_errors(path), Image.open(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16-bit grey: the upper byte, as for every other 16-bit format
+            return np.repeat((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        if image.mode == "F":
+            raise UserError(f"image {path} has floating-point pixels, whose range is not known; save it with 8 or 16 bits.")
+        return np.asarray(image.convert("RGB"))
+
+
+def image_files(given: Sequence[str | Path]) -> list[Path] | None:
+    """The images that stand for a video, one a frame: those given, in that order, or of one folder, by their numbers. None: no images but a
+    video file. Raises UserError for a folder without images, for other files among images, and where sizes differ or one is no image."""
+    paths = [Path(path) for path in given]
+    if len(paths) == 1 and paths[0].is_dir():
+        names = by_number(path.name for path in paths[0].iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not names:
+            raise UserError(f"folder {paths[0]} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give a video file or such a folder.")
+        paths = [paths[0] / name for name in names]
+    elif len(paths) == 1 and paths[0].suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    if other := [path for path in paths if path.suffix.lower() not in IMAGE_SUFFIXES]:
+        raise UserError(f"{other[0]} is no image ({', '.join(sorted(IMAGE_SUFFIXES))}); give one video file, or images only.")
+    sizes = {path: image_size(path) for path in paths}
+    first = sizes[paths[0]]
+    if odd := [path for path in paths if sizes[path] != first]:
+        (width, height), (other_width, other_height) = first, sizes[odd[0]]
+        raise UserError(
+            f"images of one video must have one size, but {paths[0]} is {width}x{height} and {odd[0]} is {other_width}x{other_height}; "
+            "scale them, or leave out what does not belong there."
+        )
+    return paths
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) as shown, from the image's header. Raises UserError as read_image does."""
+    with _image_errors(path), Image.open(path) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(0x0112, 1) >= 5 else (width, height)  # orientations 5 to 8 lie on their side
+
+
+@contextlib.contextmanager
+def _image_errors(path: str | Path) -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # 16-bit grey: the upper byte, as for every other 16-bit format
-                return np.repeat((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-            if image.mode == "F":
-                raise UserError(f"image {path} has floating-point pixels, whose range is not known; save it with 8 or 16 bits.")
-            return np.asarray(image.convert("RGB"))
+        yield
     except FileNotFoundError as error:
         raise UserError(f"image {path} does not exist; check the path.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
