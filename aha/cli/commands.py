@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aha.api import DEMO_NOTE, Highlighter, load_choice, queries_of
+from aha.core.addresses import hide_argument, shown_address
 from aha.core.extras import need
 from aha.core.files import finish_output, open_output
 from aha.core.flags import add_flags, from_args
@@ -189,6 +190,8 @@ def slug(text: str) -> str:
 def _run_watch(args: argparse.Namespace) -> None:
     from aha.watch.command import run_watch
 
+    for address in (*args.source, *args.on_event):
+        hide_argument(address, shown_address(address))
     run_watch(args, lambda: load_model(args), fusion_of(args), online_of(args))
 
 
@@ -209,9 +212,14 @@ def _run_demo(args: argparse.Namespace) -> None:
 
 def _demo_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=7860, help="port on this machine (default %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets others in (default %(default)s)")
+    parser.add_argument(
+        "--host", nargs="+", default=["127.0.0.1"], metavar=("ADDRESS", "NAME"),
+        help="address to listen on, and further names by which the page is called; 0.0.0.0 lets others in, and asks for a password in "
+        "the environment variable AHA_PASSWORD (default 127.0.0.1)",
+    )  # fmt: skip
     parser.add_argument("--max_megabytes", type=positive, default=200, help="largest upload in MB (default %(default)s)")
     parser.add_argument("--max_minutes", type=positive, default=20, help="longest video in minutes (default %(default)s)")
+    parser.add_argument("--max_visitors", type=int, default=32, help="people that may watch a video at once (default %(default)s)")
     add_flags(parser.add_argument_group("model"), ModelChoice)
 
 

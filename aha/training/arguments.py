@@ -13,6 +13,7 @@ from llava_next import pick_attention
 from transformers import HfArgumentParser, TrainingArguments
 
 from aha.conversation import checked_system_prompt
+from aha.core.addresses import hide_argument
 from aha.core.extras import need
 from aha.errors import UserError
 from aha.training.machine import Choices, Machine, choose, without_deepspeed
@@ -196,6 +197,7 @@ def hide_token(run: RunArguments) -> None:
     """A hub token of the command line goes into the environment, and out of everything that is written: settings, card, wandb's files."""
     if run.hub_token:
         os.environ["HF_TOKEN"] = run.hub_token
+        hide_argument(run.hub_token, "***")
         sys.argv = [word.replace(run.hub_token, "***") for word in sys.argv]  # wandb keeps the command line too
         run.hub_token = None
 

@@ -287,7 +287,9 @@ def _connect(address: str) -> av.container.InputContainer:
         return av.open(address, options=options | allowed(*NETWORK[scheme]), timeout=TIMEOUT, **tags_as_they_are())
     except (av.error.FFmpegError, ValueError, OSError) as error:
         cure = "check the address, that the server runs, and that it sends a video and no playlist (.m3u8, .mpd)"
-        raise UserError(f"stream {shown_address(address)} cannot be opened ({reason(error)}); {cure}.") from error
+        raise UserError(
+            f"stream {shown_address(address)} cannot be opened ({reason(error)}); {cure}."
+        ) from None  # FFmpeg's own error names the address
 
 
 def _seek(container: av.container.InputContainer, seconds: float) -> None:
@@ -377,4 +379,6 @@ class _Converter:
 def check_file(source: str) -> None:
     """Raises UserError where a local file is not there."""
     if not os.path.exists(source):
-        raise UserError(f"source {source} does not exist; give a file, camera, rtsp:// or http:// address, or - for standard input.")
+        raise UserError(
+            f"source {shown_address(source)} does not exist; give a file, camera, rtsp:// or http:// address, or - for standard input."
+        )

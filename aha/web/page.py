@@ -9,17 +9,22 @@ Every browser tab has a `Visitor` of its own, found by the session hash that Gra
 from __future__ import annotations
 
 import argparse
+import html
 import os
-import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
-from collections import Counter
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import uvicorn
+from fastapi import FastAPI
 
 from aha.api import DEMO_NOTE, Highlighter
 from aha.core.fusion import Fusion
@@ -28,47 +33,16 @@ from aha.highlights.online import OnlineSettings
 from aha.highlights.result import Options
 from aha.web.curve import CSS, SEEK_SCRIPT, curve_html, log_html, moments_html
 from aha.web.examples import write_examples
-from aha.web.session import Limits, Turns, Visitor, without_folder
+from aha.web.guard import Guard, is_everywhere
+from aha.web.limits import Limits
+from aha.web.session import Visitor, without_folder
+from aha.web.visitors import Visitors
 
 POLL_SECONDS = 0.5
-
-
-class Visitors:
-    """Who is there, by session hash. `root` holds every temporary file and is removed at the end."""
-
-    def __init__(self, model: Highlighter, limits: Limits, root: Path):
-        self.model, self.limits, self.root = model, limits, root
-        self._turns = Turns()
-        self._lock = threading.Lock()
-        self._all: dict[str, Visitor] = {}
-        self._used: Counter[Path] = Counter()  # visitors that look at an upload; equal files are stored once
-
-    def use(self, video: Path, by: int) -> None:
-        """An upload is looked at by one visitor more (1) or less (-1); what nobody looks at is deleted. Examples stay."""
-        with self._lock:
-            self._used[video] += by
-            unused = self._used[video] <= 0 and self.root / "uploads" in video.parents
-            if unused:
-                del self._used[video]
-        if unused:
-            video.unlink(missing_ok=True)
-
-    def of(self, session_hash: str) -> Visitor:
-        with self._lock:
-            if session_hash not in self._all:
-                self._all[session_hash] = Visitor(self.model, self._turns, self.root, self.limits, self.use)
-            return self._all[session_hash]
-
-    def leave(self, session_hash: str) -> None:
-        with self._lock:
-            visitor = self._all.pop(session_hash, None)
-        if visitor is not None:
-            visitor.close()
-
-    def close(self) -> None:
-        for session_hash in list(self._all):
-            self.leave(session_hash)
-        shutil.rmtree(self.root, ignore_errors=True)
+MAX_WAITING = 400  # events of all visitors
+GONE = ("This visit has ended, as the browser was not heard of; press Start to watch again.", *[gr.skip()] * 4, -1)
+PASSWORD = "AHA_PASSWORD"  # environment variables
+GRADIO_FOLDER = "GRADIO_TEMP_DIR"
 
 
 def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks:
@@ -82,8 +56,20 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
             online=OnlineSettings(information_threshold=information or None, change_threshold=change or None),
         )  # fmt: skip
 
+    @contextmanager
+    def told(video: str | None = None) -> Iterator[None]:
+        """What a visitor did wrong is shown to it. Gradio takes the message for HTML."""
+        try:
+            yield
+        except UserError as error:
+            message = without_folder(str(error), Path(video)) if video else str(error)
+            raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
+
     def visitor_of(request: gr.Request) -> Visitor:
-        return visitors.of(request.session_hash)
+        visitor = visitors.find(request.session_hash)
+        if visitor is None:
+            raise UserError("there is no video yet; upload one or pick an example, and press Start.")
+        return visitor
 
     def shown(visitor: Visitor, *sliders: float) -> tuple[Any, ...]:
         result = visitor.result(options_of(*sliders))
@@ -93,41 +79,43 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
         return visitor.status, curve_html(result, duration, late), moments_html(result, late), log_html(visitor.answers), pause
 
     def start(request: gr.Request, video: str | None, query: str, *sliders: float) -> tuple[Any, ...]:
-        visitor = visitor_of(request)
-        try:
+        with told(video):
             if not video:
                 raise UserError("there is no video yet; upload one or pick an example.")
-            visitor.start(video, query)
-        except UserError as error:
-            raise gr.Error(without_folder(str(error), Path(video)) if video else str(error), print_exception=False) from error
-        return (*shown(visitor, *sliders), visitor.version, gr.DownloadButton(visible=False), gr.DownloadButton(visible=False))
+            visitor = visitors.start(request.session_hash, Path(video), query)
+            return (*shown(visitor, *sliders), visitor.version, gr.DownloadButton(visible=False), gr.DownloadButton(visible=False))
 
     def poll(request: gr.Request, seen: int, *sliders: float) -> tuple[Any, ...]:
-        visitor = visitor_of(request)
+        visitor = visitors.find(request.session_hash)
+        if visitor is None:
+            return GONE if seen >= 0 else (gr.skip(),) * 6
         version = visitor.version
         if version == seen and not visitor.error:
             return (gr.skip(),) * 6
-        return (*shown(visitor, *sliders), version)
+        with told():
+            return (*shown(visitor, *sliders), version)
 
     def slide(request: gr.Request, *sliders: float) -> tuple[Any, ...]:
-        return shown(visitor_of(request), *sliders)
+        visitor = visitors.find(request.session_hash)
+        if visitor is None:
+            return (gr.skip(),) * 5
+        with told():
+            visitor.touched = time.monotonic()
+            return shown(visitor, *sliders)
 
     def pause(request: gr.Request) -> None:
-        visitor = visitor_of(request)
-        visitor.pause(not visitor.paused)
+        with told():
+            visitor = visitor_of(request)
+            visitor.pause(not visitor.paused)
 
     def ask(request: gr.Request, text: str) -> str:
-        try:
+        with told():
             visitor_of(request).ask(text)
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        return ""
+            return ""
 
     def make_files(request: gr.Request, *sliders: float) -> tuple[Any, Any]:
-        try:
+        with told():
             reel, report = visitor_of(request).files(options_of(*sliders))
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from error
         return gr.DownloadButton("Download reel", value=reel, visible=True), gr.DownloadButton(
             "Download report", value=report, visible=True
         )
@@ -135,7 +123,7 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
     def leave(request: gr.Request) -> None:
         visitors.leave(request.session_hash)
 
-    with gr.Blocks(title="Aha!", analytics_enabled=False, delete_cache=(600, 7200)) as page:
+    with gr.Blocks(title="Aha!", analytics_enabled=False) as page:
         gr.Markdown(f"# Aha!\nSay what to look for; the video is watched frame by frame and scored as it goes.\n\n*{note}*")
         with gr.Row():
             with gr.Column(scale=3):
@@ -186,43 +174,79 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
         question.submit(ask, question, question, **quiet)
         for slider in sliders:
             slider.change(slide, sliders, panel, trigger_mode="always_last", **quiet)
-        files_button.click(make_files, sliders, [reel_download, report_download], show_progress="minimal", api_visibility="private")
+        files_button.click(make_files, sliders, [reel_download, report_download], show_progress="minimal", api_visibility="private",
+                           concurrency_limit=2)  # fmt: skip
         gr.Timer(POLL_SECONDS).tick(poll, [seen, *sliders], [*panel, seen], trigger_mode="once", concurrency_limit=None, **quiet)
         page.unload(leave)
     return page
 
 
-def launch(model: Highlighter, limits: Limits, host: str, port: int, block: bool = True):
-    """Serve the page; returns (Visitors, page) when `block` is off. Raises UserError where the port is taken."""
-    root = Path(tempfile.mkdtemp(prefix="aha-demo-"))
-    # Uploads go into our folder, and nothing is sent anywhere.
-    uploads_before = os.environ.get("GRADIO_TEMP_DIR")
-    os.environ["GRADIO_TEMP_DIR"] = str(root / "uploads")
+class Server:
+    """The page, served by a thread of its own. close() ends it and removes every file."""
+
+    def __init__(self, visitors: Visitors, app: Guard, address: str, listening: socket.socket, folder_before: str | None):
+        self.visitors, self.address, self._folder_before = visitors, address, folder_before
+        config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=1, limit_concurrency=1000)
+        self._uvicorn = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self._uvicorn.run, args=([listening],), name="aha-server", daemon=True)
+        self.thread.start()
+        while not self._uvicorn.started and self.thread.is_alive():
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self._uvicorn.should_exit = True
+        self.thread.join()
+        self.visitors.close()
+        if self._folder_before is not None:  # another page of this process goes on
+            os.environ[GRADIO_FOLDER] = self._folder_before
+
+
+def launch(model: Highlighter, limits: Limits, hosts: Sequence[str], port: int, password: str | None = None) -> Server:
+    """Serve the page on the address hosts[0], under it, as localhost, and under the other names of `hosts`. Raises UserError where the port
+    is taken, and where others could come in without a password."""
+    host = hosts[0]
+    if is_everywhere(host) and not password:
+        raise UserError(
+            f"--host {host} lets others on the network use this page; set a password in the environment or in .env ({PASSWORD}=...), or "
+            "leave --host out to keep the page to this machine."
+        )
+    listening = _listen(host, port)
+    root = Path(tempfile.mkdtemp(prefix="aha-demo-")).resolve()
+    # Uploads and results lie in our folder, and nothing is sent anywhere.
+    folder_before, os.environ[GRADIO_FOLDER] = os.environ.get(GRADIO_FOLDER), str(root)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     visitors = Visitors(model, limits, root)
     (root / "examples").mkdir()
-    page = build_page(visitors, write_examples(root / "examples"))
+    page = build_page(visitors, write_examples(root / "examples")).queue(default_concurrency_limit=8, max_size=MAX_WAITING)
+    page.has_launched = True  # Gradio looks only then whether a file that a request names is one of ours; guard.py looks as well
+    page.state_session_capacity = 8 * limits.visitors
+    served = gr.mount_gradio_app(
+        FastAPI(openapi_url=None), page, "/", server_name=host, server_port=port, max_file_size=limits.upload_bytes, css=CSS,
+        show_error=False, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
+    )  # fmt: skip
+    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return Server(visitors, Guard(served, visitors, hosts, password), f"http://{shown}:{port}", listening, folder_before)
+
+
+def _listen(host: str, port: int) -> socket.socket:
     try:
-        page.queue(default_concurrency_limit=8).launch(
-            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, max_file_size=int(limits.megabytes * 1_000_000),
-            allowed_paths=[str(root)], css=CSS, show_error=True, footer_links=[], ssr_mode=False, share=False,
-        )  # fmt: skip
-    except OSError as error:
-        visitors.close()
-        if uploads_before is not None:  # another page of this process goes on
-            os.environ["GRADIO_TEMP_DIR"] = uploads_before
-        raise UserError(f"port {port} on {host} is taken; choose another with --port.") from error
-    print(f"Aha! demo on {page.local_url} (Ctrl-C ends it)", flush=True)
-    if not block:
-        return visitors, page
-    try:
-        page.block_thread()
-    finally:
-        visitors.close()
-    return None
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"port {port} on {host} is taken or cannot be used ({error}); choose another with --port or --host.") from error
+    return listening
 
 
 def run_demo(args: argparse.Namespace, model: Highlighter) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # temporary files are removed then too
-    launch(model, Limits(args.max_megabytes, args.max_minutes), args.host, args.port)
+    limits = Limits(args.max_megabytes, args.max_minutes, visitors=args.max_visitors)
+    server = launch(model, limits, args.host, args.port, os.environ.get(PASSWORD))
+    print(f"Aha! demo on {server.address} (Ctrl-C ends it)", flush=True)
+    try:
+        while server.thread.is_alive():
+            server.thread.join(1.0)
+    finally:
+        server.close()

@@ -12,10 +12,10 @@ import shutil
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,9 @@ from aha.api import Highlighter, checked_query
 from aha.errors import UserError
 from aha.highlights.result import Options, Result, find_highlights, write_result
 from aha.highlights.timeline import ScoreTrack
+from aha.video.container import Limits as VideoLimits
 from aha.video.reader import VideoInfo, iter_frames, probe
+from aha.web.limits import Limits
 
 BATCH = 4  # frames scored before the next visitor has a turn
 REPLY_TOKENS = 40
@@ -35,13 +37,14 @@ def without_folder(message: str, video: Path) -> str:
     return message.replace(str(video), video.name)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a visitor may upload. fps: frames a second that are scored."""
-
-    megabytes: float = 200
-    minutes: float = 20
-    fps: float = 2.0
+def _log_failure(done: Future[None]) -> None:
+    """What went wrong in a thread is logged, and holds the model's session no longer."""
+    error = done.exception()
+    if error is not None:
+        if not isinstance(error, UserError):
+            traceback.print_exception(error)
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = error.__context__ = error.__cause__ = None
 
 
 class Turns:
@@ -67,7 +70,7 @@ class Turns:
 
 
 class Visitor:
-    """The state of one browser tab. All methods may be called from any thread."""
+    """The state of one browser tab. All methods may be called from any thread; of two that start or end at once one waits or is refused."""
 
     def __init__(self, model: Highlighter, turns: Turns, root: Path, limits: Limits, use: Callable[[Path, int], None]):
         """use(video, 1 or -1): this visitor looks at an upload, or no longer does."""
@@ -78,7 +81,11 @@ class Visitor:
         self.query = ""
         self.answers: list[tuple[float, str, str]] = []  # time, who, text
         self.version = 0  # grows with everything that is shown
-        self._lock = threading.Lock()
+        self.touched = time.monotonic()  # when the visitor last did something; looking on is nothing
+        self._lock = threading.Lock()  # of what is shown
+        self._starting = threading.Lock()  # of the thread: held while it is started or ended
+        self._making = threading.Lock()  # of the files
+        self._closed = self._resting = False
         self._rows: list[tuple[int, dict[str, float], np.ndarray]] = []  # frame number, `debug_data` row, mean token
         self._questions: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._running = threading.Event()
@@ -90,26 +97,39 @@ class Visitor:
 
     # ---- what the visitor does ----
 
-    def start(self, video: str, query: str) -> None:
+    def start(self, video: str | Path, query: str) -> None:
         """Score a video from its beginning; what was there before is dropped. Raises UserError for what is not allowed."""
-        query = checked_query(query)
-        size = os.path.getsize(video) / 1e6
-        if size > self.limits.megabytes:
+        if not self._starting.acquire(blocking=False):
+            raise UserError("this tab is starting a video already; wait a moment.")
+        try:
+            self._start(Path(video), checked_query(query))
+        finally:
+            self._starting.release()
+
+    def _start(self, video: Path, query: str) -> None:
+        try:
+            size = os.path.getsize(video)
+        except OSError as error:
+            raise UserError("this video is here no longer; upload it again.") from error
+        if size > self.limits.upload_bytes:
             raise UserError(
-                f"the video has {size:.0f} MB, more than the {self.limits.megabytes:g} MB that this page takes; cut it shorter."
+                f"the video has {size / 1e6:.0f} MB, more than the {self.limits.megabytes:g} MB that this page takes; cut it shorter."
             )
-        info = probe(video)
+        info = probe(video, self._video_limits)
         if info.duration > self.limits.minutes * 60:
             minutes = info.duration / 60
             raise UserError(
                 f"the video lasts {minutes:.1f} minutes, more than the {self.limits.minutes:g} that this page takes; cut it shorter."
             )
-        self.halt()
+        self._halt()
+        if self._closed:
+            raise UserError("this visit has ended; load the page again.")
         with self._lock:
-            before, self.video, self.info, self.query = self.video, Path(video), info, query
-            self._rows, self.answers, self._cached, self._scored_all = [], [], None, False
+            before, self.video, self.info, self.query = self.video, video, info, query
+            self._rows, self.answers, self._cached, self._scored_all, self._resting = [], [], None, False, False
             self._questions = queue.SimpleQueue()
             self.version += 1
+        self.touched = time.monotonic()
         self._use(self.video, 1)
         if before is not None:
             self._use(before, -1)
@@ -117,8 +137,14 @@ class Visitor:
         self._running.set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="aha-visitor")
         self._done = self._thread.submit(self._score)
+        self._done.add_done_callback(_log_failure)
+
+    @property
+    def _video_limits(self) -> VideoLimits:
+        return VideoLimits(pixels=self.limits.pixels)
 
     def pause(self, paused: bool) -> None:
+        self.touched = time.monotonic()
         (self._running.clear if paused else self._running.set)()
         self.version += 1
 
@@ -133,9 +159,23 @@ class Visitor:
             raise UserError("there is no video yet; start one, then ask.")
         if self._done.done():
             raise UserError("this video was stopped; start it again to ask.")
+        if self._questions.qsize() >= self.limits.questions:
+            raise UserError(f"{self.limits.questions} questions wait already; wait for their answers.")
+        self.touched = time.monotonic()
         self._questions.put(text)
 
-    def halt(self) -> None:
+    def rest(self) -> bool:
+        """End the thread of a visitor who does nothing; what was scored stays. Returns whether there was one."""
+        with self._starting:
+            if self._thread is None:
+                return False
+            self._halt()
+            with self._lock:
+                self._resting = True
+                self.version += 1
+            return True
+
+    def _halt(self) -> None:
         """End the thread."""
         self._stop.set()
         self._running.set()
@@ -145,9 +185,11 @@ class Visitor:
 
     def close(self) -> None:
         """The visitor has left: end the thread, remove uploads and files."""
-        self.halt()
+        with self._starting:
+            self._halt()
+            was_closed, self._closed = self._closed, True
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self.video is not None:
+        if self.video is not None and not was_closed:
             self._use(self.video, -1)
 
     # ---- what the visitor sees ----
@@ -160,7 +202,7 @@ class Visitor:
             return None
         if isinstance(failure, UserError):
             return without_folder(str(failure), self.video)
-        return f"the scoring failed ({type(failure).__name__}: {failure}); start again."
+        return f"the scoring failed ({type(failure).__name__}); start again."  # what it says may name files; it is in the server's log
 
     @property
     def status(self) -> str:
@@ -169,6 +211,8 @@ class Visitor:
         if self.error:
             return f"Error: {self.error}"
         seen = self._rows[-1][1]["time"] if self._rows else 0.0
+        if self._resting and not self._scored_all:
+            return f"Stopped after {seen:.0f} of {self.info.duration:.0f} s, as nothing was done here for long; press Start to watch again."
         if self._scored_all:
             return f"Done: {len(self._rows)} frames of {self.info.duration:.0f} s scored. Move the sliders, click the curve, ask."
         state = "Paused" if self.paused else "Watching"
@@ -177,6 +221,11 @@ class Visitor:
     @property
     def finished(self) -> bool:
         return self._scored_all
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether the thread has frames to score."""
+        return self._done is not None and not self._done.done() and not self._scored_all
 
     def track(self) -> ScoreTrack | None:
         """The scores so far; None before the first."""
@@ -209,15 +258,25 @@ class Visitor:
         result = self.result(options)
         if result is None or self.video is None:
             raise UserError("nothing is scored yet; start a video first.")
-        folder = Path(tempfile.mkdtemp(prefix="files-", dir=self.folder))
-        write_result(result, self.video, folder, frame_fps=self.limits.fps, note=self.model.note)
+        if not self._making.acquire(blocking=False):
+            raise UserError("reel and report are being made already; wait a moment.")
+        try:
+            self.touched = time.monotonic()
+            before = list(self.folder.iterdir())
+            folder = Path(tempfile.mkdtemp(prefix="files-", dir=self.folder))
+            write_result(result, self.video, folder, frame_fps=self.limits.fps, note=self.model.note)
+            for old in before:
+                shutil.rmtree(old, ignore_errors=True)
+        finally:
+            self._making.release()
         return str(folder / "reel.mp4"), str(folder / "report.html")
 
     # ---- the thread ----
 
     def _score(self) -> None:
         session = self.model.stream(self.query, frame_fps=self.limits.fps)
-        frames, batch = iter_frames(self.video, fps=self.limits.fps, size=self.model.model.config.frame.side), []
+        side = self.model.model.config.frame.side
+        frames, batch = iter_frames(self.video, fps=self.limits.fps, size=side, limits=self._video_limits), []
         for frame in frames:
             batch.append(frame)
             if len(batch) == BATCH:
@@ -255,5 +314,6 @@ class Visitor:
             reply = session.respond(max_new_tokens=REPLY_TOKENS).strip() if session.frames else ""
         seconds = self._rows[-1][1]["time"] if self._rows else 0.0
         with self._lock:
-            self.answers += [(seconds, "you", text), (seconds, "model", reply or "(nothing)")]
+            said = [(seconds, "you", text), (seconds, "model", reply or "(nothing)")]
+            self.answers = [*self.answers, *said][-2 * self.limits.answers :]
             self.version += 1
