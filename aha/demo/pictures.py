@@ -134,4 +134,4 @@ def fill_bank(model: LlavaNextForCausalLM, seed: int, scenes: int) -> FrameBank:
         visual.append(model.visual_embed(drawn.frames).half())
         pictures.append((drawn.cover.numpy(), drawn.words.numpy(), drawn.place.numpy()))
         all_scenes += new_scenes
-    return FrameBank(torch.cat(visual), *(np.concatenate(column) for column in zip(*pictures)), all_scenes)
+    return FrameBank(torch.cat(visual), *(np.concatenate(column) for column in zip(*pictures)), all_scenes)  # type: ignore[call-arg]  # mypy cannot count what * unpacks

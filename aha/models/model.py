@@ -84,7 +84,7 @@ class WithHeads:
     config: AhaConfig
 
     def __init__(self, config: AhaConfig) -> None:
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]  # mypy cannot count what * unpacks
         for head in HEADS:
             outputs = config.heads.get(head.name)
             setattr(self, head.module, None if outputs is None else nn.Linear(config.hidden_size, outputs, bias=False))
