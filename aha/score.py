@@ -15,18 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aha.conversation import Query
+from aha.core.addresses import local_file
 from aha.core.environment import die_with_launcher
 from aha.core.flags import add_flags, from_args
 from aha.core.prediction import write_predictions
 from aha.errors import run_command
 from aha.scoring.config import ScoreConfig, Selection, add_score_flags, score_config_of
-from aha.scoring.model_choice import ModelChoice
+from aha.scoring.model_choice import ModelChoice, choice_of
 from aha.video.reader import probe
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aha.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_flags(parser.add_argument_group("model"), ModelChoice, required=("llm_pretrained",))
+    add_flags(parser.add_argument_group("model"), ModelChoice)
     what = parser.add_argument_group("what is scored")
     what.add_argument("--video", metavar="FILE", help="one video file")
     what.add_argument("--query", action="append", default=[], metavar="TEXT", help="task in plain words; may be repeated")
@@ -58,7 +59,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def score_one(choice: ModelChoice, config: ScoreConfig, video: str, queries: Sequence[Query], output: str) -> None:
-    info = probe(video)  # a wrong path is said at once, before the model is loaded
+    info = probe(local_file(video))  # a wrong path is said at once, before the model is loaded
     if late := [query for query in queries if query.time >= info.duration]:
         print(
             f"warning: query {late[0].text!r} at {late[0].time:g} s is after the end of the video ({info.duration:.1f} s)", file=sys.stderr
@@ -77,7 +78,7 @@ def score_one(choice: ModelChoice, config: ScoreConfig, video: str, queries: Seq
 def main(argv: list[str]) -> None:
     args = parse(argv)
     die_with_launcher()
-    choice, config = from_args(ModelChoice, args), score_config_of(args)
+    choice, config = choice_of(args), score_config_of(args)
     if args.video is not None:
         queries = [Query(text, time) for text, time in zip(args.query, args.query_time or [0.0] * len(args.query))]
         score_one(choice, config, args.video, queries, args.output)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
+
+from aha.errors import UserError
 
 
 def shown_address(address: str) -> str:
@@ -25,3 +29,14 @@ def shown_address(address: str) -> str:
 def without_secrets(text: str, address: str) -> str:
     """`text` (a message of a library, say) with the address in it shown as above."""
     return text.replace(address, shown_address(address))
+
+
+def local_file(name: str | os.PathLike) -> Path:
+    """The path of a video file. Raises UserError for an address: what is scored more than once is fetched once."""
+    text = os.fspath(name)
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
+        raise UserError(
+            f"{shown_address(text)} is an address: fetch the file first (curl -L -o video.mp4 ADDRESS; from video sites "
+            "with yt-dlp ADDRESS) and give its path; live addresses are for aha watch."
+        )
+    return Path(text).expanduser()
