@@ -7,8 +7,9 @@
     result = model.query(video, "where are the red things?")
     print(result.highlights[0])
 
-`load("demo")` is the small model that ships with the project and knows only coloured shapes; `load("lmms-lab/llava-onevision-qwen2-7b-ov",
-"path/or/hub-id/of/an/adapter")` is a real one. Importing this module is light: torch is imported when a model is loaded.
+`load("demo")` is the small model that ships with the project and knows only coloured shapes; `load("mmduet-7b")` is a real one (`aha
+models` lists the names), and so is `load("lmms-lab/llava-onevision-qwen2-7b-ov", "path/or/hub-id/of/an/adapter")`.
+Importing this module is light: torch is imported when a model is loaded.
 
 F frames, K tokens of a frame (49), H decoder width.
 """
@@ -23,16 +24,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.errors import UserError
-from aha.highlights.result import Options, Result, find_highlights
+from aha.highlights.evidence import DEMO_LEVEL, DEMO_UNRELATED, LEVEL, UNRELATED
+from aha.highlights.result import Options, Result, evidence_of, find_highlights
 from aha.highlights.timeline import ScoreTrack
 from aha.scoring.config import ScoreConfig
 from aha.scoring.model_choice import ModelChoice
-from aha.video.reader import Frame
+from aha.video.reader import Frame, probe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from aha.data.feature_cache import FeatureCache
     from aha.models.model import AhaModel
+    from aha.scoring.offline import OpenVideo
     from aha.streaming import Session
     from aha.streaming.chunks import ScoredFrame
 
@@ -69,12 +73,13 @@ def load(
 ) -> Highlighter:
     """Load a model for highlights.
 
-    model: "demo", a folder or hub id of a base checkpoint (with `adapter`), or of a whole Aha model (without).
+    model: a name (`aha models`), a folder or hub id of a base checkpoint (with `adapter`), or of a whole Aha model or an adapter that
+    names its base (without).
     device: "cpu" or "cuda" (default: cuda where there is one). dtype: float32, bfloat16, float16 (default: bfloat16 on cuda, else float32).
     Raises UserError where something is missing or does not fit.
     """
-    choice = ModelChoice(os.fspath(model), None if adapter is None else os.fspath(adapter), dtype, device, attn_implementation)
-    return load_choice(choice)
+    named = {"model": os.fspath(model)} if adapter is None else {"llm_pretrained": os.fspath(model), "lora_pretrained": os.fspath(adapter)}
+    return load_choice(ModelChoice(**named, dtype=dtype, device=device, attn_implementation=attn_implementation))
 
 
 def load_choice(choice: ModelChoice) -> Highlighter:
@@ -96,21 +101,47 @@ class Highlighter:
 
     def __init__(self, model: AhaModel, tokenizer: Any, name: str, is_demo: bool = False):
         self.model, self.tokenizer, self.name, self.is_demo = model, tokenizer, name, is_demo
+        self._features: FeatureCache | None = None
 
     @property
     def note(self) -> str:
         """One sentence for reports: which model scored."""
         return DEMO_NOTE if self.is_demo else f"Scored by {self.name}."
 
-    def encode(
+    def open(
         self,
         video: str | os.PathLike,
+        fps: float = 1.0,
+        max_num_frames: int | None = None,
+        video_backend: str = "pyav",
+        keep_features: str | os.PathLike | None = None,
+    ) -> OpenVideo:
+        """A video whose frames a thread is reading already, `fps` a second; where that is more than `max_num_frames`, that many spread over
+        the whole video. keep_features: a folder of what the vision tower gave for it, in this run or an earlier one.
+
+        Raises UserError: missing or damaged file, no video in it.
+        """
+        from aha.data.feature_cache import FeatureCache, tower_key
+        from aha.scoring.offline import OpenVideo
+
+        if keep_features is not None and self._features is None:
+            self._features = FeatureCache(keep_features, tower_key(self.model))
+        if max_num_frames is not None and probe(video).duration * fps > max_num_frames:
+            fps = 0.0
+        spread = None if fps else max_num_frames
+        config = ScoreConfig(frame_fps=fps, max_num_frames=spread, chunk_frames=BATCH, video_backend=video_backend)
+        return OpenVideo(video, config, self._features if keep_features is not None else None, side=self.model.config.frame.side)
+
+    def encode(
+        self,
+        video: str | os.PathLike | OpenVideo,
         fps: float = 1.0,
         max_num_frames: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         video_backend: str = "pyav",
     ) -> EncodedVideo:
-        """Read `fps` frames a second and run them through the vision tower. progress(done, total) is called after each batch.
+        """Read a video (or go on with an opened one) and run its frames through the vision tower. fps, max_num_frames: see `open`.
+        progress(done, total) is called after each batch.
 
         Raises UserError: missing or damaged file, no video in it.
         """
@@ -118,9 +149,8 @@ class Highlighter:
 
         from aha.scoring.offline import OpenVideo
 
-        config = ScoreConfig(frame_fps=fps, max_num_frames=max_num_frames, chunk_frames=BATCH, video_backend=video_backend)
-        opened = OpenVideo(video, config, side=self.model.config.frame.side)
-        total = config.expected_frames(opened.duration)
+        opened = video if isinstance(video, OpenVideo) else self.open(video, fps, max_num_frames, video_backend)
+        total = max(round(opened.duration * opened.fps), 1)
         seen: list[Frame] = []
         # One block for all: small pieces kept between the tower's large temporary ones cost 15 times their size over a long video.
         visual_FKH = torch.empty(0)
@@ -138,10 +168,10 @@ class Highlighter:
         visual_FKH = visual_FKH[: len(seen)]
         features = [part.float().mean(1).numpy() for part in visual_FKH.split(256)]  # not of all at once: as large again in float32
         return EncodedVideo(
-            os.fspath(video),
+            os.fspath(opened.path),
             opened.duration,
             opened.video_fps,
-            fps,
+            opened.fps,
             np.array([frame.frame_index for frame in seen]),
             np.array([frame.time for frame in seen]),
             visual_FKH,
@@ -171,15 +201,30 @@ class Highlighter:
 
         return list(score_frames(session, embed_chunks(self.model, [pixel_chunk(frames)])))
 
+    def unrelated(self, video: EncodedVideo, progress: Callable[[int, int], None] | None = None) -> list[ScoreTrack]:
+        """The video scored for queries that have nothing to do with it: what `query` measures its evidence against. Once for a video."""
+        tracks: list[ScoreTrack] = []
+        unrelated = DEMO_UNRELATED if self.is_demo else UNRELATED
+        for words in unrelated:
+            tracks.append(self.score(video, words))
+            if progress:
+                progress(len(tracks) * len(video), len(unrelated) * len(video))
+        return tracks
+
     def query(
         self, video: EncodedVideo, query: str, *, budget: float | None = None, top: int | None = None, options: Options | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None, unrelated: Sequence[ScoreTrack] = (),
     ) -> Result:  # fmt: skip
-        """Score, segment, choose and rank. budget: share of the video; top: number of moments (default: budget 0.15)."""
+        """Score, segment, choose and rank. budget: share of the video; top: number of moments (default: budget 0.15).
+
+        unrelated: of `unrelated(video)`; with it `result.evidence` says how clear the answer is, and where it is not nothing is chosen.
+        """
         options = options or Options()
         if budget is not None or top is not None:
             options = replace(options, budget=budget, top=top, min_score=None)
-        return find_highlights(self.score(video, query, progress), checked_query(query), options, video.video_fps)
+        track = self.score(video, query, progress)
+        evidence = evidence_of(track, unrelated, options, DEMO_LEVEL if self.is_demo else LEVEL) if unrelated else None
+        return find_highlights(track, checked_query(query), options, video.video_fps, evidence)
 
     def say(self, video: EncodedVideo, result: Result, max_new_tokens: int = 40) -> Result:
         """A copy of the result in which the model says something about each highlight, having seen its frames up to the best one."""

@@ -111,6 +111,29 @@ def missing_gpus(wanted: int | None) -> str | None:
     )
 
 
+def data_problem(dataset_config: str, fold: int, splits: str | None, split: int | None, validation: bool) -> str | None:
+    """What training would say of the data when it starts: annotations, folds or splits that do not fit, no usable video. Videos are looked
+    through once, as training does; it finds the index then."""
+    from aha.data.mixture import load_source, read_config
+    from aha.eval.community import chosen_split
+
+    try:
+        held_out = chosen_split(splits, split) if splits is not None else None if fold < 0 else fold
+        usable, problems = 0, []
+        for entry in read_config(dataset_config):
+            source = load_source(entry, entry["fps"] or 1.0, entry["max_num_frames"] or 1, "train", held_out, validation)
+            usable, problems = usable + len(source.samples), [*problems, *source.problems]
+    except UserError as error:
+        cure = ""
+        if "cannot be split" in str(error):
+            cure = " (or give --splits FILE --split K, such as aha data new writes, or --fold -1: nothing is held out)"
+        return f"data: {error}{cure}"
+    if not usable:
+        first = f"; the first of {len(problems)} left out: {problems[0].item}: {problems[0].reason}" if problems else ""
+        return f"data: {dataset_config} has no usable video for training{first}"
+    return None
+
+
 def missing_things(dataset_config: str, base: str, adapter: str | None, num_gpus: int | None) -> list[str]:
     """A line for each thing that the run needs and that is not there. Raises UserError for a dataset config that is wrong itself."""
     lines: list[str | None] = list(missing_files(dataset_config))
@@ -129,9 +152,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--lora_pretrained", help="adapter to start from: folder or hub id")
     parser.add_argument("--num_gpus", type=int, help="GPUs of this node that will be used (default: at least 1)")
     parser.add_argument("--use_cpu", nargs="?", const="True", default="False", help="the run will be on the CPU: no GPU is needed")
+    parser.add_argument("--fold", type=int, default=0, help="which fifth is held out, -1: none (default %(default)s)")
+    parser.add_argument("--splits", help="splits file, with --split")
+    parser.add_argument("--split", type=int, help="which split of it")
+    parser.add_argument("--eval_strategy", default="no", help="as aha.train has it: a validation fold is kept out, too")
     args, _ = parser.parse_known_args(argv)
     num_gpus = 0 if args.use_cpu.lower() in ("true", "1", "yes") else args.num_gpus
     lines = missing_things(args.dataset_config, args.llm_pretrained, args.lora_pretrained, num_gpus)
+    if not missing_files(args.dataset_config):
+        validation = args.eval_strategy != "no"
+        lines += [line for line in [data_problem(args.dataset_config, args.fold, args.splits, args.split, validation)] if line]
     if lines:
         print(f"{len(lines)} thing{'s are' if len(lines) > 1 else ' is'} missing:", file=sys.stderr)
         for line in lines:

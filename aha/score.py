@@ -16,19 +16,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aha.conversation import Query
+from aha.core.addresses import local_file
 from aha.core.environment import die_with_launcher
 from aha.core.flags import add_flags, from_args
 from aha.core.prediction import write_predictions
 from aha.errors import run_command
 from aha.scoring.config import ScoreConfig, Selection, add_score_flags, score_config_of
-from aha.scoring.model_choice import ModelChoice
+from aha.scoring.model_choice import ModelChoice, choice_of
 from aha.video.frames import image_files
 from aha.video.reader import probe
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m aha.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_flags(parser.add_argument_group("model"), ModelChoice, required=("llm_pretrained",))
+    add_flags(parser.add_argument_group("model"), ModelChoice)
     what = parser.add_argument_group("what is scored")
     what.add_argument("--video", nargs="+", metavar="FILE",
                       help="one video file; or images, or a folder of numbered ones, which are its frames at --frame_fps")  # fmt: skip
@@ -62,8 +63,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def score_one(choice: ModelChoice, config: ScoreConfig, given: Sequence[str], queries: Sequence[Query], output: str) -> None:
     images = image_files(given)  # a wrong path is said at once, before the model is loaded
-    video = images or given[0]
-    duration = len(images) / (config.frame_fps or 1) if images else probe(given[0]).duration
+    video = images or local_file(given[0])
+    duration = len(images) / (config.frame_fps or 1) if images else probe(video).duration
     if late := [query for query in queries if query.time >= duration]:
         print(f"warning: query {late[0].text!r} at {late[0].time:g} s is after the end of the video ({duration:.1f} s)", file=sys.stderr)
     from tqdm import tqdm
@@ -80,7 +81,7 @@ def score_one(choice: ModelChoice, config: ScoreConfig, given: Sequence[str], qu
 def main(argv: list[str]) -> None:
     args = parse(argv)
     die_with_launcher()
-    choice, config = from_args(ModelChoice, args), score_config_of(args)
+    choice, config = choice_of(args), score_config_of(args)
     if args.video is not None:
         queries = [Query(text, time) for text, time in zip(args.query, args.query_time or [0.0] * len(args.query))]
         score_one(choice, config, args.video, queries, args.output)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aha.core.files import UNFINISHED, finish_output, open_output
+from aha.core.files import UNFINISHED, check_output, finish_output, open_output
 from aha.core.fusion import Fusion
 from aha.core.prediction import read_predictions, write_predictions
 from aha.errors import UserError
@@ -308,6 +308,7 @@ def test_an_output_folder_is_not_overwritten_silently(tmp_path):
     with pytest.raises(UserError, match="--overwrite"):
         open_output(tmp_path, False)
     assert open_output(tmp_path, True) == tmp_path
+    assert not check_output(tmp_path / "new", False).exists()  # it is made when there is something to write
     new = open_output(tmp_path / "new", False)
     (new / "scores.json").touch()
     assert open_output(new, False) == new, "what a kill left unfinished is taken up again"

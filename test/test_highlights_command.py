@@ -39,7 +39,12 @@ def model() -> Highlighter:
 def aha(model, monkeypatch):
     """`aha ...` in this process, with the tiny model."""
     monkeypatch.setattr(commands, "load_model", lambda args: model)
-    return lambda *arguments: cli.run([str(argument) for argument in arguments])
+
+    def run(*arguments):
+        forced = ["--force"] if arguments[0] == "highlights" and "--scores" not in arguments else []  # random weights see nothing anywhere
+        cli.run([str(argument) for argument in arguments] + forced)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +187,19 @@ def test_an_interrupted_command_leaves_no_half_reel(tmp_path, number):
     make_video(tmp_path / "clip.mp4", seconds=120, size=(256, 192), sound=False)
     base, adapter = (str(shared_fixture(f"reference/{part}")) for part in ("llava-onevision-qwen2-tiny-ov", "aha-adapter"))
     out = tmp_path / "out"
-    arguments = ["highlights", str(tmp_path / "clip.mp4"), "--query", "x", "--budget", "1", "--frame_fps", "0.1", "--output", str(out)]
+    arguments = [
+        "highlights",
+        str(tmp_path / "clip.mp4"),
+        "--query",
+        "x",
+        "--budget",
+        "1",
+        "--frame_fps",
+        "0.1",
+        "--output",
+        str(out),
+        "--force",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "aha.cli", *arguments, "--llm_pretrained", base, "--lora_pretrained", adapter, "--device", "cpu"],
         stderr=subprocess.PIPE, text=True,

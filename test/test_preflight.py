@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from paths import REPO
+from test_data_mixture import make_video
 
 from aha import preflight
+from aha.data import new
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +132,40 @@ def test_a_dry_run_on_the_cpu_needs_no_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     base = checkpoint(tmp_path / "base", "config.json", "model.safetensors")
     flags = ["--dataset_config", config(tmp_path, True), "--llm_pretrained", base]
+    make_video(tmp_path / "video/a.mp4", 2)
+    (tmp_path / "anno.tsv").write_text("a\town\t1,2,3,4\n")
+    (tmp_path / "info.tsv").write_text("category\tvideo_id\ttitle\turl\tlength\nown\ta\ta dog\tx\t0:02\n")
+    entry = json.loads((tmp_path / "config.json").read_text())[0]
+    (tmp_path / "config.json").write_text(json.dumps([{**entry, "info": str(tmp_path / "info.tsv")}]))
+    flags += ["--fold", "-1"]
     preflight.main([*flags, "--use_cpu", "True"])
     with pytest.raises(preflight.UserError):
         preflight.main(flags)
+
+
+def test_what_training_would_say_of_the_data_is_said_before_it(tmp_path, capsys):
+    base = checkpoint(tmp_path / "base", "config.json", "model.safetensors")
+    films = tmp_path / "films"
+    films.mkdir()
+    for number in range(3):
+        make_video(films / f"f{number}.mp4", 2)
+    (tmp_path / "spans.csv").write_text("video,query,start,end\n" + "".join(f"f{n},a dog,0,1\n" for n in range(3)))
+    new.main([str(tmp_path / "spans.csv"), "--videos", str(films), "--output", str(tmp_path / "mine")])
+    flags = ["--dataset_config", str(tmp_path / "mine/mine.json"), "--llm_pretrained", base, "--use_cpu"]
+    for more, said in (
+        ([], "3 videos cannot be split into 5 folds.*--splits FILE --split K"),
+        (["--splits", str(tmp_path / "mine/splits.json"), "--split", "7"], "holds splits 0 to 2"),
+        (["--splits", str(tmp_path / "mine/splits.json"), "--split", "0"], None),
+        (["--fold", "-1"], None),
+    ):
+        if said is None:
+            preflight.main([*flags, *more])
+            continue
+        with pytest.raises(preflight.UserError):
+            preflight.main([*flags, *more])
+        assert re.search(said, capsys.readouterr().err)
+    for film in films.iterdir():
+        film.write_bytes(b"x")
+    with pytest.raises(preflight.UserError):
+        preflight.main([*flags, "--fold", "-1"])
+    assert "has no usable video for training; the first of 3 left out" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """The command `aha`, one door to everything: highlights of a video, live streams, scoring, benchmark numbers, training.
 
-    aha highlights talk.mp4 --query "how the tyre is repaired" --budget 0.15 --output outputs/talk
-    aha score --llm_pretrained BASE --lora_pretrained ADAPTER --dataset tvsum --output tvsum.json
+    aha highlights talk.mp4 --query "how the tyre is repaired" --model mmduet-7b --output outputs/talk
+    aha score --model aha-7b --dataset tvsum --output tvsum.json
     aha eval tvsum --predictions tvsum.json
 
 Each command has its own --help. `python -m aha.score`, `python -m aha.eval.tvsum` and so on are doors to the same code.
@@ -20,9 +20,10 @@ from aha.eval import MODULES
 
 # Command -> (where its code is, what it does). This file imports nothing else before a command is chosen: `aha --help` is instant.
 COMMANDS = {
-    "highlights": ("aha.cli.commands:highlights", "segments, highlights, reel and report of a video file"),
+    "highlights": ("aha.cli.highlights:main", "segments, highlights, reel and report of a video, a folder of them or a list"),
     "watch": ("aha.cli.commands:watch", "watch a file, camera or stream and print events as JSON Lines"),
     "demo": ("aha.cli.commands:demo", "a web page on this machine: upload, ask, see the scores, download the reel"),
+    "models": ("aha.cli.models:main", "models that have a name here: size, memory, licence, what is downloaded; aha models get NAME"),
     "score": ("aha.score:main", "score a video or a whole benchmark frame by frame: a prediction file"),
     "baseline": ("aha.scoring.baseline:main", "random, centre, motion, SigLIP, an ordinary VLM, ...: prediction files to be read against"),
     "speak": ("aha.scoring.speak:main", "from frame scores to times to speak, by a rule fixed before the test set is seen"),
@@ -39,8 +40,8 @@ GROUPS = {
         | {name: f"aha.eval.{name}:main" for name in ("grid_search", "kfold")},
     ),
     "data": (
-        "data sets: fetch, complete, look through a training mixture, note what was scored; import other people's predictions",
-        {name: f"aha.data.{name}:main" for name in ("get", "prepare", "check", "manifest")} | {"import": "aha.eval.importers:main"},
+        "data sets: your own, fetch, complete, look through a training mixture, note what was scored; import other people's predictions",
+        {name: f"aha.data.{name}:main" for name in ("new", "get", "prepare", "check", "manifest")} | {"import": "aha.eval.importers:main"},
     ),
 }
 

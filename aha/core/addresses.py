@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+from aha.errors import UserError
+
 
 def shown_address(address: str) -> str:
     """The address without what may be secret; whatever is no address (a file, "-", "camera") is given back as it is.
@@ -59,3 +61,14 @@ def hide_argument(secret: str, shown: str) -> None:
     old = os.fsencode(secret)
     new = os.fsencode(shown)[: len(old)].ljust(len(old))
     ctypes.memmove(start, line.replace(old, new), len(line))
+
+
+def local_file(name: str | os.PathLike) -> Path:
+    """The path of a video file. Raises UserError for an address: what is scored more than once is fetched once."""
+    text = os.fspath(name)
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
+        raise UserError(
+            f"{shown_address(text)} is an address: fetch the file first (curl -L -o video.mp4 ADDRESS; from video sites "
+            "with yt-dlp ADDRESS) and give its path; live addresses are for aha watch."
+        )
+    return Path(text).expanduser()

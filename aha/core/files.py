@@ -67,15 +67,28 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 UNFINISHED = ".unfinished"  # lies in a result folder while it is being written
 
 
-def open_output(folder: str | os.PathLike, overwrite: bool, flag: str = "give --overwrite") -> Path:
-    """The result folder to write into, made where it is not there, and marked as unfinished until `finish_output`: one that an earlier run
-    left so is taken up again. Raises UserError where it holds anything else and `overwrite` is off (flag: what to do then)."""
+def check_output(folder: str | os.PathLike, overwrite: bool, flag: str = "give --overwrite") -> Path:
+    """The result folder that `open_output` will make. Raises UserError where it holds anything and `overwrite` is off (flag: what to do
+    then), but for what an earlier run left unfinished, and where it cannot be made."""
     folder = Path(folder)
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"output {folder} is a file; name a folder.")
         if folder.is_dir() and any(folder.iterdir()) and not overwrite and not (folder / UNFINISHED).is_file():
             raise UserError(f"output folder {folder} exists and is not empty; choose another or {flag}.")
+        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise UserError(f"output folder {folder} cannot be made ({error.strerror}); choose another.") from error
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"output folder {folder} cannot be made ({there} cannot be written); choose another.")
+    return folder
+
+
+def open_output(folder: str | os.PathLike, overwrite: bool, flag: str = "give --overwrite") -> Path:
+    """The result folder to write into, made where it is not there, and marked as unfinished until `finish_output`: one that an earlier run
+    left so is taken up again. Raises UserError as `check_output`."""
+    folder = check_output(folder, overwrite, flag)
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / UNFINISHED).touch()
     except OSError as error:

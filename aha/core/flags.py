@@ -28,9 +28,9 @@ class IsDataclass(Protocol):
 Settings = TypeVar("Settings", bound=IsDataclass)
 
 
-def flag(default: Any, help: str, **options: Any) -> Any:
+def flag(default: Any, help: str, *, kw_only: bool = False, **options: Any) -> Any:
     """A field with a flag of its name. options: `choices`, `metavar`; MISSING as default: the flag must be given."""
-    return field(default=default, metadata={"help": help, **options})
+    return field(default=default, kw_only=kw_only, metadata={"help": help, **options})
 
 
 def add_flags(parser: Any, settings: type, only: Collection[str] | None = None, required: Collection[str] = ()) -> None:

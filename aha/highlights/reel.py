@@ -17,7 +17,7 @@ from __future__ import annotations
 import bisect
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -77,11 +77,13 @@ class _Cut:
 
 
 def write_reel(
-    video: str | os.PathLike, clips: Sequence[Clip], output: str | os.PathLike, *, max_side: int = 1920, crf: int = 20, threads: int = 2
-) -> ReelInfo:
+    video: str | os.PathLike, clips: Sequence[Clip], output: str | os.PathLike, *, max_side: int = 1920, crf: int = 20, threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> ReelInfo:  # fmt: skip
     """Cut `clips` out of `video`, in time order, into the MP4 file `output`; overlapping clips are joined.
 
     max_side: larger pictures are scaled down to this many pixels. crf: x264's quality, lower is better (18 looks lossless).
+    progress(done, total): told the frames written.
     The file is written whole or not at all. Raises UserError: no clip, a clip outside the video, a frame that cannot be decoded, disk full.
     """
     index = video_index(video)
@@ -95,7 +97,7 @@ def write_reel(
                 sound = _sound_of(index.path)
                 writer = _PictureWriter(reel, index, max_side, crf, threads, total)
                 audio = _SoundWriter(reel, index, *sound) if sound else None
-                decoded, shown = decode_pyav(index, wanted, threads), -1
+                decoded, shown, done = decode_pyav(index, wanted, threads), -1, 0
                 for cut in cuts:
                     source = audio.cut(cut) if audio else None
                     for frame_index in range(cut.first, cut.last):
@@ -104,6 +106,9 @@ def write_reel(
                         own = (index.pts[frame_index] - index.first_pts) * index.time_base
                         time = cut.at + max(own - cut.start, Fraction(0))
                         writer.write(image_HWC, pixel_aspect, time, cut, frame_index == cut.first)
+                        done += 1
+                        if progress:
+                            progress(done, frames)
                         if audio:
                             audio.pull(source, time)
                     if audio:

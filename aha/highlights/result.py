@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +19,11 @@ import numpy as np
 
 from aha.core.files import finish_output, write_json, write_text
 from aha.core.fusion import Fusion
+from aha.core.heads import SCORES
 from aha.core.prediction import Prediction, score_rows, write_predictions
 from aha.errors import UserError
 from aha.highlights.chapters import chapters_vtt, title_of
+from aha.highlights.evidence import Evidence, strength
 from aha.highlights.offline import segment_kernel, segment_uniform
 from aha.highlights.online import OnlineSettings, segment_online
 from aha.highlights.ranking import ranked_highlights, smooth_causal, smooth_centred
@@ -30,7 +32,7 @@ from aha.highlights.summary import summarise_budget, summarise_threshold, summar
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
 from aha.video.packet_index import video_index
 
-FILES = ("scores.json", "segments.json", "highlights.json", "timeline.png", "reel.mp4", "chapters.vtt", "report.html")
+FILES = ("scores.json", "segments.json", "highlights.json", "timeline.png", "reel.mp4", "chapters.vtt", "report.html", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Options:
     budget: float | None = None  # share of the video, 0..1
     top: int | None = None  # number of moments
     min_score: float | None = None  # all segments of at least this mean score
+    force: bool = False  # choose moments where the evidence is weak, too
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.budget, self.top, self.min_score)) > 1:
@@ -73,6 +76,7 @@ class Result:
     highlights: list[Highlight]  # best first
     video_fps: float
     said: list[dict[str, Any]] = field(default_factory=list)  # {"role": "assistant", "time", "content"}
+    evidence: Evidence | None = None  # None: not measured
 
     @property
     def reel_seconds(self) -> float:
@@ -83,33 +87,86 @@ class Result:
         return replace(self, highlights=[replace(h, sentence=s) for h, s in zip(self.highlights, sentences, strict=True)])
 
 
-def find_highlights(track: ScoreTrack, query: str, options: Options | None = None, video_fps: float = 30.0) -> Result:
-    """Fuse, smooth, segment, choose and rank. Without budget, top or min_score the budget is 0.15, as in TVSum."""
-    options = options or Options()
+def score_curve(track: ScoreTrack, options: Options) -> np.ndarray:
+    """Fused and smoothed score [F]."""
     fused_F = options.fusion(track.informative_F, track.relevance_F, track.uncertainty_F)
-    if options.smooth_frames > 1:
-        smooth = smooth_causal if options.smoothing == "causal" else smooth_centred
-        fused_F = smooth(fused_F, options.smooth_frames, 1)
+    if options.smooth_frames == 1:
+        return fused_F
+    smooth = smooth_causal if options.smoothing == "causal" else smooth_centred
+    return smooth(fused_F, options.smooth_frames, 1)
+
+
+def evidence_of(track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Options, level: float) -> Evidence:
+    """unrelated: the same video scored for queries that have nothing to do with it; level: see Evidence."""
+    return Evidence(strength(score_curve(track, options), [score_curve(other, options) for other in unrelated]), level)
+
+
+def find_highlights(
+    track: ScoreTrack, query: str, options: Options | None = None, video_fps: float = 30.0, evidence: Evidence | None = None
+) -> Result:  # fmt: skip
+    """Fuse, smooth, segment, choose and rank. Without budget, top or min_score the budget is 0.15, as in TVSum.
+
+    evidence: of this video and query, `evidence_of`. Where it is weak nothing is chosen, but with options.force.
+    """
+    options = options or Options()
+    fused_F = score_curve(track, options)
     if options.segmentation == "online":
         segments = segment_online(track, options.online)
     elif options.segmentation == "kernel":
         segments = segment_kernel(track)
     else:
         segments = segment_uniform(track, options.shot_seconds)
-    if options.top is not None:
+    if evidence is not None and not evidence.is_clear and not options.force:
+        chosen = []
+    elif options.top is not None:
         chosen = summarise_top(track, fused_F, segments, options.top)
     elif options.min_score is not None:
-        chosen = summarise_threshold(fused_F, segments, options.min_score)
+        chosen = summarise_threshold(track, fused_F, segments, options.min_score)
     else:
         chosen = summarise_budget(track, fused_F, segments, options.budget or 0.15, video_fps)
-    return Result(query, track, fused_F, segments, ranked_highlights(track, fused_F, chosen), video_fps)
+    return Result(query, track, fused_F, segments, ranked_highlights(track, fused_F, chosen), video_fps, evidence=evidence)
 
 
 def prediction(result: Result, video_id: str, frame_fps: float) -> Prediction:
     """What scores.json holds."""
     track = result.track
     rows = score_rows(track.times_F, track.informative_F, track.relevance_F, track.uncertainty_F)
-    return Prediction.of_scores(video_id, result.query, track.duration, frame_fps, track.frames_F, rows, result.said)
+    extra = {} if result.evidence is None else {"evidence": asdict(result.evidence)}
+    return Prediction.of_scores(video_id, result.query, track.duration, frame_fps, track.frames_F, rows, result.said, **extra)
+
+
+def read_track(prediction: Prediction, duration: float) -> ScoreTrack:
+    """What a prediction file has of a video, as a track without picture features. Raises UserError."""
+    samples = prediction.samples(Fusion())
+    if samples.times is None or samples.frames is None:
+        raise UserError(f"{prediction.name} does not say when each score was read (time, true_frames_list); it was not written by aha.")
+    heads = [prediction.head(name) if name in prediction.rows()[0] else None for name in SCORES]
+    return ScoreTrack(samples.times, samples.frames, *heads, duration)
+
+
+def summary(result: Result, video: Path, note: str, reel: ReelInfo | None) -> dict[str, Any]:
+    """What summary.json holds; instructions/summary.md describes it. Times are seconds of the video, scores unrounded."""
+    track, chosen = result.track, {(h.first, h.last): h for h in result.highlights}
+
+    def of(first: int, last: int) -> dict[str, Any]:
+        heads = {"informative": track.informative_F, "relevance": track.relevance_F, "uncertainty": track.uncertainty_F}
+        means = {name: None if values is None else float(np.mean(values[first:last])) for name, values in heads.items()}
+        return {"score": float(np.mean(result.fused_F[first:last])), **means}
+
+    moments = [
+        {"rank": h.rank, "start": h.start, "end": h.end, "peak_time": h.peak_time, "caption": h.sentence, **of(h.first, h.last)}
+        for h in sorted(chosen.values(), key=lambda h: h.start)
+    ]
+    segments = [
+        {"start": s.start, "end": s.end, "ended_by": s.reason, **of(s.first, s.last),
+         "chosen": [h.rank for h in result.highlights if h.start < s.end and h.end > s.start]}
+        for s in result.segments
+    ]  # fmt: skip
+    return {
+        "version": 1, "video": video.name, "duration": track.duration, "query": result.query, "frames_scored": len(track), "note": note,
+        "evidence": None if result.evidence is None else {**asdict(result.evidence), "is_clear": result.evidence.is_clear},
+        "reel_seconds": None if reel is None else reel.duration, "segments": segments, "moments": moments,
+    }  # fmt: skip
 
 
 def write_result(
@@ -121,13 +178,19 @@ def write_result(
     titles: bool = False,
     reel: bool = True,
     note: str = "",
+    progress: Callable[[int, int], None] | None = None,
 ) -> ReelInfo | None:
     """Write FILES into `folder` (see aha.core.files.open_output) and take its mark off; returns what the reel became.
-    titles: burn rank and query into the pictures.
 
-    Nothing chosen (only with min_score) writes no reel, and removes one that an earlier run left. Raises UserError.
+    titles: burn rank and query into the pictures. Nothing chosen (no clear moment, or none above min_score) writes no reel, and removes one
+    that an earlier run left. Raises UserError.
     """
     folder, video = Path(folder), Path(video)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").unlink(missing_ok=True)  # it says that the folder is complete
+    if result.evidence is not None:
+        said = str(result.evidence)
+        note = f"{note} {said[0].upper()}{said[1:]}."
     free = shutil.disk_usage(folder).free
     if free < 1 << 20:
         raise UserError(
@@ -140,7 +203,10 @@ def write_result(
          **({"decided_at": float(result.track.times_F[s.decided_at])} if s.decided_at is not None else {})}
         for s, mean in zip(result.segments, segment_means)
     ])  # fmt: skip
-    write_json(folder / "highlights.json", [h.to_json() for h in result.highlights])
+    write_json(
+        folder / "highlights.json",
+        [{**h.to_json(), "evidence": None if result.evidence is None else result.evidence.strength} for h in result.highlights],
+    )
     on_player = video_index(video).player_seconds
     write_text(folder / "chapters.vtt", chapters_vtt(result.segments, result.highlights, result.query, on_player))
     from aha.highlights.plot import write_timeline  # matplotlib takes a second to import
@@ -152,9 +218,10 @@ def write_result(
     (folder / "reel.mp4").unlink(missing_ok=True)
     if reel and result.highlights:
         clips = [Clip(h.start, h.end, title_of(h, result.query) if titles else None) for h in result.highlights]
-        info = write_reel(video, clips, folder / "reel.mp4")
+        info = write_reel(video, clips, folder / "reel.mp4", progress=progress)
     from aha.highlights.report import write_report
 
     write_report(folder / "report.html", video, result.query, result.track, result.fused_F, result.segments, result.highlights, note)
+    write_json(folder / "summary.json", summary(result, video, note, info))
     finish_output(folder)
     return info

@@ -62,18 +62,17 @@ def summarise_budget(track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[
     values = segment_means(level_F, parts) * lengths + 1e-9  # not 0: of a constant track the first ones are taken
     chosen = [parts[i] for i in select_budget(values, lengths, capacity)]
     if chosen:
-        return _joined(track, chosen, segments)
+        return _joined(track, chosen)
     best = int(np.argmax(fused_F))
     whole = track.segment(best, best + 1)
     return [Segment(best, best + 1, whole.start, min(whole.end, whole.start + max(seconds, 1 / video_fps)), "budget")]
 
 
-def _joined(track: ScoreTrack, chosen: list[Segment], segments: Sequence[Segment]) -> list[Segment]:
-    """Chosen parts of one segment that follow on each other are one moment again."""
-    starts = {segment.first for segment in segments}
+def _joined(track: ScoreTrack, chosen: list[Segment]) -> list[Segment]:
+    """Moments that follow on each other are one."""
     joined: list[Segment] = []
     for part in chosen:
-        if joined and joined[-1].last == part.first and part.first not in starts:
+        if joined and joined[-1].last == part.first:
             joined[-1] = track.segment(joined[-1].first, part.last, part.reason, part.decided_at)
         else:
             joined.append(part)
@@ -99,6 +98,6 @@ def summarise_top(
     return [parts[i] for i in diverse(order, vectors, count, max_similarity)]
 
 
-def summarise_threshold(fused_F: np.ndarray, segments: Sequence[Segment], threshold: float) -> list[Segment]:
-    """Segments whose mean fused score is at least `threshold`, in time order."""
-    return [segments[i] for i in select_threshold(segment_means(fused_F, segments), threshold)]
+def summarise_threshold(track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[Segment], threshold: float) -> list[Segment]:
+    """Segments whose mean fused score is at least `threshold`, in time order; those that follow on each other are one."""
+    return _joined(track, [segments[i] for i in select_threshold(segment_means(fused_F, segments), threshold)])

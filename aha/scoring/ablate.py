@@ -33,7 +33,7 @@ from aha.eval import MODULES, load_task
 from aha.results import table
 from aha.results.tree import leaf
 from aha.scoring.config import ScoreConfig, Selection, add_released_flag, score_config_of
-from aha.scoring.model_choice import ModelChoice
+from aha.scoring.model_choice import ModelChoice, choice_of
 
 if TYPE_CHECKING:
     from aha.data.feature_cache import VideoFeatures
@@ -270,7 +270,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m aha.eval.ablate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=DATASETS, default="tvsum", help="benchmark (default %(default)s)")
     parser.add_argument("--study", type=study_list, default=list(STUDIES), metavar="A,B", help=f"of {','.join(STUDIES)} (default: all)")
-    add_flags(parser, ModelChoice, required=("llm_pretrained",))
+    add_flags(parser, ModelChoice)
     add_flags(parser, Selection, only=("data_root", "fold", "limit"))
     add_released_flag(parser)
     add_flags(parser, ScoreConfig, only=FLAGS)
@@ -283,7 +283,7 @@ def main(argv: list[str]) -> None:
     given = {name: getattr(args, name) for name in asdict(Fusion()) if getattr(args, name) is not None}
     chosen = variants(args.study, config, given)
     files, counts = score_all(
-        from_args(ModelChoice, args), replace(config, window=None, sink_tokens=None), from_args(Selection, args), output,
+        choice_of(args), replace(config, window=None, sink_tokens=None), from_args(Selection, args), output,
         list(dict.fromkeys(variant.changes for variant in chosen)),
     )  # fmt: skip
     if not has_uncertainty(next(iter(files.values()))):

@@ -40,7 +40,7 @@ from aha.eval import MODULES
 from aha.eval.command import BASELINES
 from aha.eval.proactive import moments
 from aha.scoring.config import Selection, add_score_flags, score_config_of
-from aha.scoring.model_choice import ModelChoice
+from aha.scoring.model_choice import ModelChoice, choice_of
 from aha.scoring.speak import Moments, speak
 from aha.scoring.vlm import VlmSettings, vlm_predictions
 from aha.video import iter_frames, probe
@@ -167,13 +167,12 @@ def swapped(items: Sequence[Item]) -> dict[str, str]:
 
 
 def score_swapped(items: Sequence[Item], selection: Selection, output: Path, args: argparse.Namespace) -> None:
-    if not hasattr(args, "llm_pretrained"):
-        raise UserError("aha baseline titles_swapped scores with a model: give --llm_pretrained (and --lora_pretrained).")
+    choice = choice_of(args)
     from aha.scoring.dataset import score_dataset
 
     titles = output.with_name("swapped_titles.txt")  # beside the rows, but none itself
     write_json(titles, swapped(items))
-    score_dataset(from_args(ModelChoice, args), score_config_of(args), replace(selection, query_map=str(titles)), output)
+    score_dataset(choice, score_config_of(args), replace(selection, query_map=str(titles)), output)
 
 
 def main(argv: list[str]) -> None:
@@ -182,7 +181,9 @@ def main(argv: list[str]) -> None:
     add_flags(
         p.add_argument_group("which videos"), Selection, only=("dataset", "data_root", "fold", "split", "limit"), required=("dataset",)
     )
-    p.add_argument("--model", metavar="ID", help="siglip, vlm: folder or hub id, or the model's name at the endpoint")
+    p.add_argument(
+        "--model", metavar="ID", help="siglip, vlm: folder or hub id, or the model's name at the endpoint; titles_swapped: as in aha score"
+    )
     p.add_argument("--output", metavar="FILE", help=f"default {BASELINES}/DATASET/NAME.json")
     add_flags(p.add_argument_group("vlm"), VlmSettings)
     model = p.add_argument_group("titles_swapped: the model (--device: of siglip and vlm too)")
@@ -194,7 +195,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--frame_fps {config.frame_fps:g}: baselines need frames a second above zero.")
     if args.name in ("siglip", "vlm") and not args.model:
         raise UserError(f"aha baseline {args.name} needs --model.")
-    args.frame_fps, args.seed, args.device = config.frame_fps, config.seed, from_args(ModelChoice, args).device
+    args.frame_fps, args.seed, args.device = config.frame_fps, config.seed, getattr(args, "device", None)
     run(args, from_args(Selection, args))
 
 

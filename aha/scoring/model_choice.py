@@ -1,6 +1,7 @@
 """Which model: the flags of every command that loads one, and the only place that chooses device and number format.
 
     choice = ModelChoice("lmms-lab/llava-onevision-qwen2-7b-ov", "path/or/hub-id/of/an/adapter")
+    choice = ModelChoice(model="mmduet-7b")
     model, tokenizer = choice.load()
 
 Importing this module is light: torch is imported when a model is loaded.
@@ -8,28 +9,34 @@ Importing this module is light: torch is imported when a model is loaded.
 
 from __future__ import annotations
 
+import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aha.core.flags import check_choices, flag
+from aha.core.files import read_json
+from aha.core.flags import check_choices, flag, from_args
 from aha.errors import UserError
+from aha.scoring.known_models import DEMO, KNOWN, fetch, is_hub_id
 
 if TYPE_CHECKING:
     from aha.models import AhaModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
-DEMO = Path(__file__).parents[1] / "demo" / "checkpoints"
 DEMO_BASE = DEMO / "llava-onevision-qwen2-demo-ov"
 DEMO_ADAPTER = DEMO / "aha-demo"  # trained as `train_on_tvsum.sh --demo` does
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Raises UserError for what cannot be: an unknown number format, an adapter without its base."""
+    """Raises UserError for what cannot be: an unknown number format, an adapter without its base, a model named twice."""
 
+    model: str | None = flag(
+        None, f"{', '.join(KNOWN)} (aha models), or a folder or hub id of a whole model or of an adapter that names its base",
+        metavar="NAME", kw_only=True,
+    )  # fmt: skip
     llm_pretrained: str = flag(
         "demo", "base checkpoint (with --lora_pretrained) or a whole Aha model; demo: the embedded demo model", metavar="DIR|ID"
     )
@@ -40,30 +47,41 @@ class ModelChoice:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.model is not None and (self.llm_pretrained != "demo" or self.lora_pretrained is not None):
+            raise UserError("--model names base and adapter together: give it, or --llm_pretrained with --lora_pretrained, not both.")
         if self.is_demo and self.lora_pretrained is not None:
             raise UserError("an adapter needs its base model: give --llm_pretrained with --lora_pretrained.")
+        if self.model is not None and self.model not in KNOWN and not Path(self.model).expanduser().is_dir() and not is_hub_id(self.model):
+            raise UserError(f"--model {self.model} is no name ({', '.join(KNOWN)}), no folder here and no hub id (org/name).")
 
     @property
     def is_demo(self) -> bool:
-        return self.llm_pretrained == "demo"
+        return (self.model or self.llm_pretrained) == "demo"
 
     @property
     def sources(self) -> list[str]:
-        """Folders or hub ids of the base and, where there is one, the adapter."""
-        if self.is_demo:
-            return [str(DEMO_BASE), str(DEMO_ADAPTER)]
+        """Folders or hub ids of the base and, where there is one, the adapter. A hub id after --model is looked at, so it is fetched."""
+        name = self.model or self.llm_pretrained
+        if name in KNOWN and self.lora_pretrained is None:
+            return KNOWN[name].sources()
+        if self.model is not None:
+            return [*_base_of(fetch(name)), name]
         return [os.fspath(source) for source in (self.llm_pretrained, self.lora_pretrained) if source is not None]
 
     @property
     def name(self) -> str:
         """For reports."""
-        return "the embedded demo model" if self.is_demo else " + ".join(self.sources)
+        if self.is_demo:
+            return "the embedded demo model"
+        return self.model if self.model in KNOWN else " + ".join(self.sources)
+
+    def fetch(self) -> list[Path]:
+        """The folders of the sources; what is not here is downloaded, its size said first. Raises UserError."""
+        return [fetch(source) for source in self.sources]
 
     def weights_key(self) -> list[Any]:
         """What tells these weights and how they compute from others: settings, and size and time of change of the files."""
-        from llava_next import resolve_folder
-
-        files = [path for source in self.sources for path in sorted(resolve_folder(source).glob("*.safetensors"))]
+        files = [path for folder in self.fetch() for path in sorted(folder.glob("*.safetensors"))]
         stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         return [self.sources, self.dtype, self.device, self.attn_implementation, stats]
 
@@ -83,8 +101,27 @@ class ModelChoice:
             raise UserError(
                 f"the embedded demo model is not complete: {missing[0]} is not there; install the project again or name a model."
             )
+        self.fetch()
         dtype = getattr(torch, self.dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
         settings: dict[str, Any] = {"dtype": dtype, "device": device, "attn_implementation": self.attn_implementation}
         make = AhaModel.from_base if len(self.sources) == 2 else AhaModel.from_pretrained
         model = make(*self.sources, **settings)
         return model.eval(), tokenizer_of(model)
+
+
+def _base_of(folder: Path) -> list[str]:
+    """The base of an adapter folder, as its adapter_config.json names it; none for a whole model. Raises UserError where it names none."""
+    settings = folder / "adapter_config.json"
+    if not settings.is_file():
+        return []
+    base = read_json(settings, "adapter settings").get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{settings} does not name its base model; give --llm_pretrained BASE --lora_pretrained {folder}.")
+    return [base]
+
+
+def choice_of(args: argparse.Namespace) -> ModelChoice:
+    """The model of the flags, for commands that have none by default. Raises UserError where none is named."""
+    if getattr(args, "model", None) is None and not hasattr(args, "llm_pretrained"):
+        raise UserError("which model? Give --model NAME (aha models lists them), or --llm_pretrained with --lora_pretrained.")
+    return from_args(ModelChoice, args)

@@ -1,0 +1,208 @@
+"""`aha highlights` over many videos, its kept features, stored scores, and what it says where there is nothing to see."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from highlights_media import make_video
+from paths import shared_fixture
+
+from aha import cli
+from aha.api import Highlighter, load
+from aha.cli import commands
+from aha.demo.dataset import importance, plan_dataset, write_video
+from aha.errors import UserError
+from aha.highlights.evidence import Evidence, strength
+from aha.highlights.online import OnlineSettings
+from aha.highlights.result import Options, find_highlights
+from aha.highlights.timeline import ScoreTrack
+
+
+@pytest.fixture(scope="module")
+def model() -> Highlighter:
+    return load(shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter"), device="cpu")
+
+
+@pytest.fixture
+def aha(model, monkeypatch):
+    """`aha ...` in this process with the tiny model; the list of its loads is `aha.loads`."""
+
+    def run(*arguments):
+        cli.run([str(argument) for argument in arguments])
+
+    run.loads = []
+    monkeypatch.setattr(commands, "load_model", lambda args: run.loads.append(1) or model)
+    return run
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    make_video(folder / "a.mp4", seconds=6, fps=5, sound=False)
+    make_video(folder / "b.mp4", seconds=8, fps=5, sound=False)
+    make_video(folder / "c.mp4", seconds=7, fps=5, sound=False)
+    (folder / "broken.mp4").write_bytes((folder / "a.mp4").read_bytes()[:300])
+    (folder / "notes.txt").write_text("no video")
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder)) if name.endswith((".json", ".vtt"))}
+
+
+def test_a_folder_is_done_with_one_model_and_goes_on_after_a_kill(aha, model, videos, tmp_path, monkeypatch, capsys):
+    words = ["highlights", videos, "--query", "a red star", "--force", "--output", tmp_path / "out"]
+    real, seen = model.query, []
+
+    def killed(video, *arguments, **settings):
+        seen.append(Path(video.path).name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return real(video, *arguments, **settings)
+
+    monkeypatch.setattr(model, "query", killed)
+    with pytest.raises(KeyboardInterrupt):
+        aha(*words)
+    assert seen == ["a.mp4", "b.mp4"] and not (tmp_path / "out/index.html").exists()
+    with pytest.raises(UserError, match="1 of 4 videos could not be done .broken.mp4.*index.html says why"):
+        aha(*words)
+    assert seen == ["a.mp4", "b.mp4", "b.mp4", "c.mp4"] and len(aha.loads) == 2  # a is not done twice; one load a start
+    page = (tmp_path / "out/index.html").read_text()
+    assert all(f"{name}/report.html" in page for name in "abc") and "broken.mp4" in page and "Left out" in page
+    aha("highlights", videos / "b.mp4", "--query", "a red star", "--force", "--output", tmp_path / "single")
+    assert files_of(tmp_path / "single") == files_of(tmp_path / "out/b")
+    with pytest.raises(UserError, match="made with other settings"):
+        aha(*words, "--top", "2")
+
+
+def test_a_list_has_its_own_queries(aha, videos, tmp_path, capsys):
+    table = videos / "list.csv"
+    table.write_text("video,query\na.mp4,a red star\na.mp4,a dog\nb.mp4,a red star\n")
+    aha("highlights", table, "--force", "--no_reel", "--output", tmp_path / "out")
+    assert sorted(path.parent.relative_to(tmp_path).as_posix() for path in (tmp_path / "out").rglob("summary.json")) == [
+        "out/a/1_a-red-star", "out/a/2_a-dog", "out/b",
+    ]  # fmt: skip
+    table.write_text("video,query\nnone.mp4,x\n")
+    for words, said in (
+        ((table,), "list.csv:2: video .*none.mp4 does not exist"),
+        ((table, "--query", "x"), "leave --query out"),
+        ((videos / "a.mp4",), "what is looked for"),
+        ((tmp_path / "nowhere.mp4", "--query", "x"), "nowhere.mp4 does not exist"),
+        (("https://user:secret@example.org/v.mp4?key=1", "--query", "x"), "https://example.org/v.mp4 is an address: fetch the file first"),
+    ):
+        with pytest.raises(UserError, match=said):
+            aha("highlights", *words, "--output", tmp_path / "new")
+    assert len(aha.loads) == 1 and not (tmp_path / "new").exists()  # said before a model is loaded; nothing to write, no folder
+
+
+def test_scores_are_cut_again_without_a_model(aha, videos, tmp_path):
+    aha("highlights", videos / "a.mp4", "--query", "a red star", "--force", "--output", tmp_path / "first")
+    stored = tmp_path / "first/scores.json"
+    aha("highlights", videos / "a.mp4", "--scores", stored, "--force", "--top", "2", "--output", tmp_path / "again")
+    assert len(aha.loads) == 1 and len(json.loads((tmp_path / "again/highlights.json").read_text())) == 2
+    assert json.loads((tmp_path / "again/scores.json").read_text()) == json.loads(stored.read_text())
+    with pytest.raises(UserError, match="has 0 entries of video 'b'"):
+        aha("highlights", videos / "b.mp4", "--scores", stored, "--output", tmp_path / "other")
+
+
+def test_kept_features_spare_the_tower_in_a_later_run(aha, model, videos, tmp_path, monkeypatch):
+    words = ["highlights", videos / "a.mp4", "--force", "--no_reel", "--keep_features", tmp_path / "kept"]
+    aha(*words, "--query", "one", "--output", tmp_path / "1")
+    towers = []
+    monkeypatch.setattr(model.model, "tower_features", lambda frames: towers.append(1))
+    model._features = None
+    aha(*words, "--query", "one", "--output", tmp_path / "2")
+    assert not towers and files_of(tmp_path / "1") == files_of(tmp_path / "2")
+
+
+def test_max_num_frames_are_spread_over_the_video(model, videos):
+    video = model.encode(videos / "b.mp4", fps=5, max_num_frames=8)
+    assert len(video) == 8 and video.times_F[-1] > 6 and video.sample_fps == pytest.approx(1)
+    assert len(model.encode(videos / "b.mp4", fps=1, max_num_frames=100)) == 8
+
+
+def track(curve: np.ndarray) -> ScoreTrack:
+    frames = np.arange(len(curve))
+    return ScoreTrack(frames.astype(float), frames, np.full(len(curve), 0.1), curve, None, float(len(curve)))
+
+
+def test_weak_evidence_chooses_nothing_unless_forced():
+    curve = np.array([0.2, 0.2, 0.9, 0.9, 0.2, 0.2, 0.2, 0.2, 0.3, 0.2])
+    others = [np.full(10, 0.1), np.full(10, 0.3)]
+    assert strength(curve, others) == pytest.approx(0.7)  # the best 2 of 10 frames, over the mean of the others
+    assert strength(others[0], [curve]) < 0
+    weak, clear = Evidence(0.1, 0.2), Evidence(0.3, 0.2)
+    assert find_highlights(track(curve), "x", evidence=weak).highlights == []
+    assert find_highlights(track(curve), "x", evidence=clear).highlights
+    assert find_highlights(track(curve), "x", Options(force=True), evidence=weak).highlights
+    assert str(weak).startswith("no clear moment for this query") and "no clear" not in str(clear)
+
+
+def test_no_clear_moment_is_said_everywhere(aha, model, videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("aha.api.LEVEL", 2.0)
+    aha("highlights", videos / "a.mp4", "--query", "a red star", "--output", tmp_path)
+    assert "no clear moment for this query: evidence" in capsys.readouterr().out
+    assert "No clear moment for this query" in (tmp_path / "report.html").read_text()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["evidence"]["is_clear"] is False and summary["moments"] == [] and not (tmp_path / "reel.mp4").exists()
+    assert json.loads((tmp_path / "highlights.json").read_text()) == []
+
+
+def test_moments_that_touch_are_one(model):
+    curve = np.concatenate([np.full(10, 0.1), np.full(6, 0.9), np.full(24, 0.1)])
+    options = Options(budget=0.15, smooth_frames=1, online=OnlineSettings(information_threshold=0.2, change_threshold=None))
+    found = find_highlights(track(curve), "x", options)
+    assert len(found.segments) > 10 and [(h.first, h.last) for h in found.highlights] == [(10, 16)]
+
+
+def write_pictures(path: Path, pictures: list[np.ndarray]) -> None:
+    """One picture a second, uint8 [H, W, 3]."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=1, options={"crf": "1"})
+        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv420p"
+        for picture in pictures:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode())
+
+
+def test_noise_black_and_test_pictures_have_no_clear_moment(tmp_path):
+    demo, random = load("demo", device="cpu"), np.random.default_rng(0)
+    bars = np.zeros((96, 128, 3), np.uint8)
+    for number, colour in enumerate(
+        [(235, 235, 235), (235, 235, 16), (16, 235, 235), (16, 235, 16), (235, 16, 235), (235, 16, 16), (16, 16, 235)]
+    ):
+        bars[:, number * 16 : number * 16 + 16] = colour
+    films = {
+        "noise": [random.integers(0, 256, (96, 128, 3), dtype=np.uint8) for _ in range(8)],
+        "black": [np.zeros((96, 128, 3), np.uint8)] * 8,
+        "bars": [bars] * 8,
+    }
+    for name, pictures in films.items():
+        write_pictures(tmp_path / f"{name}.mp4", pictures)
+        video = demo.encode(tmp_path / f"{name}.mp4")
+        result = demo.query(video, "Where is the striped green thing?", unrelated=demo.unrelated(video))
+        assert not result.evidence.is_clear and result.highlights == [], (name, result.evidence)
+
+
+@pytest.mark.slow
+def test_own_titles_stand_out_on_held_out_worlds(tmp_path):
+    """Seeds other than those that the level was fixed on; against titles of which nothing is in the video."""
+    demo, own, others = load("demo", device="cpu"), [], []
+    for seed in (7, 8, 9):
+        plans = plan_dataset(seed)
+        for number in np.random.default_rng([seed, 5]).permutation(len(plans))[:6]:
+            plan = plans[number]
+            write_video(plan, tmp_path / "film.mp4")
+            video = demo.encode(tmp_path / "film.mp4")
+            unrelated = demo.unrelated(video)
+            absent = [p.title for p in plans if max(importance(p.target, scene) for scene, _ in plan.scenes) < 0.1][:2]
+            own.append(demo.query(video, plan.title, unrelated=unrelated).evidence)
+            others += [demo.query(video, title, unrelated=unrelated).evidence for title in absent]
+    auc = np.mean([a.strength > b.strength for a in own for b in others])
+    assert auc > 0.95 and len(others) >= 6
+    assert np.mean([not e.is_clear for e in own]) <= 0.12 and np.mean([not e.is_clear for e in others]) >= 0.9
