@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aha.api import Highlighter
 from aha.core.addresses import shown_address, without_secrets
@@ -33,7 +33,6 @@ from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
 from aha.video.reader import BACKENDS
 from aha.watch.cameras import Camera, cameras_of, read_cameras, same_stream
-from aha.watch.engine import Stream, Watch
 from aha.watch.levels import JudgeSettings
 from aha.watch.lines import FORMATS, printer
 from aha.watch.opening import check_source
@@ -42,6 +41,9 @@ from aha.watch.questions import Questions
 from aha.watch.receivers import Delivery, sender_of
 from aha.watch.state import Store
 from aha.watch.watcher import WatchSettings
+
+if TYPE_CHECKING:
+    from aha.watch.engine import Stream, Watch
 
 LAST_SECONDS = 5.0  # at the end, for events that are on their way
 LOOK_EVERY = 2.0  # seconds between two looks at the file of cameras
@@ -224,6 +226,8 @@ def watch_here(
     def emit(event: dict[str, Any], stream: Stream) -> None:
         show(event)
         delivery.tell(event, stream)
+
+    from aha.watch.engine import Watch  # torch is imported only now
 
     watch = Watch(
         model, args, settings, emit, max_streams=args.max_streams or max(1, 2 * streams if args.cameras else streams), named=several,
