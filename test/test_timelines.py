@@ -13,7 +13,6 @@ from aha.highlights import timelines
 from aha.highlights.timelines import frames_in, kinds_of, moment_frames, write_timelines
 from aha.video.packet_index import video_index
 
-pytest.importorskip("opentimelineio")
 RATES = [Fraction(24), Fraction(25), Fraction(30), Fraction(24000, 1001), Fraction(30000, 1001), Fraction(60000, 1001), Fraction(25, 2)]
 # Around whole minutes, where drop-frame time code leaves numbers out, and around an hour.
 SPANS = [(10, 55), (1799, 1812), (17982, 18000), (107892, 107900)]

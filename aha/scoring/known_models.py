@@ -122,7 +122,8 @@ def fetch(source: str) -> Path:
         if (free := shutil.disk_usage(there).free) < size:
             raise UserError(f"{source} needs {shown_bytes(size)} and {where} has {shown_bytes(free)} left; set HF_HOME to a larger disk.")
     with _hub_errors(source):
-        return Path(snapshot_download(source, allow_patterns=_patterns()))
+        snapshot_download(source, allow_patterns=_patterns())
+        return resolve_folder(source)
 
 
 def verify(source: str) -> int:
@@ -148,7 +149,7 @@ def shown_bytes(count: float) -> str:
 
 
 def _patterns() -> list[str]:
-    from llava_next.checkpoint import WEIGHT_FILES
+    from llava_next.files import WEIGHT_FILES
 
     return WEIGHT_FILES
 
