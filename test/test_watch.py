@@ -333,7 +333,7 @@ def test_ctrl_c_ends_with_the_summary_and_questions_can_be_typed(video):
     while lines[-1]["event"] != "say":
         lines.append(json.loads(process.stdout.readline()))
     process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=20)
+    out, errors = process.communicate(timeout=90)
     lines += [json.loads(line) for line in out.splitlines()]
     assert process.returncode == 0, errors
     assert "question" in [line["event"] for line in lines]

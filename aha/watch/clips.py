@@ -15,6 +15,7 @@ import io
 import threading
 from collections import deque
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
 
@@ -87,6 +88,11 @@ class PacketRing:
         return None
 
 
+def _base(stream: av.stream.Stream) -> Fraction:
+    """Seconds of a tick of its time stamps."""
+    return stream.time_base or Fraction(1, 90000)
+
+
 def _muxed(packets: list[_Packet], streams: list[av.stream.Stream], first: float, format: str) -> bytes | None:
     """None where this format cannot hold these streams."""
     file = io.BytesIO()
@@ -95,7 +101,8 @@ def _muxed(packets: list[_Packet], streams: list[av.stream.Stream], first: float
             outs = [out.add_stream_from_template(stream) for stream in streams]
             for packet in packets:
                 number = 0 if packet.is_picture else 1
-                base, shift = streams[number].time_base, round(first / streams[number].time_base)
+                base = _base(streams[number])
+                shift = round(first / base)
                 copy = av.Packet(packet.data)
                 copy.stream, copy.time_base, copy.duration, copy.is_keyframe = outs[number], base, packet.duration, packet.is_key
                 copy.dts = packet.dts - shift
@@ -113,9 +120,10 @@ def cut_file(path: str, start: float, end: float) -> bytes | None:
         with av.open(path, metadata_errors="replace") as container:
             stream = container.streams.video[0]
             ring.connect(container, stream)
-            origin = float((stream.start_time or 0) * stream.time_base)
+            base = _base(stream)
+            origin = float((stream.start_time or 0) * base)
             ring.place(origin)
-            container.seek(max(0, round((origin + start - SEEK_BACK) / stream.time_base)), stream=stream)
+            container.seek(max(0, round((origin + start - SEEK_BACK) / base)), stream=stream)
             for packet in container.demux(*ring._streams.values()):
                 ring.add(packet)
                 if packet.dts is not None and float(packet.dts * packet.time_base) > origin + min(end, start + LONGEST_CLIP) + 1:

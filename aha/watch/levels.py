@@ -100,7 +100,10 @@ class Judge:
 
     def finish(self, now: float) -> list[Verdict]:
         verdicts = self._judge_early(now)
-        return [*verdicts, *(self._alert(self._release(), now) if self._held else [])]
+        if self._held is None:
+            return verdicts
+        candidate, self._held = self._held[0], None
+        return [*verdicts, *self._alert(candidate, now)]
 
     def level(self) -> float | None:
         """The score from which a segment is a highlight; None: nothing stands out."""
@@ -144,11 +147,6 @@ class Judge:
             self._held = candidate, now + self.settings.wait_seconds
             return []
         return self._alert(candidate, now)
-
-    def _release(self) -> Candidate:
-        candidate, _ = self._held
-        self._held = None
-        return candidate
 
     def _unsure(self, candidate: Candidate) -> bool:
         past = [uncertainty for _, _, uncertainty in self._past if uncertainty is not None]
