@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from highlights_media import make_video
@@ -18,11 +19,14 @@ from playlists import SUFFIXES, Opened, counting_server, mp4_with_data_elsewhere
 pytest.importorskip("gradio", reason="gradio is not installed")
 
 from page_client import API, Tab, files_below, free_port
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 from aha.api import Highlighter, load
 from aha.errors import UserError
 from aha.video.library import index_videos
 from aha.web import visitors
+from aha.web.guard import Guard
 from aha.web.limits import Limits
 from aha.web.page import Server, launch
 from aha.web.uploads import Uploads
@@ -251,23 +255,21 @@ def test_hosts_origins_and_no_cors(page):
     assert status("/", sec_fetch_site="cross-site", sec_fetch_mode="navigate") == 200  # a link
 
 
-def test_other_machines_need_a_password(model, monkeypatch):
+def test_other_machines_need_a_password(model, tmp_path, monkeypatch):
     monkeypatch.setattr("aha.web.guard.WRONG_PASSWORD_SECONDS", 0.1)
     for hosts in (["0.0.0.0"], ["::"], ["192.0.2.7"], ["my-server"]):
         with pytest.raises(UserError, match=r"set a password .*AHA_PASSWORD"):
             launch(model, LIMITS, hosts, free_port())
-    server = launch(model, LIMITS, ["0.0.0.0"], free_port(), password="pass:wörd")
-    try:
-        with Tab(server.address) as tab:
-            assert tab.http.get("/").status_code == 401 and "Basic" in tab.http.get("/").headers["www-authenticate"]
-            for given, status in (("x:pass:wörd", 200), ("pass:wörd", 401), ("x:", 401), ("x:pass:word", 401)):
-                head = {"Authorization": "Basic " + base64.b64encode(given.encode()).decode(), "Host": "192.0.2.7"}
-                assert tab.http.get("/config", headers=head).status_code == status, given
-            assert tab.http.get("/config", headers={"Authorization": "Basic %%%"}).status_code == 401
-            assert tab.http.post(f"{API}/upload", files={"files": ("a.mp4", b"x")}).status_code == 401
-            assert tab.http.get("/config", headers={"Host": "evil.example"}).status_code == 421
-    finally:
-        server.close()
+    guard = Guard(PlainTextResponse("the page"), SimpleNamespace(root=tmp_path), ["0.0.0.0", "aha.example.org"], "pass:wörd")
+    http = TestClient(guard, base_url="http://192.0.2.7:7860")
+    assert http.get("/").status_code == 401 and "Basic" in http.get("/").headers["www-authenticate"]
+    for given, status in (("x:pass:wörd", 200), ("pass:wörd", 401), ("x:", 401), ("x:pass:word", 401)):
+        head = {"Authorization": "Basic " + base64.b64encode(given.encode()).decode()}
+        assert http.get("/config", headers=head).status_code == status, given
+        assert http.get("/config", headers={**head, "Host": "evil.example"}).status_code == 421
+        assert http.get("/config", headers={**head, "Host": "aha.example.org"}).status_code == status
+    assert http.get("/config", headers={"Authorization": "Basic %%%"}).status_code == 401
+    assert http.post(f"{API}/upload", files={"files": ("a.mp4", b"x")}).status_code == 401
 
 
 # ---- starts, visitors, quotas ----

@@ -118,7 +118,7 @@ class Guard:
             raise Refusal(403, "Requests of other sites are not answered.\n")
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
             raise Refusal(403, "Requests of other sites are not answered.\n")
-        if self.password and not self._knows_password(headers):
+        if self.password and not _gives(self.password, headers):
             if "authorization" in headers:
                 await asyncio.sleep(WRONG_PASSWORD_SECONDS)
             raise Refusal(401, "This page asks for a password.\n", {"WWW-Authenticate": 'Basic realm="Aha!", charset="UTF-8"'})
@@ -134,16 +134,6 @@ class Guard:
     def _named(self) -> set[str]:
         """Names that somebody gave: a proxy that hides them from us still sends their Origin."""
         return self.names - set(LOCAL) - {"0.0.0.0", "::"}
-
-    def _knows_password(self, headers: Headers) -> bool:
-        kind, _, value = headers.get("authorization", "").partition(" ")
-        if kind.lower() != "basic":
-            return False
-        try:
-            given = base64.b64decode(value, validate=True).partition(b":")[2]
-        except ValueError:
-            return False
-        return hmac.compare_digest(given, self.password.encode())
 
     def _session(self, session_hash: Any) -> str:
         """A session hash that counts as seen. Raises Refusal."""
@@ -270,7 +260,8 @@ class _Answer:
     """An answer that is held back until the upload is accounted for."""
 
     def __init__(self, send: Send):
-        self._send, self._messages = send, []
+        self._send = send
+        self._messages: list[Message] = []
         self.status, self.body = 0, b""
 
     async def __call__(self, message: Message) -> None:
@@ -283,6 +274,17 @@ class _Answer:
     async def give(self) -> None:
         for message in self._messages:
             await self._send(message)
+
+
+def _gives(password: str, headers: Headers) -> bool:
+    kind, _, value = headers.get("authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        return False
+    try:
+        given = base64.b64decode(value, validate=True).partition(b":")[2]
+    except ValueError:
+        return False
+    return hmac.compare_digest(given, password.encode())
 
 
 def _paths_in(value: Any) -> list[Any]:
