@@ -183,7 +183,7 @@ def test_two_engine_processes_share_the_streams(videos, tmp_path):
     file.write_text("".join(f"[[camera]]\nname='{path.stem}'\naddress='{path}'\nqueries=['red things']\n" for path in videos))
     command = [sys.executable, "-m", "aha.cli", "watch", "--cameras", str(file), "--engines", "2", "--device", "cpu", "--window", "256"]
     done = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
     )
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stderr
