@@ -26,8 +26,20 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OURS = {"aha", "llava_next"}
 # Used without an import of ours: transformers' Trainer writes tensorboard logs and needs accelerate, torch finds flash-attn,
-# pycocoevalcap brings two Java programs, the tests run in parallel, are linted, type-checked and build a wheel.
-PLUGINS = {"pycocoevalcap", "tensorboard", "accelerate", "flash-attn", "pytest-xdist", "ruff", "import-linter", "mypy", "setuptools"}
+# pycocoevalcap brings two Java programs, OpenTimelineIO finds its adapters, the tests run in parallel, are linted, type-checked and build a wheel.
+PLUGINS = {
+    "pycocoevalcap",
+    "tensorboard",
+    "accelerate",
+    "flash-attn",
+    "pytest-xdist",
+    "ruff",
+    "import-linter",
+    "otio-cmx3600-adapter",
+    "otio-fcpx-xml-adapter",
+    "mypy",
+    "setuptools",
+}
 
 
 def canonical(requirement: str) -> str:
