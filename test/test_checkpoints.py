@@ -273,7 +273,7 @@ def test_a_command_says_what_is_wrong_with_a_checkpoint_in_one_sentence(command,
     run = subprocess.run([sys.executable, "-m", command, *arguments], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 2, run.stderr
     assert "Traceback" not in run.stderr and "truncated" in run.stderr and run.stderr.count("error:") == 1
-    assert not any((tmp_path / name).exists() for name in ("scores.json", "merged", "found/highlights.json"))
+    assert not any((tmp_path / name).exists() for name in ("scores.json", "merged/config.json", "found/highlights.json"))
 
 
 def adapter_copy(adapter, tmp_path):

@@ -212,7 +212,7 @@ def test_an_interrupted_command_leaves_no_half_reel(tmp_path, number):
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == (130 if number == signal.SIGINT else 143)
-    assert not list(out.glob(".*")) and not (out / "reel.mp4").exists()
+    assert [path.name for path in out.glob(".*")] == [".unfinished"] and not (out / "reel.mp4").exists()  # the mark: not done yet
 
 
 def test_importing_is_light():

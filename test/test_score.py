@@ -281,7 +281,7 @@ def test_a_full_disk_while_scoring_is_one_sentence_and_the_rest_is_kept(tmp_path
 
 
 def test_ranks_end_with_their_launcher(tmp_path):
-    rank = "import time, aha.score as s; s.from_args = lambda *a: (print('up', flush=True), time.sleep(60)); s.main(['--llm_pretrained', 'demo', '--video', 'x', '--output', 'y'])"
+    rank = "import time, aha.score as s; s.choice_of = lambda *a: (print('up', flush=True), time.sleep(60)); s.main(['--llm_pretrained', 'demo', '--video', 'x', '--output', 'y'])"
     launcher = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {rank!r}]); print(p.pid, flush=True); p.wait()"
     environment = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'LLaVA_NeXT'}", "TORCHELASTIC_RUN_ID": "1"}
     process = subprocess.Popen([sys.executable, "-c", launcher], env=environment, stdout=subprocess.PIPE, text=True)

@@ -279,7 +279,7 @@ def test_held_samples_are_placed_by_their_time():
     assert place(straight.samples(Fusion()), video)[0].tolist() == [0, 26, 51]  # else the frame numbers count, as before
     for record in ({**prediction.record, "true_frames_list": [0, 25, 24, 25, 26]},
                    {"video_uuid": "v", "frames": [0, 25, 25], "scores": [0.1, 0.2, 0.3]},
-                   {**prediction.record, "debug_data": [{"relevance_score": 0.1}] * 5}):  # fmt: skip
+                   {**prediction.record, "frame_fps": None, "debug_data": [{"relevance_score": 0.1}] * 5}):  # fmt: skip
         with pytest.raises(UserError, match="not above the one before it"):
             Prediction(record).samples(Fusion())
 

@@ -82,6 +82,14 @@ def read_tvsum(
         if video.video_id in by_id:
             raise UserError(f"{path}: video {video.video_id} is listed twice; each video has its {ANNOTATORS} rows in one place.")
         by_id[video.video_id] = video
+    # ratings of one's own may be by any number of people, but where most videos have TVSum's twenty, another number is a damaged file
+    if 2 * sum(len(video.user_scores) == ANNOTATORS for video in videos) > len(videos):
+        for video in videos:
+            if len(video.user_scores) != ANNOTATORS:
+                raise UserError(
+                    f"{path}: video {video.video_id} has {len(video.user_scores)} rows, not {ANNOTATORS} (one per annotator) as most others "
+                    "have; the file is cut off or rows are doubled."
+                )
     return by_id
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from aha.core.files import read_json
 from aha.errors import UserError
-from aha.models.adapters import portable_base
 
 HEAD = """---
 library_name: {library}
@@ -51,6 +50,8 @@ def last_lines(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def without_folders(value: Any) -> Any:
     """A path of this machine is shown by its last part; everything else, hub ids too, as it is."""
+    from aha.models.adapters import portable_base  # torch: `aha merge --help` needs none
+
     return portable_base(value) if isinstance(value, str) and (os.path.isabs(value) or Path(value).exists()) else value
 
 
@@ -73,6 +74,8 @@ def numbers(metrics: dict[str, Any]) -> dict[str, str]:
 
 def model_card(run: str | os.PathLike, *, base: str, merged: bool, metrics: dict[str, Any] | None = None) -> str:
     """Markdown for the run folder (or adapter folder) `run`. metrics: a metrics file of `aha.eval`, read. Raises UserError."""
+    from aha.models.adapters import portable_base
+
     run, base = Path(run), portable_base(base)
     settings, versions = optional_json(run / "settings.json") or {}, optional_json(run / "versions.json") or {}
     trained_on = optional_json(run / "trained_on_videos.json")
