@@ -119,7 +119,8 @@ def data_problem(dataset_config: str, fold: int, splits: str | None, split: int 
 
     try:
         held_out = chosen_split(splits, split) if splits is not None else None if fold < 0 else fold
-        usable, problems = 0, []
+        usable = 0
+        problems: list = []
         for entry in read_config(dataset_config):
             source = load_source(entry, entry["fps"] or 1.0, entry["max_num_frames"] or 1, "train", held_out, validation)
             usable, problems = usable + len(source.samples), [*problems, *source.problems]

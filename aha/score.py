@@ -64,7 +64,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def score_one(choice: ModelChoice, config: ScoreConfig, given: Sequence[str], queries: Sequence[Query], output: str) -> None:
     images = image_files(given)  # a wrong path is said at once, before the model is loaded
     video = images or local_file(given[0])
-    duration = len(images) / (config.frame_fps or 1) if images else probe(video).duration
+    duration = len(images) / (config.frame_fps or 1) if images else probe(local_file(given[0])).duration
     if late := [query for query in queries if query.time >= duration]:
         print(f"warning: query {late[0].text!r} at {late[0].time:g} s is after the end of the video ({duration:.1f} s)", file=sys.stderr)
     from tqdm import tqdm

@@ -83,7 +83,8 @@ def entries_of_spans(path: Path, videos: Path) -> list[Entry]:
     one_to_five = max(scores) > 1
     if one_to_five and (wrong := [s for s in scores if s not in (1, 2, 3, 4, 5)]):
         raise UserError(f"{path}: scores are 0 to 1, or whole numbers 1 to 5 throughout; {wrong[0]:g} is neither.")
-    entries, used = [], {}
+    entries = []
+    used: dict = {}
     for (name, query), people in table.items():
         video = find_video(videos, name, str(path))
         info = probe(video)

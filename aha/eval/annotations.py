@@ -87,8 +87,8 @@ def read_tvsum(
         for video in videos:
             if len(video.user_scores) != ANNOTATORS:
                 raise UserError(
-                    f"{path}: video {video.video_id} has {len(video.user_scores)} rows, not {ANNOTATORS} (one per annotator) as most others "
-                    "have; the file is cut off or rows are doubled."
+                    f"{path}: video {video.video_id} has {len(video.user_scores)} rows, not {ANNOTATORS} (one per annotator) as most have; "
+                    "the file is cut off or rows are doubled."
                 )
     return by_id
 

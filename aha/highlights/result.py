@@ -140,8 +140,10 @@ def read_track(prediction: Prediction, duration: float) -> ScoreTrack:
     samples = prediction.samples(Fusion())
     if samples.times is None or samples.frames is None:
         raise UserError(f"{prediction.name} does not say when each score was read (time, true_frames_list); it was not written by aha.")
-    heads = [prediction.head(name) if name in prediction.rows()[0] else None for name in SCORES]
-    return ScoreTrack(samples.times, samples.frames, *heads, duration)
+    informative, relevance, uncertainty = (prediction.head(name) if name in prediction.rows()[0] else None for name in SCORES)
+    if informative is None or relevance is None:
+        raise UserError(f"{prediction.name} lacks informative or relevance scores; it was not written by aha.")
+    return ScoreTrack(samples.times, samples.frames, informative, relevance, uncertainty, duration)
 
 
 def summary(result: Result, video: Path, note: str, reel: ReelInfo | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -87,7 +88,7 @@ def allowed(protocols: str, formats: str = "") -> dict[str, str]:
     return {"protocol_whitelist": protocols, "format_whitelist": f"{FORMATS},{formats}" if formats else FORMATS}
 
 
-def tags_as_they_are() -> dict[str, str]:
+def tags_as_they_are() -> dict[str, Any]:
     """The argument of `av.open` by which a file's tags need be no UTF-8. PyAV 19 has no such argument: it always reads them."""
     return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
