@@ -7,10 +7,10 @@
 A setting is `plain` (PEFT's layers, transformers' recomputation of all layers, an attention mask, logits at every position, float32 master
 weights), `fast` (the trainer's: compiled, 16-bit AdamW state, logits at labels), or a list of changes to `fast`: compile=True|False,
 recompute=N layers (compiled ones), optimizer=low_memory|adamw. Dropout is off. Compared are, in the order in which a step makes
-them: the frame tokens, each decoder layer's output, the loss, each gradient, and each trained weight after the step, by about 4,096
-values spread over the tensor. Prints the loss of both for every step, the first tensor that differs by more than --tolerance of its norm
-(default: at all), the largest difference of each kind, and one JSON line. A speed-up is accepted where the first two losses differ by at
-most 1e-3 and the median of 20 by at most 1e-2.
+them: the frame tokens and each decoder layer's output (of the step's first sample), the loss, each gradient, and each trained weight
+after the step, by about 4,096 values spread over the tensor. Prints the loss of both for every step, the first tensor that differs by
+more than --tolerance of its norm (default: at all), the largest difference of each kind, and one JSON line. A speed-up is accepted where
+the first two losses differ by at most 1e-3 and the median of 20 by at most 1e-2.
 """
 
 from __future__ import annotations
@@ -112,9 +112,12 @@ def run(chosen: Setting, args: argparse.Namespace, device: torch.device, dtype: 
     steps = []
     for step in range(args.steps):
         seen.clear()
-        loss = Sample(model, args.frames, step, device).loss(model, plain=chosen.plain)
-        seen["loss"] = loss.detach().double().flatten().cpu()
-        loss.backward()
+        losses = []
+        for k in range(args.samples):
+            loss = Sample(model, args.frames, step * args.samples + k, device).loss(model, plain=chosen.plain)
+            (loss / args.samples).backward()
+            losses.append(loss.detach().double().cpu())
+        seen["loss"] = torch.stack(losses).mean().flatten()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         seen |= {f"gradient of {name}": some_values(named[name].grad) for name in reversed(named)}
         optimizer.step()
@@ -157,6 +160,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--tolerance", type=float, default=0.0, help="relative difference that counts (default: any)")
     parser.add_argument("--size", default="7b", choices=SIZES, help="model dimensions (default %(default)s)")
     parser.add_argument("--frames", type=int, default=60, help="frames of a sample (default %(default)s)")
+    parser.add_argument("--samples", type=int, default=1, help="samples of an optimizer step, whose mean loss counts (default %(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps (default %(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of weights (default %(default)s)")
@@ -178,7 +182,8 @@ def main(argv: list[str]) -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(json.dumps({
         "benchmark": "compare_numerics", "device": name, "torch": torch.__version__, "first": args.first, "second": args.second,
-        "size": args.size, "dtype": args.dtype, "parting": apart, "largest": kinds, "loss_first_two": max(differences[:2]),
+        "size": args.size, "dtype": args.dtype, "samples": args.samples, "parting": apart, "largest": kinds,
+        "loss_first_two": max(differences[:2]),
         "loss_median": statistics.median(differences), "loss_largest": max(differences),
     }))  # fmt: skip
 

@@ -28,7 +28,7 @@ from aha.training.logs import drop_after
 from aha.training.model import base_name
 from aha.training.optimizer import LowMemoryAdamW, stochastic_bfloat16, update
 from aha.training.quantized import LEVELS, dequantize, quantize
-from aha.training.spare import HostEmbedding, inputs_on_host
+from aha.training.spare import HostEmbedding, embeddings_on_host, inputs_on_host
 
 # ---- order of batches ----
 
@@ -300,6 +300,16 @@ def test_fused_tower_computes_the_patches_that_pooling_looks_at():
     layer = model.model.vision_tower.vision_tower["vision_model"].encoder.layers[0]
     x = torch.randn(2, 5, layer.mlp.fc1.in_features)
     assert fused_mlp(layer.mlp, x).shape == x.shape
+
+
+def test_a_model_whose_word_embeddings_are_on_the_host_is_the_same():
+    base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/mmduet-adapter")
+    model = AhaModel.from_base(base, adapter).to_aha()
+    ids = torch.tensor([[1, 5, 9, 3]])
+    before = model(ids, None).scores().relevance
+    embeddings_on_host(model)
+    assert isinstance(model.get_input_embeddings(), HostEmbedding) and model.get_input_embeddings() is model.model.embed_tokens
+    assert torch.equal(model(ids, None).scores().relevance, before)
 
 
 def test_what_waits_on_the_host_changes_nothing():

@@ -127,6 +127,13 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
         self.model = LlavaNextModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
+    # by name: transformers would find `embed_tokens` below, which is a method, in place of the table
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.embed_tokens = value
+
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
