@@ -14,7 +14,7 @@ from aha.errors import UserError
 from aha.training.data import deal
 from aha.training.machine import Machine, choose, without_deepspeed
 from aha.training.optimizer import LowMemoryAdamW
-from aha.training.recompute import GIB, Cost, Recompute
+from aha.training.recompute import GIB, OUTSIDE, Cost, Recompute
 from aha.training.resize import place_state
 from aha.training.speed import Sections, summary_line
 
@@ -85,7 +85,7 @@ def test_as_many_layers_keep_their_activations_as_fit():
         plan = recompute(limit=limit * GIB)
         count = plan.plan(5952, resident)
         kept = 5952 * ((28 - count) * 187e3 + count * 7e3 + 526e3)
-        assert resident + kept <= 0.94 * limit * GIB < resident + kept + 5952 * 187e3
+        assert resident + kept <= 0.94 * limit * GIB - OUTSIDE < resident + kept + 5952 * 187e3
     assert recompute(limit=60 * GIB).plan(19640, resident) > recompute(limit=60 * GIB).plan(5952, resident)
     plan.apply(5)
     assert [layer.recomputed for layer in plan.layers] == [True] * 5 + [False] * 23

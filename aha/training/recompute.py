@@ -21,8 +21,10 @@ from aha.models import AhaConfig, AhaModel
 from aha.training.spare import inputs_on_host
 
 GIB = 2**30
-# of the limit, for what the allocator cannot use (blocks of other sizes) and for libraries' workspaces
+# of the limit, for what the allocator cannot use (blocks of other sizes)
 MARGIN = 0.06
+# and beside it what the process takes of a card outside the allocator: the CUDA context and the libraries' workspaces
+OUTSIDE = 1.1 * GIB
 
 
 @dataclass
@@ -54,7 +56,8 @@ class Recompute:
     def __init__(self, model: AhaModel, mode: str | int, cost: Cost, limit: float | None = None, later: float = 0.0, native: bool = False):
         self.layers: list[nn.Module] = list(model.decoder_layers)
         self.mode, self.cost, self.later, self.native = mode, cost, later, native
-        self.limit = None if limit is None else limit * (1 - MARGIN)
+        self.limit = limit
+        self.planned = None if limit is None else limit * (1 - MARGIN) - OUTSIDE
         self.resident = 0.0  # most bytes in use before a forward pass
         self.spill = False  # the inputs of this batch's layers wait on the host
         self.forced: list[tuple[int, int]] = []  # (tokens, recomputed layers) that ran out of memory
@@ -63,7 +66,7 @@ class Recompute:
 
     @property
     def plans(self) -> bool:
-        return self.mode == "auto" and self.limit is not None
+        return self.mode == "auto" and self.planned is not None
 
     def apply(self, count: int) -> None:
         """The first `count` layers are recomputed."""
@@ -77,7 +80,7 @@ class Recompute:
         """How many layers a batch of `tokens` (padding included) must recompute when `in_use` bytes are taken before it."""
         self.resident = max(self.resident, in_use)
         count = len(self.layers)
-        free = self.limit - self.resident - self.later - tokens * (self.cost.moment + count * self.cost.inputs)
+        free = self.planned - self.resident - self.later - tokens * (self.cost.moment + count * self.cost.inputs)
         self.spill = free < 0
         keep = int(max(free, 0) // (tokens * (self.cost.kept - self.cost.inputs)))
         least = max((layers + 1 for size, layers in self.forced if tokens >= size), default=0)
@@ -110,7 +113,7 @@ class Recompute:
         return self.has_room(in_use)
 
     def has_room(self, in_use: float) -> bool:
-        return in_use + self.tokens * self.cost.moment <= self.limit / (1 - MARGIN)
+        return in_use + self.tokens * self.cost.moment <= self.limit
 
     def learn_kept(self, kept: float) -> None:
         """`kept`: bytes that the forward pass left for the backward pass. With few layers among them the rest weighs too much to tell."""
