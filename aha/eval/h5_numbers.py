@@ -94,8 +94,8 @@ class H5Truth:
                 found |= {("corr_summary_csta", name): value for name, value in keyshots_h5.summary_correlation(summary, truth).items()}
             elif i in self.people:
                 found |= {("corr_every15", name): value for name, value in every15(dense, self.people[i]).items()}
-            for place, value in found.items():
-                rows.setdefault(place, []).append(value)
+            for protocol_metric, value in found.items():
+                rows.setdefault(protocol_metric, []).append(value)
         columns = [Column(protocol, metric, "", ids, np.array(values)) for (protocol, metric), values in rows.items()]
         if self.splits:
             columns = with_splits(columns, self.tests)
@@ -166,10 +166,9 @@ def tests_of(splits: Sequence[Split], ids: Mapping[str, str], where: str | Path)
     known = set(ids.values())
     tests = []
     for k, split in enumerate(splits):
-        named = [name if name in known else ids.get(name) for name in split.test]
-        if None in named:
-            raise UserError(f"split {k} tests {split.test[named.index(None)]}, which is not in {where}; are both of one data set?")
-        tests.append(named)
+        if unknown := [name for name in split.test if name not in known and name not in ids]:
+            raise UserError(f"split {k} tests {unknown[0]}, which is not in {where}; are both of one data set?")
+        tests.append([name if name in known else ids[name] for name in split.test])
     return tests
 
 
@@ -182,7 +181,7 @@ def with_splits(columns: Iterable[Column], tests: Sequence[Sequence[str]]) -> li
     return result
 
 
-def json_statistics(per_split: Sequence[float]) -> dict[str, Any]:
+def json_statistics(per_split: Sequence[float] | np.ndarray) -> dict[str, Any]:
     statistics = over_splits(per_split)
     return {name: [number(v) for v in value] if isinstance(value, list) else number(value) for name, value in statistics.items()}
 
