@@ -125,10 +125,10 @@ class Prediction:
         rows = self.rows()
         heads = {name: self.head(name) if weight else None for name, weight in fusion.weights.items()}
         scores = self._fused(fusion, heads, len(rows))
-        times = self._times(rows, needed="true_frames_list" not in record)
-        frames = None
-        if "true_frames_list" in record:
-            frames = self._frames(record["true_frames_list"], len(scores), may_repeat=times is not None)
+        if "true_frames_list" not in record:
+            return Samples(video_id, scores, None, self._all_times(rows), duration=duration)
+        times = self._times(rows)
+        frames = self._frames(record["true_frames_list"], len(scores), may_repeat=times is not None)
         return Samples(video_id, scores, frames, times, duration=duration)
 
     @property
@@ -148,7 +148,7 @@ class Prediction:
                 return samples.clip_seconds * np.arange(len(samples.scores)), samples.scores
             raise UserError(f"{self.name}: its scores say no times; give frame_fps (samples a second), or debug_data with a time each.")
         rows = self.rows()
-        times = self._times(rows, needed=True)
+        times = self._all_times(rows)
         scores = np.zeros(len(rows))
         there = [i for i, row in enumerate(rows) if "relevance_score" in row]
         if there:
@@ -183,13 +183,19 @@ class Prediction:
             raise UserError(f"{self.name}: score {index} is not finite after weighting the heads; check the weights.")
         return scores
 
-    def _times(self, rows: Sequence[Mapping[str, Any]], needed: bool) -> np.ndarray | None:
-        """[N] seconds, as listed or by frame_fps; None if there are none and the frame numbers say where the scores lie."""
+    def _times(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+        """[N] seconds, as listed or by frame_fps; None where a frame has none."""
         values = [row.get("time", row.get("video_time")) for row in rows]
-        if all(value is None for value in values) and (regular := self._regular_times(len(values))) is not None:
-            return regular
-        if not needed and any(value is None for value in values):
-            return None
+        if all(value is None for value in values):
+            return self._regular_times(len(values))
+        return None if any(value is None for value in values) else self._ascending(values)
+
+    def _all_times(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """[N] seconds, where nothing else says when the scores are. Raises UserError for a frame without."""
+        times = self._times(rows)
+        return self._ascending([row.get("time", row.get("video_time")) for row in rows]) if times is None else times
+
+    def _ascending(self, values: list[Any]) -> np.ndarray:
         times = self._numbers(values, "time")
         if len(times) > 1 and (np.diff(times) <= 0).any():
             raise UserError(f"{self.name}: time {int(np.argmax(np.diff(times) <= 0)) + 1} is not after the one before it; times ascend.")

@@ -46,7 +46,7 @@ def video_baselines(truth: Truth, protocol: str, runs: int) -> dict[str, Row]:
         labels, positives = truth.clip_labels, truth.clip_positives
         return {
             RANDOM: _collect([clip_metrics(positives, rng.random(labels.shape[1])) for _ in range(runs)]),
-            HUMAN: _average([clip_metrics(positives[people != i], labels[i]) for i in people]),
+            HUMAN: _average([clip_metrics(positives[people != i], own) for i, own in enumerate(labels)]),
             UPPER: _average([clip_metrics(positives, labels.sum(axis=0))]),
         }
     if protocol == "aha_1fps_mean":
@@ -119,7 +119,7 @@ def _key(truth: Truth, protocol: str, runs: int) -> str:
     digest = hashlib.sha256(f"{VERSION}:{protocol}:{runs}:{video.video_id}:{video.length_s!r}:{video.user_scores.shape}".encode())
     digest.update(video.user_scores.astype("<i2").tobytes())
     if protocol == "f1_shots":
-        digest.update(truth.shots.astype("<i8").tobytes())
+        digest.update(truth.given_shots.astype("<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +101,7 @@ class HiSum(Benchmark):
         """The h5's key of a prediction, which may go by the YouTube id."""
         return video_id if video_id in self.file.ids else self.metadata.youtube.get(video_id, video_id)
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         """Every chosen video that the file predicts, in the file's order, holding one video at a time."""
         names = [(protocol.name, metric) for protocol in self.protocols for metric in protocol.metrics]
         values = {name: array("d") for name in names}
@@ -177,10 +177,10 @@ class HiSum(Benchmark):
                 video = self.read(video_id)
                 n = len(video.gtscore)
                 scores = on_seconds(prediction.samples(fusion), n, f"{path}: video {video_id}")
-                spans = None
+                spans: tuple[str, list[tuple[float, float]]] | None = None
                 if video.gt_summary is not None:
                     edges = np.flatnonzero(np.diff(video.gt_summary.astype(np.int8), prepend=0, append=0))
-                    spans = "reference summary", edges.reshape(-1, 2).tolist()
+                    spans = "reference summary", [(float(start), float(end)) for start, end in edges.reshape(-1, 2)]
                 seconds = np.arange(n)
                 yield Curve(
                     video_id, self.categories.get(video_id, ""), n, {"prediction (stretched)": (seconds, scores)},

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,7 +116,7 @@ class Proactive(Benchmark):
     judge_replies: str | None
     judge: JudgeSettings
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         found = self.source.said(path, self.questions, self.model_name, self.reply_time)
         asked = {key: self.questions[key] for key in self.chosen}
         answered = [key for key in asked if key in found.polled or key in found.pushed]

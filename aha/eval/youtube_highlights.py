@@ -10,8 +10,8 @@ al., ECCV 2014; UMT, CVPR 2022; Lighthouse, EMNLP 2024). Fractions.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,8 @@ SEED = 0
 class Video(Item):
     """A video: clips [C, 2] seconds, labels [C] bool. Its category is its domain, which is also the query."""
 
-    clips: np.ndarray | None = None
-    labels: np.ndarray | None = None
+    clips: np.ndarray = field(kw_only=True)
+    labels: np.ndarray = field(kw_only=True)
 
 
 def read_videos(path: str | Path) -> list[Video]:
@@ -59,11 +59,13 @@ def read_videos(path: str | Path) -> list[Video]:
         if key in videos:
             raise UserError(f"{where}: video {key} is listed twice; ids must differ.")
         seconds = number(entry.get("duration"), where, "duration", 0.0)
-        videos[key] = Video(key, key, ((0.0, domain),), seconds, domain, {}, np.array(clips) / fps, np.array(labels) > 0)
+        videos[key] = Video(
+            key, key, ((0.0, domain),), seconds, domain, clips=np.array(clips) / fps, labels=np.array(labels) > 0
+        )  # fmt: skip
     return list(videos.values())
 
 
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Video]:
     """The videos of an annotation file, or of that in the data set's folder; there is one split."""
     return read_videos(find_annotations(TASK, root))
 
@@ -96,7 +98,7 @@ class YouTubeHighlights(Benchmark):
             columns.append(Column(PROTOCOL.name, metric, "", list(rows), values, {"mean": tree.number(mean)}))
         return columns
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = answers_of(path, self.chosen, "video_id")
         scores = {key: clip_scores(answer, self.videos[key], fusion) for key, answer in answers.items()}
         columns = self.columns({key: all_clips_ap(self.videos[key].labels, values) for key, values in scores.items()})
@@ -122,7 +124,8 @@ class YouTubeHighlights(Benchmark):
                 scores = clip_scores(answer, video, fusion)[: len(video.clips)]
                 starts = video.clips[: len(scores), 0]
                 spans = ("highlights", [tuple(clip) for clip in video.clips[video.labels]])
-                yield Curve(key, video.category, video.duration, {"prediction (stretched)": (starts, scores)}, spans=spans)
+                end = video.duration or float(video.clips.max())
+                yield Curve(key, video.category, end, {"prediction (stretched)": (starts, scores)}, spans=spans)
 
     def sets(self, scored: Scored) -> dict[str, Counted]:
         return {"val": Counted(scored.count, len(self.videos))}

@@ -175,11 +175,11 @@ def intervals_tree(columns: Iterable[Column], seed: int = 0) -> dict[str, Any]:
             place(tree, column, None)
         else:
             groups.setdefault((column.pooled is not None, tuple(column.ids)), []).append(column)
-    for (pooled, _), group in groups.items():
-        if pooled:
-            bounds = _pooled_intervals([column.pooled for column in group], seed)
-        else:
-            bounds = confidence_intervals(np.stack([column.values for column in group], axis=1), seed)
+    for group in groups.values():
+        pooled = [column.pooled for column in group if column.pooled is not None]  # of all in a group or of none
+        bounds: Iterable[np.ndarray] = (
+            _pooled_intervals(pooled, seed) if pooled else confidence_intervals(np.stack([column.values for column in group], axis=1), seed)
+        )
         for column, (low, high) in zip(group, bounds):
             place(tree, column, None if np.isnan(low) else [float(low), float(high)])
     return tree
@@ -202,7 +202,9 @@ def differences(first: Iterable[Column], second: Iterable[Column]) -> list[Colum
     result = []
     for column in second:
         base = before.get((column.protocol, column.metric, column.subset))
-        both = [i for i in column.ids if i in set(base.ids)] if base else []
+        if base is None:
+            continue
+        both = [i for i in column.ids if i in set(base.ids)]
         if both:
             column, base = column.of(both), base.of(both)
             pooled = column.pooled.minus(base.pooled) if column.pooled and base.pooled else None

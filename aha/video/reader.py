@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from llava_next import PUBLISHED
@@ -119,6 +119,24 @@ class _Choice:
     sample_fps: float
 
 
+class ReadOptions(TypedDict, total=False):
+    """What `iter_frames` and `read_video` take; what each means stands with `iter_frames`, the defaults with `_open_source`."""
+
+    fps: float | Fraction | None
+    max_frames: int | None
+    num_frames: int | None
+    sampling: Literal["timestamps", "reference"]
+    rounding: Literal["up", "down"]
+    start: float | None
+    end: float | None
+    backend: Literal["pyav", "decord", "torchcodec"]
+    size: int
+    resize: bool
+    source_fps: float | None
+    threads: int
+    limits: Limits | None
+
+
 def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
     """Facts of a video file, read from its packets and its first frame (which is decoded: a file without one is an error).
 
@@ -133,27 +151,9 @@ def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
     )  # fmt: skip
 
 
-def read_video(
-    source: Source,
-    *,
-    fps: float | Fraction | None = None,
-    max_frames: int | None = None,
-    num_frames: int | None = None,
-    sampling: Literal["timestamps", "reference"] = "timestamps",
-    rounding: Literal["up", "down"] = "up",
-    start: float | None = None,
-    end: float | None = None,
-    backend: Literal["pyav", "decord", "torchcodec"] = "pyav",
-    size: int = PUBLISHED.side,
-    resize: bool = True,
-    source_fps: float | None = None,
-    threads: int = 2,
-    limits: Limits | None = None,
-) -> VideoFrames:
-    """Read sampled frames into memory. Arguments and errors as for `iter_frames`; also an error where they would not fit into memory."""
-    timeline, choice, frames = _open_source(
-        source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads, limits
-    )
+def read_video(source: Source, **options: Unpack[ReadOptions]) -> VideoFrames:
+    """Read sampled frames into memory. Options and errors as for `iter_frames`; also an error where they would not fit into memory."""
+    timeline, choice, frames = _open_source(source, **options)
     frames_TCHW = None
     for k, frame in enumerate(frames):
         if frames_TCHW is None:
@@ -173,23 +173,7 @@ def read_video(
     )
 
 
-def iter_frames(
-    source: Source,
-    *,
-    fps: float | Fraction | None = None,
-    max_frames: int | None = None,
-    num_frames: int | None = None,
-    sampling: Literal["timestamps", "reference"] = "timestamps",
-    rounding: Literal["up", "down"] = "up",
-    start: float | None = None,
-    end: float | None = None,
-    backend: Literal["pyav", "decord", "torchcodec"] = "pyav",
-    size: int = PUBLISHED.side,
-    resize: bool = True,
-    source_fps: float | None = None,
-    threads: int = 2,
-    limits: Limits | None = None,
-) -> Iterator[Frame]:
+def iter_frames(source: Source, **options: Unpack[ReadOptions]) -> Iterator[Frame]:
     """Yield sampled frames one by one, with constant memory.
 
     source       a video file; or a list of image files; or an array, uint8 [T,H,W,3] or [T,3,H,W], RGB
@@ -210,14 +194,25 @@ def iter_frames(
     Raises UserError (one sentence: what, where, cure): missing, empty or damaged file; no video in it; no frame between start and end; a
     chosen frame that cannot be decoded; a file that is cut off, where sampling runs past the cut; an argument out of range.
     """
-    _, _, frames = _open_source(
-        source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads, limits
-    )
-    return frames
+    return _open_source(source, **options)[2]
 
 
 def _open_source(
-    source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads, limits
+    source: Source,
+    *,
+    fps: float | Fraction | None = None,
+    max_frames: int | None = None,
+    num_frames: int | None = None,
+    sampling: str = "timestamps",
+    rounding: str = "up",
+    start: float | None = None,
+    end: float | None = None,
+    backend: str = "pyav",
+    size: int = PUBLISHED.side,
+    resize: bool = True,
+    source_fps: float | None = None,
+    threads: int = 2,
+    limits: Limits | None = None,
 ) -> tuple[_Timeline, _Choice, Iterator[Frame]]:
     """Check the arguments, choose the frames, and return a generator that decodes them."""
     if fps is not None and num_frames is not None:
