@@ -163,6 +163,19 @@ def test_where_annotations_fit_every_protocol_is_there_under_their_ids(small):
     assert list(both["keyshots_h5"]["f_avg"]["per_video"]) == ids
 
 
+def test_baseline_files_alone_have_the_numbers_of_splits_too(small):
+    folder, _ = small
+    flags = ["--annotations", folder / "demo-anno.tsv", "--h5", folder / "small.h5", "--splits", folder / "splits.json"]
+    (row,) = (
+        entry
+        for name, entry in run(folder, tvsum, *flags, "--baselines", folder / "p.json")["baselines"].items()
+        if name.startswith("baseline ")
+    )
+    own = run(folder, tvsum, *flags, "--predictions", folder / "p.json")["protocols"]
+    for protocol, metric in (("por", "por"), ("keyshots_h5", "f_avg")):
+        equal(row[protocol][metric]["mean"], own[protocol][metric]["mean"])
+
+
 def test_splits_without_an_h5_and_the_other_forms(small):
     folder, _ = small
     alone = run(folder, tvsum, *small_flags(folder), "--splits", folder / "splits.json")["protocols"]

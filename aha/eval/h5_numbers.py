@@ -101,8 +101,8 @@ class H5Truth:
             columns = with_splits(columns, self.tests)
             f = next(column for column in columns if (column.protocol, column.metric) == ("keyshots_h5", self.reduction))
             per_split = keyshots_h5.performance_over_random(split_means(dict(zip(f.ids, f.values)), self.tests), self.random_f_per_split)
-            statistics = json_statistics(per_split)
-            columns.append(Column("por", "por", "", [], np.array([]), {"mean": statistics["mean"], "splits": statistics}))
+            whole = float(np.mean(per_split))
+            columns.append(Column("por", "por", "", [], np.array([]), whole=whole, splits=json_statistics(per_split)))
         return columns
 
     def placed(self, samples: Samples, truth: keyshots_h5.UserSummaries, place: Callable[[Samples], Placed] | None) -> Placed:
@@ -177,7 +177,7 @@ def with_splits(columns: Iterable[Column], tests: Sequence[Sequence[str]]) -> li
     result = []
     for column in columns:
         per_split = split_means(dict(zip(column.ids, column.values)), tests)
-        result.append(replace(column, whole={**column.whole, "splits": json_statistics(per_split)}))
+        result.append(replace(column, splits=json_statistics(per_split)))
     return result
 
 

@@ -169,7 +169,7 @@ def paragraph_columns(found: Mapping[str, Captions], questions: Mapping[str, Que
     if use_java:
         with Meteor() as meteor:
             whole["Para_METEOR"] = meteor.corpus(pairs)[0]
-    return [Column(PROTOCOL.name, metric, "", [], np.array([]), {"mean": value}) for metric, value in whole.items()]
+    return [Column(PROTOCOL.name, metric, "", [], np.array([]), whole=value) for metric, value in whole.items()]
 
 
 def matched_meteor(meteor: Meteor, iou_PG: np.ndarray, predicted: list[list[str]], gold: list[list[str]]) -> float:

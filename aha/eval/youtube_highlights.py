@@ -25,9 +25,8 @@ from aha.eval.published import Counted
 from aha.eval.questions import find_annotations, read_entries
 from aha.eval.task import DataSet, File, Item, Task
 from aha.metrics.highlights import all_clips_ap
-from aha.results import tree
 from aha.results.layout import RANDOM, Headline, Protocol
-from aha.results.tree import Column, Scored
+from aha.results.tree import Column, Pooled, Scored
 
 if TYPE_CHECKING:
     from aha.results.figures import Curve
@@ -82,20 +81,25 @@ def clip_scores(prediction: Prediction, video: Video, fusion: Fusion) -> np.ndar
     return np.array(found)
 
 
+def mean_of_domains(sums_BK: np.ndarray) -> np.ndarray:
+    """[sum of each domain's APs, number of its videos that have one] -> mean over the domains [B]."""
+    aps, counts = np.split(sums_BK, 2, axis=1)
+    return (aps / counts).mean(axis=1)
+
+
 @dataclass(kw_only=True)
 class YouTubeHighlights(Benchmark):
     videos: Mapping[str, Video]
 
     def columns(self, rows: Mapping[str, Mapping[str, float]]) -> list[Column]:
         """Per-video APs -> columns whose mean is that of the domains (NaN where a domain has no value)."""
+        of_video = [self.videos[key].category for key in rows]
+        inside_VD = np.array([[domain == one for one in dict.fromkeys(of_video)] for domain in of_video])
         columns = []
         for metric in METRICS:
-            domains: dict[str, list[float]] = {}
-            for key, row in rows.items():
-                domains.setdefault(self.videos[key].category, []).append(row[metric])
-            mean = float(np.mean([tree.mean_of(values) for values in domains.values()]))
             values = np.array([row[metric] for row in rows.values()])
-            columns.append(Column(PROTOCOL.name, metric, "", list(rows), values, {"mean": tree.number(mean)}))
+            sums = np.concatenate([inside_VD * np.nan_to_num(values)[:, None], inside_VD * ~np.isnan(values)[:, None]], axis=1)
+            columns.append(Column(PROTOCOL.name, metric, "", list(rows), values, Pooled(sums, mean_of_domains)))
         return columns
 
     def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
@@ -111,8 +115,8 @@ class YouTubeHighlights(Benchmark):
         random = np.random.default_rng(SEED)
         chosen = [self.videos[key] for key in self.chosen if scored is None or key not in scored.skipped]
         draws = [self.columns({v.key: all_clips_ap(v.labels, random.random(len(v.labels))) for v in chosen}) for _ in range(runs)]
-        means = {metric: [run[i].whole["mean"] for run in draws] for i, metric in enumerate(METRICS)}
-        kept = {metric: values for metric, values in means.items() if None not in values}
+        means = {metric: [run[i].mean for run in draws] for i, metric in enumerate(METRICS)}
+        kept = {metric: values for metric, values in means.items() if not np.isnan(values).any()}
         return {RANDOM: [Column(PROTOCOL.name, metric, "", ["mean of domains"], np.array([values])) for metric, values in kept.items()]}
 
     def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
