@@ -29,7 +29,7 @@ from aha.highlights.result import Options, Result, evidence_of, find_highlights
 from aha.highlights.timeline import ScoreTrack
 from aha.scoring.config import ScoreConfig
 from aha.scoring.model_choice import ModelChoice
-from aha.video.reader import Frame, probe
+from aha.video.reader import NO_PIXELS, Frame, probe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,7 +186,7 @@ class Highlighter:
         """Score every encoded frame for one query, each from the frames before it only."""
         from aha.streaming.chunks import score_frames
 
-        frames = [Frame(None, int(index), float(time), float(time)) for index, time in zip(video.frames_F, video.times_F)]
+        frames = [Frame(NO_PIXELS, int(index), float(time), float(time)) for index, time in zip(video.frames_F, video.times_F)]
         chunks = ((frames[k : k + BATCH], video.visual_FKH[k : k + BATCH]) for k in range(0, len(video), BATCH))
         rows = []
         for scored in score_frames(self.stream(checked_query(query)), chunks):

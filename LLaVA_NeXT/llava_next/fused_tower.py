@@ -17,13 +17,13 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer, Sigli
 
 def fuse_layers(layers: nn.ModuleList, used_U: Tensor) -> None:
     """Change a tower's layers in place: it gives the patches `used_U` from now on, [N,U,C]."""
-    last = None
-    for last in layers:
-        assert isinstance(last, SiglipEncoderLayer)
-        if last.mlp.config.hidden_act == "gelu_pytorch_tanh" and last.mlp.fc1.weight.is_cuda:
-            set_forward(last.mlp, functools.partial(fused_mlp, last.mlp))
-    if last is not None:
-        set_forward(last, lambda hidden_NPC, *args, **kwargs: last_layer(last, hidden_NPC, used_U))
+    for layer in layers:
+        assert isinstance(layer, SiglipEncoderLayer)
+        if layer.mlp.config.hidden_act == "gelu_pytorch_tanh" and layer.mlp.fc1.weight.is_cuda:
+            set_forward(layer.mlp, functools.partial(fused_mlp, layer.mlp))
+    last = layers[-1]
+    assert isinstance(last, SiglipEncoderLayer)
+    set_forward(last, lambda hidden_NPC, *args, **kwargs: last_layer(last, hidden_NPC, used_U))
 
 
 def set_forward(module: nn.Module, forward: Callable[..., Tensor]) -> None:

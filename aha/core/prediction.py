@@ -66,7 +66,7 @@ class Prediction:
         query: str,
         duration: float,
         frame_fps: float,
-        frame_indices: Sequence[int],
+        frame_indices: Iterable[int],
         rows: Sequence[Mapping[str, float]],
         replies: Sequence[Mapping[str, Any]] = (),
         trained_on: bool = False,
@@ -271,7 +271,7 @@ class Prediction:
         return replies
 
 
-def score_rows(times: Sequence[float], *columns: Sequence[float] | None) -> list[dict[str, float]]:
+def score_rows(times: Iterable[float], *columns: Iterable[float] | None) -> list[dict[str, float]]:
     """`debug_data` of N frames; scores unrounded. columns: a score [N] for each head, in the order of `aha.core.heads`; a head that the
     model does not have (None, or left out at the end) is not written. Every score that is used comes through here: one that is NaN or
     infinite is a UserError."""

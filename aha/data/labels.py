@@ -152,7 +152,7 @@ def grounding_turns(spans: Sequence[Sequence[float]], duration: float, fps: floa
     return relevance_turns(relevance, request)
 
 
-def relevance_turns(scores_F: Sequence[float], request: str) -> list[Turn]:
+def relevance_turns(scores_F: Sequence[float] | np.ndarray, request: str) -> list[Turn]:
     """A request and one stream turn whose frames have the given relevance (IGNORE_INDEX = no label)."""
     return [Turn("user", request), Turn("stream", num_frames=len(scores_F), relevance=tuple(float(s) for s in scores_F))]
 

@@ -99,7 +99,7 @@ def write_reel(
                 audio = _SoundWriter(reel, index, *sound) if sound else None
                 decoded, shown, done = decode_pyav(index, wanted, threads), -1, 0
                 for cut in cuts:
-                    source = audio.cut(cut) if audio else None
+                    source = audio.cut(cut) if audio else iter(())
                     for frame_index in range(cut.first, cut.last):
                         if frame_index != shown:
                             shown, image_HWC, pixel_aspect = next(decoded)
@@ -142,15 +142,15 @@ def _cuts(index: VideoIndex, clips: Sequence[Clip]) -> list[_Cut]:
             joined.append((clip.start, clip.end, clip.title))
     cuts, at = [], Fraction(0)
     for start_s, end_s, title in joined:
-        start, end = (Fraction(s).limit_denominator(1_000_000) for s in (start_s, end_s))
-        length = max(min(end, index.duration) - start, CLOCK)
+        begin, finish = (Fraction(s).limit_denominator(1_000_000) for s in (start_s, end_s))
+        length: Fraction = max(min(finish, index.duration) - begin, CLOCK)
         first, last = (bisect.bisect_left(timeline.ticks, (t - MEANT) / float(index.time_base)) for t in (start_s, end_s))
         at_end = first == len(timeline.ticks)
-        if at_end or (first > 0 and timeline.ticks[first] - start / index.time_base > timeline.usual_ticks):
+        if at_end or (first > 0 and timeline.ticks[first] - begin / index.time_base > timeline.usual_ticks):
             first -= 1  # held: shown from before, in the last frame's time on screen or in a gap
         else:
-            start = timeline.ticks[first] * index.time_base
-        cuts.append(_Cut(first, max(last, first + 1), start, start + length, at, title))
+            begin = timeline.ticks[first] * index.time_base
+        cuts.append(_Cut(first, max(last, first + 1), begin, begin + length, at, title))
         at += length
     return cuts
 

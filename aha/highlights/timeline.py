@@ -39,7 +39,7 @@ class ScoreTrack:
 
     @classmethod
     def of_rows(
-        cls, rows: Sequence[Mapping[str, float]], frames: Sequence[int], duration: float, features_FD: np.ndarray | None = None
+        cls, rows: Sequence[Mapping[str, float]], frames: Sequence[int] | np.ndarray, duration: float, features_FD: np.ndarray | None = None
     ) -> ScoreTrack:
         """rows: `debug_data` of a prediction file."""
         columns = {name: np.array([row[name] for row in rows]) for name in ("time", *SCORES) if name in rows[0]}

@@ -75,7 +75,7 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     lora = lora_settings(folder / "adapter_config.json")
     tensors = {parameter_name(name): tensor for name, tensor in adapter_tensors(folder).items()}
     stored = [tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name and tensor.ndim]
-    if (rank := max(lora.r, *lora.rank_pattern.values(), 0)) > max(stored, default=0):
+    if (rank := max(lora.r, *(lora.rank_pattern or {}).values(), 0)) > max(stored, default=0):
         raise CheckpointError(
             f"{folder / 'adapter_config.json'} says rank {rank}, but the largest matrix has {max(stored, default=0)}; download it again."
         )
@@ -148,7 +148,9 @@ def load_with_adapter(
         raise CheckpointError(
             f"{base_folder} is a whole Aha model already; give the LLaVA-OneVision base, or leave the adapter {adapter} out."
         )
-    lora, tensors, folder = None, {}, None
+    lora: LoraConfig | None = None
+    folder: Path | None = None
+    tensors: dict[str, Tensor] = {}
     if adapter is not None:
         folder = resolve_folder(adapter)
         lora, tensors = read_adapter(folder)
@@ -193,7 +195,7 @@ def check_heads(tensors: dict[str, Tensor], folder: Path) -> None:
             )
 
 
-def check_listed(model: AhaModel, listed: list[str], found: set[str], layers: set[str], folder: Path) -> None:
+def check_listed(model: AhaModel, listed: list[str], found: set[str], layers: set[str], folder: Path | None) -> None:
     """Raise CheckpointError where the adapter lacks a module that its own modules_to_save lists, and that the model has: the base's would
     stand in its place without a word. found: names of its whole tensors; layers: where its LoRA goes."""
     names = [name for name, _ in model.named_parameters() if name.rpartition(".")[0] not in layers]
@@ -262,7 +264,7 @@ def merge_adapter(model: AhaModel) -> AhaModel:
     """Fold LoRA into the weights, in place: W + (alpha / r) B A, in float32 and rounded once; a bias of B likewise (lora_bias).
     Raises CheckpointError."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    weights = [layer.get_base_layer().weight.data for _, layer in layers]
+    weights = [layer.get_base_layer().get_parameter("weight").data for _, layer in layers]
     # one scratch for all layers: temporary matrices of changing sizes leave holes in the heap, a fifth of the model on a CPU
     scratch = torch.empty(max((w.numel() for w in weights), default=0), dtype=torch.float32, device=weights[0].device if weights else None)
     for (name, layer), weight in zip(layers, weights):
@@ -273,7 +275,7 @@ def merge_adapter(model: AhaModel) -> AhaModel:
         weight.copy_(merged)
         check_finite(weight, f"{name} with the adapter's matrices", "the merged model", merged)
         if b.bias is not None:
-            bias = layer.get_base_layer().bias
+            bias = layer.get_base_layer().get_parameter("bias")
             bias.copy_(bias.float() + scaling * b.bias.float())
             check_finite(bias, f"{name}.bias with the adapter's", "the merged model")
         owner, _, leaf = name.rpartition(".")
@@ -282,6 +284,13 @@ def merge_adapter(model: AhaModel) -> AhaModel:
     if layers:
         del model.peft_config
     return model.requires_grad_(False)
+
+
+def lora_of(model: AhaModel) -> LoraConfig:
+    """The settings with which `add_lora` gave the model its layers."""
+    lora = model.peft_config["default"]
+    assert isinstance(lora, LoraConfig)
+    return lora
 
 
 def lora_layers(model: nn.Module) -> bool:
@@ -307,15 +316,15 @@ def trainable(model: AhaModel, modules: list[str]) -> list[str]:
 # ---- saving ----
 
 
-def adapter_names(model: nn.Module) -> list[str]:
+def adapter_names(model: AhaModel) -> list[str]:
     """Parameters that an adapter of this model holds: LoRA, and every module of its `modules_to_save`, trained or not: what the starting
     adapter put in place of the base's must come back with it."""
-    modules = set(model.peft_config["default"].modules_to_save or modules_to_save(type(model))) | set(MODULES)
+    modules = set(lora_of(model).modules_to_save or modules_to_save(type(model))) | set(MODULES)
     names = [name for name, _ in model.named_parameters()]
     return [n for n in names if ".lora_" in n or (modules & set(n.split(".")) and ".base_layer." not in n)]
 
 
-def adapter_state(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+def adapter_state(model: AhaModel, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The adapter's tensors under their published keys. state: the full parameters of `adapter_names` where the model's own are sharded
     (ZeRO-3); default: the model's."""
     state = dict(model.named_parameters()) if state is None else state
@@ -335,7 +344,7 @@ def save_adapter(model: AhaModel, folder: str | os.PathLike, *, base: str, state
     """Write the adapter in the published PEFT layout; `base` is the base checkpoint that it belongs to: a hub id, or a folder, whose name
     alone is published (adapter_config.json); its path is kept in `.base`, which is not uploaded."""
     folder = Path(folder)
-    lora: LoraConfig = model.peft_config["default"]
+    lora = lora_of(model)
     settings = lora.to_dict()
     saved = sorted(set(lora.modules_to_save or modules_to_save(type(model))) | set(MODULES))
     settings.update(base_model_name_or_path=portable_base(base), inference_mode=True, modules_to_save=saved)

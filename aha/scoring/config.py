@@ -108,7 +108,7 @@ class ScoreConfig:
     def expected_frames(self, duration: float) -> int:
         """Frames of a video of `duration` seconds, about: for progress bars."""
         if self.frame_fps == 0:
-            return self.max_num_frames
+            return self.max_num_frames or 0  # which --frame_fps 0 is never without
         return min(self.max_num_frames or sys.maxsize, max(int(duration * self.frame_fps), 1))
 
     def key(self) -> list[tuple[str, Any]]:

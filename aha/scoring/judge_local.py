@@ -31,9 +31,8 @@ class LocalJudge:
     def ask(self, system: str, user: str) -> str:
         """The model's greedy reply to one prompt."""
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True).to(
-            self.device
-        )
+        words = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = self.tokenizer(words, add_special_tokens=False, return_tensors="pt").to(self.device)
         with self.torch.inference_mode():
             try:
                 output = self.model.generate(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def before_attention(
     keys_CGD[write] = key.reshape(-1, groups, width)
     values_CGD[write] = value.reshape(-1, groups, width)
     blocks, new = hidden_NTH.shape[:2]
-    query_NTQD = query if cos_q is None else rotate(query, cos_q, sin_q)
+    query_NTQD = query if cos_q is None or sin_q is None else rotate(query, cos_q, sin_q)
     if not folded:
         return query_NTQD
     return query_NTQD.view(blocks, new, groups, -1, width).permute(0, 2, 3, 1, 4).reshape(blocks, groups, -1, width)
@@ -99,12 +100,12 @@ class Decoder:
 
     def __init__(self, model: AhaModel, compiled: bool = False):
         self.model, self.base = model, type(model)
-        functions = (before_attention, read_slots, after_attention, rotate, softmax, merge)
+        functions: Sequence[Callable[..., Any]] = (before_attention, read_slots, after_attention, rotate, softmax, merge)
         self.merged: list[tuple[Tensor, Tensor | None] | None] = [None] * len(model.decoder_layers)
         if compiled:
             self.merged = [self.base.merged_projections(layer) for layer in model.decoder_layers]
             # one compilation for all layers (they are arguments) and all sizes
-            functions = tuple(torch.compile(function, dynamic=True) for function in functions)
+            functions = [torch.compile(function, dynamic=True) for function in functions]
         self.before, self.read, self.after, self.rotate, self.softmax, self.merge = functions
         self.attend_slots = slots_kernel(model)
 
@@ -115,7 +116,7 @@ class Decoder:
     @property
     def group(self) -> int:
         """Query heads that share a key-value head."""
-        return self.model.config.num_attention_heads // self.model.config.num_key_value_heads
+        return self.model.config.num_attention_heads // self.model.key_heads
 
     def rotary_table(self, positions_NX: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin [N, X, 1, D] float32."""
@@ -131,10 +132,8 @@ class Decoder:
             longest += -longest % ALIGNMENT
         write = self._tensor(np.concatenate([block.write for block in blocks]))
         query_NT = np.stack([np.arange(block.new_position, block.new_position + new) for block in blocks])
-        if all(block.positions is None for block in blocks):
-            key_NL = np.arange(longest)[None]
-        else:
-            key_NL = np.stack([_padded(block.positions, longest) for block in blocks])
+        positions = [block.positions for block in blocks if block.positions is not None]  # of all or of none
+        key_NL = np.stack([_padded(one, longest) for one in positions]) if positions else np.arange(longest)[None]
         if side_by_side:
             read: Tensor | tuple[int, int] = (int(blocks[0].read[0]), int(blocks[0].read[-1]) + 1)
         else:
@@ -171,24 +170,25 @@ class Decoder:
         if eager and mask is None and plan.first is None:
             new, length = hidden_NTH.shape[1], plan.cos_k.shape[1]
             mask = self.causal_mask(torch.tensor([length], device=self.device), new, length)
-        folded = mask is not None
         for keys_CGD, values_CGD, layer, merged in zip(pool.keys, pool.values, self.model.decoder_layers, self.merged):
-            query = self.before(self.base, layer, hidden_NTH, keys_CGD, values_CGD, plan.write, plan.cos_q, plan.sin_q, folded, merged)
-            if plan.first is not None:
+            query = self.before(
+                self.base, layer, hidden_NTH, keys_CGD, values_CGD, plan.write, plan.cos_q, plan.sin_q, mask is not None, merged
+            )
+            if plan.first is not None and self.attend_slots is not None:
                 tables = plan.cos_k[0, :, 0], plan.sin_k[0, :, 0]
                 seen_NTQD = self.attend_slots(query.contiguous(), keys_CGD, values_CGD, plan.read, plan.first, *tables)
-                hidden_NTH = self.after(self.base, layer, hidden_NTH, seen_NTQD.transpose(1, 2), folded)
+                hidden_NTH = self.after(self.base, layer, hidden_NTH, seen_NTQD.transpose(1, 2), mask is not None)
                 continue
             if isinstance(plan.read, tuple):
                 first, end = plan.read
                 key, value = self.rotate(keys_CGD[None, first:end], plan.cos_k, plan.sin_k), values_CGD[None, first:end]
             else:
                 key, value = self.read(keys_CGD, values_CGD, plan.read, plan.cos_k, plan.sin_k)
-            if folded:
+            if mask is not None:
                 seen = attend_folded(query, key, value, mask, eager, self.softmax)
             else:
                 seen = attend_causal(query, key, value, self.merge)
-            hidden_NTH = self.after(self.base, layer, hidden_NTH, seen, folded)
+            hidden_NTH = self.after(self.base, layer, hidden_NTH, seen, mask is not None)
         return self.model.final_norm(hidden_NTH)
 
 

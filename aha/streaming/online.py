@@ -194,7 +194,7 @@ class OnlineEngine:
         return step(sessions, [1] * len(frames), lambda feeds: self._run(feeds, frames, upcoming))
 
     def _run(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> FrameScores:
-        if len(feeds) > self.max_batch or not upcoming or self._graph(len(upcoming)) is not self._graph(len(feeds)):
+        if max(len(feeds), len(upcoming)) > self.max_batch or not upcoming or self._graph(len(upcoming)) is not self._graph(len(feeds)):
             upcoming = ()
         batches = range(0, len(feeds), self.max_batch)
         done = [self._run_batch(feeds[k : k + self.max_batch], frames[k : k + self.max_batch], upcoming) for k in batches]
@@ -206,9 +206,9 @@ class OnlineEngine:
         steps rounded up, the frames that come meanwhile would keep them long for ever."""
         return max((graph.size for graph in self.graphs if graph.size <= waiting), default=waiting)
 
-    def _graph(self, count: int) -> _Graph | None:
-        """The smallest step that is large enough."""
-        return next((graph for graph in self.graphs if graph.size >= count), None)
+    def _graph(self, count: int) -> _Graph:
+        """The smallest step that is large enough for `count` streams, which are at most max_batch."""
+        return next(graph for graph in self.graphs if graph.size >= count)
 
     def _run_batch(
         self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]

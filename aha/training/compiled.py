@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from aha.models import AhaModel
+from aha.models.adapters import lora_of
+from aha.training.recompute import set_flag
 
 
 def run_and_recompute(layer: nn.Module, *args, **kwargs):
@@ -32,6 +34,9 @@ class SeededDropout(nn.Module):
     factor times a row's length is out of range. The scale is a tensor: a product with a Python number is kept for the backward pass by
     the compiler in place of being recomputed, 0.5 GiB for each layer of a 7B model.
     """
+
+    scale: Tensor
+    seed: Tensor
 
     def __init__(self, p: float, seed: Tensor):
         super().__init__()
@@ -54,7 +59,7 @@ def seed_dropout(model: AhaModel) -> None:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     seeds = torch.zeros(len(layers), dtype=torch.int32, device=model.decoder_device)
     for layer, seed in zip(layers, seeds.unbind()):
-        p = model.peft_config["default"].lora_dropout
+        p = lora_of(model).lora_dropout
         layer.lora_dropout["default"] = SeededDropout(p, seed) if p else nn.Identity()
     model.register_forward_pre_hook(lambda module, inputs: None if not module.training else draw(seeds))
 
@@ -72,8 +77,8 @@ def compile_layers(model: AhaModel) -> None:
         model.fuse_vision()
     functions = {False: torch.compile(run_layer, dynamic=True), True: torch.compile(run_and_recompute, dynamic=True)}
     for layer in model.decoder_layers:
-        layer.gradient_checkpointing = False
-        layer.recomputed = True
+        set_flag(layer, "gradient_checkpointing", False)
+        set_flag(layer, "recomputed", True)
         layer.forward = functools.partial(run_compiled, functions, layer)
 
 

@@ -118,7 +118,7 @@ class Speed:
         self.device = model.decoder_device
         self.peak = peak_flops(self.device)
         self.sections = Sections(self.device)
-        model.tower_features = self.sections.around("vision", model.tower_features)
+        vars(model)["tower_features"] = self.sections.around("vision", model.tower_features)  # of this model alone
         self.last_step = 0
         self.total = dict.fromkeys((*SECTIONS, "all"), 0.0)
         self.steps = 0

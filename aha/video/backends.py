@@ -120,7 +120,7 @@ def _decode_by_pts(index: VideoIndex, wanted: list[int], threads: int, skip: boo
 
 def _start_of(index: VideoIndex, keys: list[int], own: int, pts: int) -> int:
     k = bisect.bisect_right(keys, own) - 1
-    while k > 0 and (index.packet_pts[keys[k]] is None or index.packet_pts[keys[k]] > pts):
+    while k > 0 and ((start := index.packet_pts[keys[k]]) is None or start > pts):
         k -= 1
     return keys[max(k, 0)]
 
@@ -155,7 +155,7 @@ def upright_rgb(frame: av.VideoFrame, pixel_aspect: float, matrices: Matrices) -
     image_HWC = frame.to_ndarray(format="rgb24")
     if frame.rotation not in matrices:
         data = frame.side_data.get("DISPLAYMATRIX")
-        matrices[frame.rotation] = struct.unpack("<9i", bytes(data)) if data is not None else None
+        matrices[frame.rotation] = struct.unpack("<9i", bytes(memoryview(data))) if data is not None else None
     matrix = matrices[frame.rotation]
     return turn_upright(image_HWC, matrix), 1 / pixel_aspect if swaps_axes(matrix) else pixel_aspect
 

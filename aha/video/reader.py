@@ -71,6 +71,9 @@ class Frame(NamedTuple):
     frame_time: float  # seconds, when the frame is shown: its own time at or after `time`, or `time` where it is held ("reference": about)
 
 
+NO_PIXELS = np.empty((3, 0, 0), np.uint8)  # of a Frame whose picture lies elsewhere, or was seen by the vision tower already
+
+
 @dataclass(frozen=True)
 class VideoFrames:
     """Sampled frames of one video; the lists have one element per frame."""
@@ -106,7 +109,7 @@ class _Timeline:
         """The usual frame interval: the median, or the longest that is the same but for rounding of time stamps (a unit, a millisecond)."""
         if len(self.ticks) < 2:
             return float(1 / (self.fps * self.unit))
-        intervals = np.diff(np.array(self.ticks, dtype=np.int64))
+        intervals = np.diff(np.array(self.ticks, dtype=np.int64)).astype(np.float64)
         median = float(np.median(intervals))
         return max(median, float(intervals[intervals <= median + max(1.0, ROUNDED / float(self.unit))].max()))
 

@@ -357,7 +357,7 @@ def _seconds_of(frame: av.VideoFrame, place: _Place, step: float) -> float:
     if place.last is None or seconds > place.last:
         place.last = seconds
         place.reached += 1
-    return place.last if place.known_length is None else seconds  # a live stream never goes back
+    return max(place.last or 0.0, seconds) if place.known_length is None else seconds  # a live stream never goes back
 
 
 class _Converter:
@@ -366,14 +366,15 @@ class _Converter:
     def __init__(self, pixel_aspect: float, side: int):
         self.pixel_aspect, self.side = pixel_aspect, side
         self._matrices: Matrices = {}
-        self._frame: av.VideoFrame | None = None
-        self._image_CHW: np.ndarray | None = None
+        self._last: tuple[av.VideoFrame, np.ndarray] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        if frame is not self._frame:
-            image_HWC, pixel_aspect = upright_rgb(frame, self.pixel_aspect, self._matrices)
-            self._frame, self._image_CHW = frame, np.ascontiguousarray(letterbox(image_HWC, self.side, pixel_aspect).transpose(2, 0, 1))
-        return self._image_CHW
+        if self._last is not None and self._last[0] is frame:
+            return self._last[1]
+        image_HWC, pixel_aspect = upright_rgb(frame, self.pixel_aspect, self._matrices)
+        image_CHW = np.ascontiguousarray(letterbox(image_HWC, self.side, pixel_aspect).transpose(2, 0, 1))
+        self._last = frame, image_CHW
+        return image_CHW
 
 
 def check_file(source: str) -> None:
