@@ -186,7 +186,7 @@ def check_sizes(config: LlavaNextConfig, shapes: dict[str, tuple[int, ...]], fol
     expected = {
         "model.embed_tokens.weight": (config.vocab_size, hidden),
         layer + "self_attn.q_proj.weight": (hidden, hidden),
-        layer + "self_attn.k_proj.weight": (config.num_key_value_heads * head, hidden),
+        layer + "self_attn.k_proj.weight": (config.key_heads * head, hidden),
         layer + "mlp.gate_proj.weight": (config.intermediate_size, hidden),
         TOWER + "embeddings.patch_embedding.weight": (width, vision.num_channels, patch, patch),
         TOWER + "embeddings.position_embedding.weight": (config.patches_per_side**2, width),
@@ -287,7 +287,7 @@ def finish(model: Model, device: str | torch.device) -> Model:
 def load_base(
     path_or_hub_id: str | os.PathLike,
     *,
-    model_class: type[Model] = LlavaNextForCausalLM,
+    model_class: type[Model] = LlavaNextForCausalLM,  # type: ignore[assignment]  # defaults of type variables are Python 3.13's
     config_class: type[LlavaNextConfig] = LlavaNextConfig,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",

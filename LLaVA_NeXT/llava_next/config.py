@@ -47,6 +47,11 @@ class LlavaNextConfig(Qwen2Config):
         return self.image_token_index
 
     @property
+    def key_heads(self) -> int:
+        """Heads of keys and values, each shared by as many query heads."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
     def image_size(self) -> int:
         """Side of a frame in pixels."""
         return _side(self.vision.image_size)

@@ -10,7 +10,8 @@ Shapes: N frames, P patches (729), K tokens of a frame (49), C tower width, H de
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -216,13 +217,8 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
     # ---- the decoder a layer at a time: keys and values are kept by the caller ----
 
     @property
-    def decoder_layers(self) -> nn.ModuleList:
-        return self.model.layers
-
-    @property
-    def key_heads(self) -> int:
-        """Heads of keys and values, each shared by as many query heads."""
-        return self.config.num_key_value_heads or self.config.num_attention_heads
+    def decoder_layers(self) -> Sequence[Qwen2DecoderLayer]:
+        return cast(Sequence[Qwen2DecoderLayer], self.model.layers)
 
     @property
     def head_dim(self) -> int:

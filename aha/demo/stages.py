@@ -220,7 +220,7 @@ def blind_relevance_head(model: AhaModel, bank: FrameBank, duet: DuetFormat, ran
     hit = streams.match > 0.5
     direction_H = F.normalize(ends_BFH[hit].mean(0) - ends_BFH[~hit].mean(0), dim=0)
     weight_2H = model.get_parameter("relevance_head.weight")
-    weight_2H -= torch.outer(weight_2H @ direction_H, direction_H)
+    weight_2H.sub_(torch.outer(weight_2H @ direction_H, direction_H))
 
 
 # ---- files ----
@@ -252,7 +252,7 @@ def make_checkpoints(
     model = new_model(seed)
     save_base(model, tokenizer, output / BASE)
     duet = DuetFormat(load_tokenizer(output / BASE))
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps torch's method, and its self is lost
     embed_words(model, pretrain_vision(model, seed, vision_steps), duet)
     bank = fill_bank(model, seed, bank_scenes)
     pointer = pretrain_language(model, bank, duet, seed, language_steps)

@@ -45,7 +45,7 @@ def video_baselines(truth: Truth, protocol: str, runs: int) -> dict[str, Row]:
     if protocol == "hd_top5":
         labels, positives = truth.clip_labels, truth.clip_positives
         return {
-            RANDOM: _collect([clip_metrics(positives, rng.random(labels.shape[1])) for _ in range(runs)]),
+            RANDOM: _collect([clip_metrics(positives, rng.random(labels[0].shape)) for _ in range(runs)]),
             HUMAN: _average([clip_metrics(positives[people != i], own) for i, own in enumerate(labels)]),
             UPPER: _average([clip_metrics(positives, labels.sum(axis=0))]),
         }

@@ -102,7 +102,7 @@ def moments(benchmark: str, annotations: str | Path) -> dict[str, Moments]:
     if benchmark == "streamingbench_po":
         return {k: Moments(q.start, q.truth + LATEST, (around(q.truth),), q.question) for k, q in questions.items()}
     return {
-        k: Moments(*q.queries[0][:1], q.duration, tuple((s.start, s.start, s.reply_end) for s in q.spans), q.queries[0][1])  # type: ignore[call-arg]  # mypy cannot count what * unpacks
+        k: Moments(q.queries[0][0], q.duration, tuple((s.start, s.start, s.reply_end) for s in q.spans), q.queries[0][1])
         for k, q in questions.items() if q.queries
     }  # fmt: skip
 

@@ -32,7 +32,7 @@ from aha.errors import UserError
 from aha.video.backends import decode_pyav
 from aha.video.clock import Clock
 from aha.video.container import open_container
-from aha.video.packet_index import VideoIndex, video_index
+from aha.video.packet_index import VideoIndex, time_base_of, video_index
 from aha.video.reader import file_timeline
 
 CLOCK = Fraction(1, 90000)  # time base of the reel: every usual frame rate is a whole number of ticks
@@ -332,7 +332,7 @@ class _SoundWriter:
         with open_container(self.path) as container:
             for frame in self._frames_from(container, start):
                 position = expected or 0  # sound without time stamps goes on where it is
-                if frame.pts is not None:
+                if frame.pts is not None and frame.time_base is not None:
                     time = frame.pts * frame.time_base - self.origin - start
                     if time >= end - start:
                         return
@@ -354,12 +354,12 @@ class _SoundWriter:
             return
         if start > 1:
             try:
-                container.seek(int((self.origin + start - Fraction(1, 2)) / stream.time_base), stream=stream)
+                container.seek(int((self.origin + start - Fraction(1, 2)) / time_base_of(stream)), stream=stream)
             except av.error.FFmpegError:
                 container.seek(0)
         frames = _frames_of(container, stream)
         first = next(frames, None)
-        if first is not None and first.pts is not None and first.pts * first.time_base - self.origin > start and start > 1:
+        if first is not None and first.pts is not None and start > 1 and first.pts * time_base_of(stream) - self.origin > start:
             container.seek(0)  # jumped too far, or the sound begins here: look from the beginning
             frames = _frames_of(container, stream)
         elif first is not None:

@@ -48,7 +48,8 @@ class FrameScores(NamedTuple):
 
     def rows(self, start: int, end: int) -> FrameScores:
         """Frames start to end - 1."""
-        return FrameScores(*(None if values_N is None else values_N[start:end] for values_N in self))
+        uncertainty = None if self.uncertainty is None else self.uncertainty[start:end]
+        return FrameScores(self.informative[start:end], self.relevance[start:end], uncertainty)
 
 
 assert FrameScores._fields == tuple(head.name for head in HEADS)
@@ -117,7 +118,7 @@ class WithHeads(Base):
         image_BT = input_ids_BT.eq(self.config.image_token)
         return image_BT & (image_BT.cumsum(1) % self.config.tokens_per_frame == 0)
 
-    def forward(
+    def forward(  # type: ignore[override]  # a base's gives language logits alone
         self,
         input_ids: Tensor,
         frames: Tensor | None = None,
@@ -211,7 +212,7 @@ class WithHeads(Base):
         return model._came_from(adapter, base)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # of transformers' many options these are kept
         cls,
         path_or_hub_id: str | os.PathLike,
         *,
@@ -233,7 +234,7 @@ class WithHeads(Base):
         self.system_prompt = recorded_system_prompt(resolve_folder(source) for source in self.tokenizer_sources)
         return self
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # likewise
         self, folder: str | os.PathLike, *, tokenizer=None, card: str | None = None, max_shard_bytes: int = 5 * 1024**3
     ) -> None:
         """Write config.json, safetensors and README.md (model card), and the tokenizer if given. LoRA must be merged first."""

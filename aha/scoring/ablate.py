@@ -203,7 +203,7 @@ def score_all(
                 write(record)
     for changes in settings:
         items, missing = listed[changes]
-        dataset.merge(files[changes], selection.dataset, items, dataset.read_parts(folders[changes]), missing)
+        dataset.merge(files[changes], selection.benchmark, items, dataset.read_parts(folders[changes]), missing)
     counts = {
         "videos": len(first), "frames_encoded": vision.encoded, "corrupted_frames_encoded": vision.encoded_corrupted,
         "frames_reused": vision.reused, "frames_scored": frames_scored,

@@ -141,6 +141,13 @@ class Selection:
     def __post_init__(self) -> None:
         check_choices(self)
 
+    @property
+    def benchmark(self) -> str:
+        """The data set that was chosen. Raises UserError where none was."""
+        if self.dataset is None:
+            raise UserError("no benchmark was chosen; give --dataset NAME.")
+        return self.dataset
+
 
 def add_score_flags(parser: argparse.ArgumentParser) -> None:
     """All flags of ScoreConfig, and --released."""

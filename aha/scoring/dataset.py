@@ -69,7 +69,7 @@ class Item:
 
 def list_items(selection: Selection) -> tuple[list[Item], dict[str, str]]:
     """(videos to score in the benchmark's order, {video: why it is left out}). Raises UserError."""
-    name = selection.dataset
+    name = selection.benchmark
     fold: int | Split | None = selection.fold
     if name not in DATASETS:
         raise UserError(f"--dataset {name} is none of {', '.join(DATASETS)}.")
@@ -80,7 +80,7 @@ def list_items(selection: Selection) -> tuple[list[Item], dict[str, str]]:
             raise UserError(
                 f"--splits: only tvsum is scored by splits, not {name}; score the whole benchmark and give --splits to its evaluation."
             )
-        fold = chosen_split(selection.splits, fold)
+        fold = chosen_split(selection.splits, selection.fold)
     elif selection.fold is not None and (name != "tvsum" or not 0 <= selection.fold <= 4):
         raise UserError(f"--fold {fold}: only tvsum has folds, 0 to 4.")
     items, missing = task_items(task, root, selection.split, fold)
@@ -344,7 +344,7 @@ def score_dataset(
     count = readers(readers_wanted)
     items, missing = list_items(selection)
     with held(output, rank):
-        score_and_merge(choice, config, selection.dataset, items, missing, output, (rank, world), count, engine, workers)
+        score_and_merge(choice, config, selection.benchmark, items, missing, output, (rank, world), count, engine, workers)
 
 
 def score_and_merge(

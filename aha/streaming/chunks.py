@@ -20,7 +20,7 @@ from torch import Tensor
 
 from aha.conversation import Query, QuerySchedule
 from aha.core.prediction import score_rows
-from aha.models.model import AhaModel, FrameScores
+from aha.models.model import FrameScores, WithHeads
 from aha.streaming.session import Session
 from aha.video.reader import NO_PIXELS, Frame
 
@@ -100,7 +100,7 @@ def pixel_chunks(frames: Iterable[Frame], size: int, pinned: bool = False) -> It
 # ---- from pixels to tokens ----
 
 
-def embed_chunks(model: AhaModel, chunks: Iterable[Chunk], keep: Callable[[list[Frame], Tensor], None] | None = None) -> Iterator[Chunk]:
+def embed_chunks(model: WithHeads, chunks: Iterable[Chunk], keep: Callable[[list[Frame], Tensor], None] | None = None) -> Iterator[Chunk]:
     """Frames and their tokens [N, K, H]: pixels go through the vision tower, features [N, P, C] through the projector only.
 
     keep: told the frames and features of every chunk that went through the tower.

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
-from aha.models.model import AhaModel
+from aha.models.model import WithHeads
 from aha.streaming.attention import attend_causal, attend_folded, merge, softmax
 from aha.streaming.caches import Block
 from aha.streaming.pool import KVPool
@@ -54,8 +55,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def before_attention(
-    base: type[AhaModel], layer: nn.Module, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor, cos_q: Tensor | None,
-    sin_q: Tensor | None, folded: bool, merged: tuple[Tensor, Tensor | None] | None,
+    base: type[WithHeads], layer: Qwen2DecoderLayer, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor,
+    cos_q: Tensor | None, sin_q: Tensor | None, folded: bool, merged: tuple[Tensor, Tensor | None] | None,
 ) -> Tensor:  # fmt: skip
     """Writes a layer's keys and values into their slots. Returns the queries [N, T, Q, D], rotated where cos_q is given, or `folded`: the
     query heads that share a key head side by side as more queries, [N, G, Q / G * T, D]."""
@@ -75,14 +76,14 @@ def read_slots(keys_CGD: Tensor, values_CGD: Tensor, read_NL: Tensor, cos_k: Ten
     return rotate(keys_CGD[read_NL], cos_k, sin_k), values_CGD[read_NL]
 
 
-def after_attention(base: type[AhaModel], layer: nn.Module, hidden_NTH: Tensor, seen: Tensor, folded: bool) -> Tensor:
+def after_attention(base: type[WithHeads], layer: Qwen2DecoderLayer, hidden_NTH: Tensor, seen: Tensor, folded: bool) -> Tensor:
     """seen: [N, Q, T, D], or folded [N, G, Q / G * T, D]."""
     blocks, new = hidden_NTH.shape[:2]
     seen_NQTD = seen.reshape(blocks, -1, new, seen.shape[-1]) if folded else seen
     return base.after_attention(layer, hidden_NTH, seen_NQTD.transpose(1, 2).reshape(blocks, new, -1))
 
 
-def slots_kernel(model: AhaModel) -> Callable | None:
+def slots_kernel(model: WithHeads) -> Callable | None:
     """`attend_slots` (aha.streaming.kernels) where it runs: NVIDIA GPU with Triton, half precision, head width a power of two."""
     usable = model.decoder_device.type == "cuda" and torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
     width = model.head_dim
@@ -98,7 +99,7 @@ class Decoder:
     query, key and value projections (6% more memory; seconds at the first call; worth it on a GPU; the model's adapter must be merged).
     Stateless: any number of sessions may use one."""
 
-    def __init__(self, model: AhaModel, compiled: bool = False):
+    def __init__(self, model: WithHeads, compiled: bool = False):
         self.model, self.base = model, type(model)
         functions: Sequence[Callable[..., Any]] = (before_attention, read_slots, after_attention, rotate, softmax, merge)
         self.merged: list[tuple[Tensor, Tensor | None] | None] = [None] * len(model.decoder_layers)
@@ -116,7 +117,7 @@ class Decoder:
     @property
     def group(self) -> int:
         """Query heads that share a key-value head."""
-        return self.model.config.num_attention_heads // self.model.key_heads
+        return self.model.config.num_attention_heads // self.model.config.key_heads
 
     def rotary_table(self, positions_NX: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin [N, X, 1, D] float32."""

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aha.models.model import AhaModel, FrameScores
+from aha.models.model import FrameScores, WithHeads
 from aha.streaming.caches import DEFAULT_WINDOW
 from aha.streaming.decoder import ALIGNMENT, Decoder, Plan
 from aha.streaming.pool import KVPool
@@ -155,7 +155,7 @@ class OnlineEngine:
 
     @torch.inference_mode()
     def __init__(
-        self, model: AhaModel, *, window: int = DEFAULT_WINDOW, max_streams: int = 1, tokenizer: Any = None, compiled: bool = False,
+        self, model: WithHeads, *, window: int = DEFAULT_WINDOW, max_streams: int = 1, tokenizer: Any = None, compiled: bool = False,
         max_batch: int | None = None,
     ):  # fmt: skip
         self.heads = list(model.config.heads)

@@ -11,6 +11,7 @@ is here a function of the element's number and of a seed that is drawn once per 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from llava_next import run_layer
@@ -76,7 +77,8 @@ def compile_layers(model: AhaModel) -> None:
     if model.decoder_device.type == "cuda":
         model.fuse_vision()
     functions = {False: torch.compile(run_layer, dynamic=True), True: torch.compile(run_and_recompute, dynamic=True)}
-    for layer in model.decoder_layers:
+    layers: Sequence[nn.Module] = model.decoder_layers
+    for layer in layers:
         set_flag(layer, "gradient_checkpointing", False)
         set_flag(layer, "recomputed", True)
         layer.forward = functools.partial(run_compiled, functions, layer)

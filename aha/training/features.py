@@ -45,7 +45,8 @@ class VisionCache:
             return None
         _, indices, times, frame_times = zip(*found.frames)
         return VideoFrames(
-            frames_TCHW=found.features_FPC, frame_indices=list(indices), times=list(times), frame_times=list(frame_times),
+            frames_TCHW=found.features_FPC,  # type: ignore[arg-type]  # features in the place of pixels, which the mixture hands on as they are
+            frame_indices=list(indices), times=list(times), frame_times=list(frame_times),
             video_fps=float("nan"), duration=float("nan"), frame_count=0, sample_fps=sampling["fps"],
         )  # fmt: skip
 

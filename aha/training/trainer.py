@@ -112,6 +112,9 @@ class AhaTrainer(Trainer):
     """`objective`: `aha_losses` or `mmduet_losses`; `record`: what a checkpoint carries beside the weights."""
 
     args: RunArguments
+    model: AhaModel
+    train_dataset: TrainingSet
+    objective: Objective
 
     def __init__(
         self,
@@ -318,9 +321,9 @@ class AhaTrainer(Trainer):
         dist.all_gather_object(gathered, self._step_ids)
         return [i for ids in gathered for i in ids]
 
-    def floating_point_ops(self, inputs) -> float:
+    def floating_point_ops(self, inputs) -> int:
         batch = len(inputs["num_frames"])
-        return self.speed.model_flops(batch, inputs["num_tokens"] / batch, sum(inputs["num_frames"]))
+        return int(self.speed.model_flops(batch, inputs["num_tokens"] / batch, sum(inputs["num_frames"])))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 
 from aha.core.extras import install_line
 from aha.errors import UserError
@@ -155,7 +156,7 @@ def upright_rgb(frame: av.VideoFrame, pixel_aspect: float, matrices: Matrices) -
     image_HWC = frame.to_ndarray(format="rgb24")
     if frame.rotation not in matrices:
         data = frame.side_data.get("DISPLAYMATRIX")
-        matrices[frame.rotation] = struct.unpack("<9i", bytes(memoryview(data))) if data is not None else None
+        matrices[frame.rotation] = struct.unpack("<9i", bytes(data)) if isinstance(data, SideData) else None
     matrix = matrices[frame.rotation]
     return turn_upright(image_HWC, matrix), 1 / pixel_aspect if swaps_axes(matrix) else pixel_aspect
 

@@ -22,7 +22,7 @@ import bisect
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -43,6 +43,7 @@ BACKENDS = {"pyav": decode_pyav, "decord": decode_decord, "torchcodec": decode_t
 SAMPLINGS = ("timestamps", "reference")
 ROUNDED = 1e-3  # seconds by which intervals differ that were rounded to milliseconds
 
+Backend = Literal["pyav", "decord", "torchcodec"]
 Source = str | os.PathLike | Sequence[str | os.PathLike] | np.ndarray
 
 
@@ -132,7 +133,7 @@ class ReadOptions(TypedDict, total=False):
     rounding: Literal["up", "down"]
     start: float | None
     end: float | None
-    backend: Literal["pyav", "decord", "torchcodec"]
+    backend: Backend
     size: int
     resize: bool
     source_fps: float | None
@@ -157,13 +158,14 @@ def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
 def read_video(source: Source, **options: Unpack[ReadOptions]) -> VideoFrames:
     """Read sampled frames into memory. Options and errors as for `iter_frames`; also an error where they would not fit into memory."""
     timeline, choice, frames = _open_source(source, **options)
-    frames_TCHW = None
+    frames_TCHW: np.ndarray | None = None
     for k, frame in enumerate(frames):
         if frames_TCHW is None:
             frames_TCHW = _allocate(timeline.name, len(choice.frame_indices), frame.frame_CHW.shape)
         elif frame.frame_CHW.shape != frames_TCHW.shape[1:]:
             raise UserError(f"{timeline.name}: the picture changes its size at frame {frame.frame_index}; read it with resize=True.")
         frames_TCHW[k] = frame.frame_CHW
+    assert frames_TCHW is not None  # a choice of no frames is an error
     return VideoFrames(
         frames_TCHW=frames_TCHW,
         frame_indices=choice.frame_indices,
@@ -234,6 +236,7 @@ def _open_source(
     if sampling == "reference" and fps is None and num_frames is None:
         raise UserError('sampling="reference" needs fps or num_frames.')
 
+    decode: Callable[[list[int]], Iterator[tuple[int, np.ndarray, float]]]
     if isinstance(source, np.ndarray):
         frames_THWC = check_array(source)
         timeline = _even_timeline("array of frames", len(frames_THWC), source_fps)
@@ -255,7 +258,7 @@ def _open_source(
 
     def frames() -> Iterator[Frame]:
         decoded = decode(sorted(set(choice.frame_indices)))
-        last_index, frame_CHW = -1, None
+        last_index, frame_CHW = -1, NO_PIXELS
         for frame_index, time, frame_time in zip(choice.frame_indices, choice.times, choice.frame_times):
             if frame_index != last_index:
                 last_index, image_HWC, pixel_aspect = next(decoded)

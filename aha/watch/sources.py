@@ -28,7 +28,7 @@ from aha.video.clock import Clock
 from aha.video.container import NETWORK, TIMEOUT, allowed, is_playlist, pixel_aspect_of, reason, tags_as_they_are, video_stream
 from aha.video.frames import letterbox
 from aha.video.packet_index import UNINDEXED
-from aha.video.reader import ROUNDED, iter_frames
+from aha.video.reader import ROUNDED, Backend, iter_frames
 from aha.watch.clips import PacketRing
 
 LONGEST_RETRY = 8.0  # seconds between two attempts to reconnect
@@ -125,7 +125,7 @@ def camera_of(source: str) -> str | None:
 
 
 def read_file(
-    path: str, fps: float, side: int = PUBLISHED.side, backend: str = "pyav", start: float | None = None
+    path: str, fps: float, side: int = PUBLISHED.side, backend: Backend = "pyav", start: float | None = None
 ) -> Iterator[SourceFrame]:
     """A local file, as fast as it is asked for, from `start` seconds on. Raises UserError."""
     for frame in iter_frames(path, fps=fps, size=side, backend=backend, start=start):
@@ -335,11 +335,13 @@ def _sampled(
         except av.error.InvalidDataError:
             continue  # after a cut the first packets may lack what they refer to
         for frame in frames:
+            if not isinstance(frame, av.VideoFrame):
+                continue
             seconds = _seconds_of(frame, place, step)
             if ring is not None:
                 ring.place(place.origin)
             for due, before in sampler.decided_by(seconds):
-                yield SourceFrame(converter(on_screen if before else frame), due, time.monotonic())
+                yield SourceFrame(converter(on_screen if before and on_screen is not None else frame), due, time.monotonic())
             on_screen, place.arrived = frame, time.monotonic()
     if on_screen is not None and (place.known_length is None or place.is_end()):
         for due in sampler.held(float((on_screen.duration or 0) * (on_screen.time_base or 0))):
