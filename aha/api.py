@@ -152,11 +152,11 @@ class Highlighter:
         opened = video if isinstance(video, OpenVideo) else self.open(video, fps, max_num_frames, video_backend)
         total = max(round(opened.duration * opened.fps), 1)
         seen: list[Frame] = []
-        # One block for all: small pieces kept between the tower's large temporary ones cost 15 times their size over a long video.
+        # One tensor for all: small ones between the tower's large temporaries fragment memory, by 15 times their size over a long video.
         visual_FKH = torch.empty(0)
         for frames, visual_NKH in opened.embed(self.model):
             done = len(seen)
-            if done == 0:  # the length that a file says may be wrong
+            if done == 0:  # the length that a file states may be wrong
                 room = max(len(frames), min(total + 1, 1 << 14))
                 visual_FKH = torch.empty((room, *visual_NKH.shape[1:]), dtype=visual_NKH.dtype)
             elif done + len(frames) > len(visual_FKH):

@@ -1,6 +1,6 @@
-"""A model that is not ours, for test_lmms_eval.py: LLaVA-OneVision in transformers' layout with tiny random weights and a small vocabulary.
+"""A model that is not ours, for test_lmms_eval.py: Gemma 3 as transformers has it, with tiny random weights and a vocabulary of a few words.
 
-    python test/lmms_tiny_model.py FOLDER "1 2 3 4 5"      # its answers are made of these words; needs torchvision, as lmms-eval's models do
+python test/lmms_tiny_model.py FOLDER "1 2 3 4 5"      # what it answers is made of these words
 """
 
 from __future__ import annotations
@@ -10,51 +10,48 @@ import sys
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    LlavaOnevisionImageProcessor,
-    LlavaOnevisionProcessor,
-    LlavaOnevisionVideoProcessor,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
+    Gemma3Processor,
+    Gemma3TextConfig,
     PreTrainedTokenizerFast,
-    Qwen2Config,
     SiglipVisionConfig,
 )
 
-SPECIAL = ("<unk>", "<pad>", "<end>", "<image>", "<video>")
+SPECIAL = ("<pad>", "<end>", "<begin>", "<unknown>", "<picture>", "<from>", "<to>")
+PATCHES = 4  # of a picture, each of which is a token
 TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] }} : {% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}{{ '<image>' if part['type'] == 'image' else '<video>' if part['type'] == 'video' else part['text'] }} "
-    "{% endfor %}{% endif %} {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
+    "{% for message in messages %}{{ message['role'] }} {% for part in message['content'] %}"
+    "{{ '<from>' if part['type'] == 'image' else part['text'] }} {% endfor %}{% endfor %}model "
 )
 
 
 def main(folder: str, words: str) -> None:
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words.split()])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    ids = {word: i for i, word in enumerate([*SPECIAL, *words.split()])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unknown>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="<end>", additional_special_tokens=["<image>", "<video>"]
-    )
-    size = {"height": 28, "width": 28}
-    torch.manual_seed(0)
-    config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, vision_use_head=False
-        ),
-        text_config=Qwen2Config(
-            vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1
-        ),
-        image_token_index=vocabulary["<image>"], video_token_index=vocabulary["<video>"], image_grid_pinpoints=[[28, 28]],
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", bos_token="<begin>", unk_token="<unknown>",
+        extra_special_tokens={"image_token": "<picture>", "boi_token": "<from>", "eoi_token": "<to>"},
     )  # fmt: skip
-    model = LlavaOnevisionForConditionalGeneration(config)
-    with torch.no_grad():  # it says words, and nothing else: of several prompts it says several things
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = Gemma3TextConfig(
+        vocab_size=len(ids), num_key_value_heads=1, head_dim=8, tie_word_embeddings=False,
+        pad_token_id=ids["<pad>"], eos_token_id=ids["<end>"], bos_token_id=ids["<begin>"], **sizes,
+    )  # fmt: skip
+    config = Gemma3Config(
+        text_config=text, vision_config=SiglipVisionConfig(image_size=28, patch_size=14, vision_use_head=False, **sizes),
+        mm_tokens_per_image=PATCHES, image_token_index=ids["<picture>"], boi_token_index=ids["<from>"], eoi_token_index=ids["<to>"],
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(config)
+    with torch.no_grad():  # any of its words is likelier than a token that is none
         model.lm_head.weight[: len(SPECIAL)] = 0
-        model.lm_head.weight *= 20
     model.save_pretrained(folder)
-    LlavaOnevisionProcessor(
-        LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=[[28, 28]]), fast, LlavaOnevisionVideoProcessor(size=size),
-        num_image_tokens=4, vision_feature_select_strategy="full", chat_template=TEMPLATE,
-    ).save_pretrained(folder)  # fmt: skip
+    pictures = Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
+    Gemma3Processor(pictures, fast, chat_template=TEMPLATE, image_seq_length=PATCHES).save_pretrained(folder)
 
 
 if __name__ == "__main__":

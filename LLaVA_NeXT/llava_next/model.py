@@ -93,7 +93,7 @@ class SiglipTower(nn.Module):
         return model
 
     def forward(self, pixel_values_NCHW: Tensor) -> Tensor:
-        # the embedding of patches by convolution is laid out channels first; left so, every addition of the tower would stride
+        # the convolution that embeds patches gives channels first, a layout that would slow every addition of the tower
         hidden_NPC = self.siglip.embeddings(pixel_values_NCHW).contiguous()
         return self.siglip.encoder(inputs_embeds=hidden_NPC).last_hidden_state
 

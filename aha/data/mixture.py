@@ -107,7 +107,7 @@ def _is_text(value: Any, is_path: bool) -> bool:
             os.stat(value)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass
-    except (OSError, ValueError):  # no path: too long, or with a character that no path holds
+    except (OSError, ValueError):  # not a path: too long, or with a character that no path may hold
         return False
     return True
 

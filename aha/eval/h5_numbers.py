@@ -43,7 +43,7 @@ VERSION = 1  # of the random summaries in the cache; raise it with every change 
 class H5Truth:
     """What an h5 file (and splits) say of its videos, by the id under which a benchmark knows them.
 
-    ids: video_N -> id. reduction: "f_max" or "f_avg". people: id -> annotators' frame scores [20, n], empty where there are none.
+    ids: video_N -> id. reduction: "f_max" or "f_avg". annotators: id -> annotators' frame scores [20, n], empty where there are none.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class H5Truth:
     ids: Mapping[str, str]
     reduction: str
     splits: Sequence[Split] = ()
-    people: Mapping[str, np.ndarray] = field(default_factory=dict)
+    annotators: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def of(self) -> dict[str, keyshots_h5.UserSummaries]:
@@ -92,8 +92,8 @@ class H5Truth:
             found = {("keyshots_h5", name): value for name, value in keyshots_h5.f_scores(summary, truth).items()}
             if self.reduction == "f_max":
                 found |= {("corr_summary_csta", name): value for name, value in keyshots_h5.summary_correlation(summary, truth).items()}
-            elif i in self.people:
-                found |= {("corr_every15", name): value for name, value in every15(dense, self.people[i]).items()}
+            elif i in self.annotators:
+                found |= {("corr_every15", name): value for name, value in every15(dense, self.annotators[i]).items()}
             for protocol_metric, value in found.items():
                 rows.setdefault(protocol_metric, []).append(value)
         columns = [Column(protocol, metric, "", ids, np.array(values)) for (protocol, metric), values in rows.items()]
@@ -136,9 +136,9 @@ class H5Truth:
         truths = [self.of[i] for i in ids]
         rows: dict[str, list[Column]] = {RANDOM: [], HUMAN: []}
         for metric in keyshots_h5.REDUCTIONS:
-            people = np.array([keyshots_h5.one_user_against_the_others(truth, metric) for truth in truths])
+            human = np.array([keyshots_h5.one_user_against_the_others(truth, metric) for truth in truths])
             rows[RANDOM].append(Column("keyshots_h5", metric, "", ids, self.random_f(ids, runs, metric)))
-            rows[HUMAN].append(Column("keyshots_h5", metric, "", ids, people))
+            rows[HUMAN].append(Column("keyshots_h5", metric, "", ids, human))
         return rows
 
 
@@ -186,9 +186,9 @@ def json_statistics(per_split: Sequence[float] | np.ndarray) -> dict[str, Any]:
     return {name: [number(v) for v in value] if isinstance(value, list) else number(value) for name, value in statistics.items()}
 
 
-def every15(dense: np.ndarray, people: np.ndarray) -> dict[str, float]:
+def every15(dense: np.ndarray, annotators: np.ndarray) -> dict[str, float]:
     """tau-b and rho of every 15th frame's score with each annotator's, mean over the annotators (NaN if one is: CSTA, CA-SUM)."""
-    correlation = rank_correlation(dense[::15], people[:, ::15])
+    correlation = rank_correlation(dense[::15], annotators[:, ::15])
     return {"kendall": float(correlation.kendall.mean()), "spearman": float(correlation.spearman.mean())}
 
 

@@ -133,14 +133,14 @@ class Proactive(Benchmark):
         protocols = [protocol for protocol in protocols if protocol.metrics]
         rows = {name: self._blind(asked, said, found, {p.name for p in protocols}) for name, said in self.source.blind(asked).items()}
         forward_alone = self.source is SOURCES["ovo_bench"] and not found.polled  # a pushed file has nothing to say of the other rows
-        left_out = {} if forward_alone else {k: "no prediction" for k in asked if k not in found.polled and k not in found.pushed}
+        skipped = {} if forward_alone else {k: "no prediction" for k in asked if k not in found.polled and k not in found.pushed}
         seen = [key for key in answered if key in found.trained_on or key in trained_on]
         notes = [*found.notes, f"no prediction, counted as silent: {table.named_list(silent)}"] if silent else found.notes
         if any(protocol.name in videoqa.NAMES.values() for protocol in protocols):
             notes = [*notes, BLIND_PAUC]
         extra = {"notes": notes} if notes else {}
         return Scored(
-            str(path), protocols, columns, len(answered), left_out, [], seen, [],
+            str(path), protocols, columns, len(answered), skipped, [], seen, [],
             {name: columns for name, columns in rows.items() if columns}, missing, extra,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""TVSum numbers of a prediction file under every published protocol, beside random scores, people and the mean annotation.
+"""TVSum numbers of a prediction file under every published protocol, beside random scores, annotators and the mean annotation.
 
     python -m aha.eval.tvsum --predictions outputs/tvsum/predictions.json --output metrics.json --report outputs/tvsum/report
     python -m aha.eval.tvsum                                  # the baseline rows alone
@@ -173,7 +173,7 @@ class TVSum(Benchmark):
         return found
 
     def remarks(self, scored: Scored | None) -> list[str]:
-        return [f"{len(next(iter(self.known.values())).user_scores)} people each"]
+        return [f"{len(next(iter(self.known.values())).user_scores)} annotators each"]
 
 
 def people_curve(video: TVSumVideo, predictions: Mapping[str, Samples]) -> Curve:
@@ -181,7 +181,7 @@ def people_curve(video: TVSumVideo, predictions: Mapping[str, Samples]) -> Curve
     from aha.results.figures import Curve, thinned  # matplotlib: only here
 
     shown = thinned(video.n_frames)
-    people = video.user_scores[:, shown].astype(np.float64)
+    annotators = video.user_scores[:, shown].astype(np.float64)
     scores = {}
     for name, samples in predictions.items():
         frames, values = place(samples, video)
@@ -191,8 +191,8 @@ def people_curve(video: TVSumVideo, predictions: Mapping[str, Samples]) -> Curve
         f"{video.category}: {video.title}",
         video.length_s,
         scores,
-        ("their mean", shown / video.fps, people.mean(axis=0)),
-        ("people, 10% to 90%", *np.percentile(people, [10, 90], axis=0)),
+        ("their mean", shown / video.fps, annotators.mean(axis=0)),
+        ("annotators, 10% to 90%", *np.percentile(annotators, [10, 90], axis=0)),
         ticks=(1, 2, 3, 4, 5),
     )
 

@@ -77,7 +77,7 @@ class Annotated(Benchmark):
 
 @dataclass(kw_only=True)
 class H5Only(Benchmark):
-    """The h5 file alone, with people's frame scores where annotations without lengths were given."""
+    """The h5 file alone, with annotators' frame scores where annotations without lengths were given."""
 
     truth: H5Truth
     why: str
@@ -125,21 +125,21 @@ def load_h5(selected: Selection, h5: str | Path | None, splits: str | Path | Non
         names = [protocol.name for protocol in computed if protocol.name in own]
         base = load_annotated(replace(selected, protocols=names or [EVERY15.name]))
         ids = dict(zip(videos, known))
-        people = {i: video.user_scores for i, video in known.items()}
-        truth = read_truth(h5, ids, videos, "f_avg", splits, people=people)
+        annotators = {i: video.user_scores for i, video in known.items()}
+        truth = read_truth(h5, ids, videos, "f_avg", splits, annotators=annotators)
         return _annotated(base, computed, truth, truth.tests)
     if selected.fold is not None or selected.shots is not None:
         raise UserError("--fold and --shots need annotations that fit the h5 file and know the videos' lengths; give --info.")
     if unlike:
-        people, why = {}, f"the h5's numbers alone: the annotations {path} are of other videos ({unlike})"
+        annotators, why = {}, f"the h5's numbers alone: the annotations {path} are of other videos ({unlike})"
     else:
-        people = {name: video.user_scores for name, video in zip(videos, known.values())}
+        annotators = {name: video.user_scores for name, video in zip(videos, known.values())}
         why = f"without --info: the length of {without_lengths[0]} is not known, so protocols that count in seconds are left out"
-    of_h5 = [KEYSHOTS_TVSUM, *([EVERY15] if people else []), *([POR] if splits is not None else [])]
+    of_h5 = [KEYSHOTS_TVSUM, *([EVERY15] if annotators else []), *([POR] if splits is not None else [])]
     chosen = select(list(videos), str(h5), selected.video_ids, selected.limit)
-    truth = read_truth(h5, {name: name for name in videos}, videos, "f_avg", splits, people=people)
+    truth = read_truth(h5, {name: name for name in videos}, videos, "f_avg", splits, annotators=annotators)
     return H5Only(
-        annotations=str(path) if people else str(h5),
+        annotations=str(path) if annotators else str(h5),
         chosen=chosen,
         protocols=select_protocols(of_h5, selected.protocols),
         truth=truth,

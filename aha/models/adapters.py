@@ -174,7 +174,7 @@ def load_with_adapter(
         {n: tuple(p.shape) for n, p in heads.items()},
         str(folder or base_folder),
     )
-    for name, weight in heads.items():  # float32 whatever the rest is: see WithHeads.heads
+    for name, weight in heads.items():  # heads stay in float32 in a 16-bit model too: see WithHeads.heads
         model.get_parameter(name).data = weight.to(device=device, dtype=torch.float32)
     if lora is not None:
         check_listed(model, lora.modules_to_save or [], {*heads, *replaced, *whole}, layers, folder)
@@ -267,7 +267,7 @@ def merge_adapter(model: Model) -> Model:
     Raises CheckpointError."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     weights = [layer.get_base_layer().get_parameter("weight").data for _, layer in layers]
-    # one scratch for all layers: temporary matrices of changing sizes leave holes in the heap, a fifth of the model on a CPU
+    # one buffer for all layers: temporary matrices of changing sizes fragment the heap, by a fifth of the model on a CPU
     scratch = torch.empty(max((w.numel() for w in weights), default=0), dtype=torch.float32, device=weights[0].device if weights else None)
     for (name, layer), weight in zip(layers, weights):
         merged = scratch[: weight.numel()].view(weight.shape)

@@ -145,7 +145,7 @@ class WithHeads(Base):
         hidden_BTH = self.decode(self.joint_embed(input_ids, visual_FKH), attention_mask, position_ids, past_key_values)
         batch_N, position_N = self.last_frame_tokens(input_ids).nonzero(as_tuple=True)
         head_logits = self.heads(hidden_BTH[batch_N, position_N])
-        # with an empty mask this still runs on 0 rows: the parameter stays in the graph and every rank does the same communication
+        # without wanted positions this runs on 0 rows: lm_head stays in the graph, and all ranks communicate alike
         wanted_MH = hidden_BTH[logits_mask] if logits_mask is not None else hidden_BTH[:, :0].flatten(0, 1)
         return AhaOutput(head_logits, batch_N, position_N, self.lm_head(wanted_MH.to(self.lm_head.weight.dtype)))
 
@@ -207,7 +207,7 @@ class WithHeads(Base):
             model = load_with_adapter(
                 cls, base, adapter, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=merge, seed=seed
             )
-        except ValueError as error:  # transformers and PEFT refuse settings so
+        except ValueError as error:  # how transformers and PEFT refuse settings
             raise UserError(str(error)) from error
         return model._came_from(adapter, base)
 
@@ -225,7 +225,7 @@ class WithHeads(Base):
 
         try:
             model = load_saved(cls, path_or_hub_id, dtype=dtype, device=device, attn_implementation=attn_implementation)
-        except ValueError as error:  # transformers and PEFT refuse settings so
+        except ValueError as error:  # how transformers and PEFT refuse settings
             raise UserError(str(error)) from error
         return model._came_from(path_or_hub_id)
 

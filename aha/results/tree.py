@@ -179,7 +179,7 @@ def intervals_tree(columns: Iterable[Column], seed: int = 0) -> dict[str, Any]:
         else:
             groups.setdefault((column.pooled is not None, tuple(column.ids)), []).append(column)
     for group in groups.values():
-        pooled = [column.pooled for column in group if column.pooled is not None]  # of all in a group or of none
+        pooled = [column.pooled for column in group if column.pooled is not None]  # a group is pooled as a whole or not at all
         bounds: Iterable[np.ndarray] = (
             _pooled_intervals(pooled, seed) if pooled else confidence_intervals(np.stack([column.values for column in group], axis=1), seed)
         )

@@ -133,7 +133,7 @@ class Decoder:
             longest += -longest % ALIGNMENT
         write = self._tensor(np.concatenate([block.write for block in blocks]))
         query_NT = np.stack([np.arange(block.new_position, block.new_position + new) for block in blocks])
-        positions = [block.positions for block in blocks if block.positions is not None]  # of all or of none
+        positions = [block.positions for block in blocks if block.positions is not None]  # all blocks have them, or none
         key_NL = np.stack([_padded(one, longest) for one in positions]) if positions else np.arange(longest)[None]
         if side_by_side:
             read: Tensor | tuple[int, int] = (int(blocks[0].read[0]), int(blocks[0].read[-1]) + 1)

@@ -136,7 +136,7 @@ class _Graph:
         if not self.holds(frames):
             self.load(frames)
             self.look()
-            if upcoming and self.scores_host.is_pinned():  # the frames must have left the host buffer
+            if upcoming and self.scores_host.is_pinned():  # the copy out of the host buffer must be done before it is filled again
                 torch.cuda.current_stream().synchronize()
         if upcoming:
             self.load(upcoming)
@@ -162,7 +162,7 @@ class OnlineEngine:
         self.model, self.window = model, window + -window % ALIGNMENT
         self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
         self.decoder, self.tokens = Decoder(model, compiled), model.config.tokens_per_frame
-        if compiled:  # in large batches the tower is as fast as it is, and needs no seconds to compile
+        if compiled:  # helps small batches; of large ones the plain tower is as fast and needs no compiling
             model.compile_vision()
         self.max_batch = min(max_batch or max_streams, max_streams)
         self.pool = KVPool.of_model(model, max_streams * (self.window + SLACK) + self.max_batch * self.tokens, fixed=True)

@@ -141,7 +141,9 @@ class Session:
     def open_frames(self, count: int) -> list[Feed]:
         """Feed the text that lies before the next `count` frames, and take slots for them."""
         role = "prompt" if self.frames == 0 else "text"
-        text = [token for _ in range(count) for token in self.state.frame()]  # all of it before the first: an open turn adds none
+        text = [
+            token for _ in range(count) for token in self.state.frame()
+        ]  # all of it lies before the first frame: later frames of an open turn add none
         tokens, feeds = len(self.format.frame_ids), []
         if text and self.cache.joins_text:
             feeds.append(Feed(text, 1, self._block(len(text) + tokens, "frame")))
@@ -174,7 +176,7 @@ class Session:
             if self.repetition_penalty is not None:
                 chosen = logits_V[penalised]
                 logits_V[penalised] = torch.where(chosen > 0, chosen / self.repetition_penalty, chosen * self.repetition_penalty)
-            token = logits_V.argmax()  # of NaN: its place, the first word of the vocabulary
+            token = logits_V.argmax()  # where logits are NaN, the place of the first NaN, which is checked next
             if not torch.isfinite(logits_V[token]):
                 raise UserError("the reply's logits are not finite; the model overflows, try --dtype float32 or bfloat16.")
             ids.append(int(token))

@@ -43,7 +43,7 @@ from aha.training.trainer import AhaTrainer
 from aha.training.validation import Validation
 
 FINISHED = "finished.json"
-USUAL_TOKENS = 6000  # of a sample of 120 frames: what a card must have room for with everything on it
+USUAL_TOKENS = 6000  # of a usual sample (120 frames): a card must have room for one with everything on it
 
 
 def loss_weights(objective: str, given: list[str] | None) -> LossWeights:

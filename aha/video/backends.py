@@ -100,7 +100,7 @@ def _decode_by_pts(index: VideoIndex, wanted: list[int], threads: int, skip: boo
                 stream.codec_context.flush_buffers()
             needs_skip = target + 1 < len(wanted) and first[target + 1] > max(own[target], done) + threads
             if not needs_skip and target + 1 < len(wanted):
-                first[target + 1] = 0  # no gap worth it: decode straight on
+                first[target + 1] = 0  # no gap is worth skipping: decode straight on
             while done <= own[target]:
                 packet = next(packets, None)
                 if packet is None:
@@ -190,7 +190,7 @@ def decode_decord(index: VideoIndex, wanted: list[int], threads: int) -> Iterato
             for frame_index, image_HWC in zip(chunk, frames_THWC):
                 yield frame_index, image_HWC, turned_aspect
     finally:
-        del reader  # it decodes on in the background, into memory, for as long as it lives
+        del reader  # as long as it lives, it goes on decoding into memory in the background
 
 
 def decode_torchcodec(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[tuple[int, np.ndarray, float]]:

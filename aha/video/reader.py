@@ -100,7 +100,7 @@ class _Timeline:
     duration: Fraction
     promised_frames: int
     cut_off: bool
-    last_ticks: int = 0  # how long the last frame says that it lasts; 0 = it does not say
+    last_ticks: int = 0  # duration that the file states for its last frame; 0 = it states none
 
     def seconds(self, frame_index: int) -> float:
         return float(self.ticks[frame_index] * self.unit)

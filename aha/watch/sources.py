@@ -82,7 +82,7 @@ class Sampler:
     def decided_by(self, seconds: float) -> list[tuple[float, bool]]:
         """(time, whether the frame before is on screen) of each sample that is decided when the frame at `seconds` is there."""
         if self.previous is None:
-            self.next = max(self.next, int(seconds * self.fps + 1e-6))  # nothing is on screen: the grid goes on here
+            self.next = max(self.next, int(seconds * self.fps + 1e-6))  # no frame is on screen yet, so the sampling grid goes on from here
         elif seconds > self.previous:
             self._intervals.append(seconds - self.previous)
         decided = []
@@ -236,7 +236,7 @@ def _read_network(
             place.go_on(last + gap)
             yield Reconnected(gap)
         else:
-            if not place.is_repaired:  # else its time stamps do not say where it was: all is sent again, and what was seen is skipped
+            if not place.is_repaired:  # else time stamps do not tell where to go on: all is read again, what was seen is skipped
                 _seek(container, last)
             yield Reconnected(0.0)
 
@@ -333,7 +333,7 @@ def _sampled(
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
-            continue  # after a cut the first packets may lack what they refer to
+            continue  # right after a cut, packets may refer to pictures that were not recorded
         for frame in frames:
             if not isinstance(frame, av.VideoFrame):
                 continue
