@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from aha.core.checked import number
 from aha.core.files import read_csv, write_json, write_text
 from aha.core.folds import folds
-from aha.core.prediction import number
 from aha.errors import UserError, run_command
 from aha.eval.annotations import read_tvsum
 from aha.video.library import VIDEO_SUFFIXES

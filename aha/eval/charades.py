@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core import text_answers
+from aha.core.checked import interval, listed
 from aha.core.files import read_text
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, interval, listed
+from aha.core.prediction import Prediction
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select_protocols
 from aha.eval.questions import Question, conversation, duration, find_annotations, opened, question, read_entries, timed_curves, unique

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aha.core.checked import id_of
 from aha.core.files import read_json, write_json
 from aha.core.flags import add_ids, with_dashed_ids
 from aha.core.fusion import RELEVANCE, Fusion, add_fusion_flags, fusion_of
-from aha.core.prediction import Prediction, id_of, read_predictions
+from aha.core.prediction import Prediction, read_predictions
 from aha.errors import UserError
 from aha.eval import published
 from aha.results import console, table

@@ -23,7 +23,7 @@ from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Samples, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, run, select, select_protocols
-from aha.eval.data_hisum import SUBSETS, HiSumFile, HiSumMetadata, HiSumVideo, find_hisum, read_keys, read_metadata, read_split
+from aha.eval.data_hisum import SUBSETS, HiSumFile, HiSumMetadata, HiSumVideo, find_hisum, read_keys, read_metadata, read_split, read_titled
 from aha.eval.task import DataSet, File, Item, Task
 from aha.metrics.hisum import PROTOCOLS as DEFINITIONS
 from aha.metrics.hisum import score_video
@@ -46,13 +46,8 @@ def items(root: str | Path, split: str | None = None, fold: int | None = None) -
     """The videos of a split ("test" by default) with their YouTube ids and titles. Raises UserError for a copy of metadata.csv without
     titles: the one among Aha's annotations has them."""
     folder = Path(root) / "annotations"
-    known = read_metadata(folder / "metadata.csv")
-    youtube = {video_id: youtube_id for youtube_id, video_id in known.youtube.items()}
-    if known.youtube and not known.titles:
-        raise UserError(
-            f"{folder / 'metadata.csv'} is the official copy, which has no titles, and a title is what a video is asked for; "
-            "mr_hisum_metadata.csv of Aha's annotations (https://huggingface.co/datasets/aiden200/aha-annotationsv1) has them."
-        )
+    known = read_titled(folder / "metadata.csv")
+    youtube = known.youtube_of
     found = []
     for video_id in read_keys(folder / "mr_hisum_split.json", split or "test"):
         if video_id not in youtube or video_id not in known.titles:

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core import text_answers
+from aha.core.checked import interval, number
 from aha.core.files import write_text
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, interval, number, read_predictions
+from aha.core.prediction import Prediction, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
 from aha.eval.judge import PROMPT_VERSION, EndpointJudge, Judge, JudgmentCache, Pair, judge_pairs, read_batch, setting, write_batch

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aha.core.checked import interval, listed, number, text
 from aha.core.files import parse_json, read_text
 from aha.core.fusion import Fusion
-from aha.core.prediction import Prediction, interval, listed, number, text
+from aha.core.prediction import Prediction
 from aha.errors import UserError
 from aha.eval.command import select, select_protocols
 from aha.eval.task import Item, Task

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core import text_answers
+from aha.core.checked import interval, listed, number
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import CLIP_SECONDS, Prediction, interval, listed, number
+from aha.core.prediction import CLIP_SECONDS, Prediction
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run
 from aha.eval.questions import Question, conversation, find_annotations, opened, question, read_entries, unique

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core import text_answers
+from aha.core.checked import interval, listed, text, writable
 from aha.core.files import read_json
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, interval, listed, text, writable
+from aha.core.prediction import Prediction
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run
 from aha.eval.published import Counted

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aha.core.checked import interval, listed, number
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, interval, listed, number
+from aha.core.prediction import Prediction
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
 from aha.eval.published import Counted
