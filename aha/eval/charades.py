@@ -196,13 +196,14 @@ def official_layout(metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def load(
+    annotations: str | Path | None = None,
     smooth_windows: Sequence[int] = (0, 8),
     threshold: float = 0.5,
     answers: str = "scores",
     protocols: Sequence[str] | None = None,
     **selection: Any,
 ) -> Charades:
-    """Read the questions and select. selection: annotations, video_ids, limit, as `aha.eval.questions.opened` takes them."""
+    """Read the questions and select. selection: video_ids, limit, as `aha.eval.questions.opened` takes them."""
     nearest = float(grounding.THRESHOLDS[np.argmin(np.abs(grounding.THRESHOLDS - threshold))])
     if abs(nearest - threshold) > 1e-6:
         raise UserError(f"--threshold {threshold:g} is none of 0.30, 0.32, ..., 0.70; choose one of them.")
@@ -210,7 +211,7 @@ def load(
     of_scores = (
         None if protocols == ["univtg_windows"] else protocols
     )  # univtg_windows is for files of windows; here the protocols for scores are selected
-    selected = opened(TASK, read_charades, known, protocols=of_scores, **selection)
+    selected = opened(TASK, read_charades, known, annotations, of_scores, **selection)
     return Charades(windows=smooth_windows, threshold=nearest, wanted=protocols, answers=answers, **selected)
 
 

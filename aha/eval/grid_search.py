@@ -278,7 +278,7 @@ def read_charades_heads(predictions: str | Path, annotations: str | Path | None,
     """The heads and the true frames of every predicted question of Charades-STA."""
     from aha.eval.charades import load
 
-    questions = load(annotations=annotations).questions
+    questions = load(annotations).questions
     videos = []
     for prediction in read_predictions(predictions):
         q = prediction.question_id

@@ -175,7 +175,7 @@ class HiSum(Benchmark):
                 spans: tuple[str, list[tuple[float, float]]] | None = None
                 if video.gt_summary is not None:
                     edges = np.flatnonzero(np.diff(video.gt_summary.astype(np.int8), prepend=0, append=0))
-                    spans = "reference summary", [(float(start), float(end)) for start, end in edges.reshape(-1, 2)]
+                    spans = "reference summary", [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
                 seconds = np.arange(n)
                 yield Curve(
                     video_id, self.categories.get(video_id, ""), n, {"prediction (stretched)": (seconds, scores)},

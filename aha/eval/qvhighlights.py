@@ -217,11 +217,17 @@ def official_brief(columns: Sequence[Column]) -> dict[str, float | None]:
     return {metric: tree.number(round(mean, 2)) for metric, mean in means.items()}
 
 
-def load(smooth_window: int = 0, windows_from_scores: float | None = None, answers: str = "scores", **selection: Any) -> QVHighlights:
-    """Read the questions and select. selection: annotations, protocols, video_ids, limit, as `aha.eval.questions.opened` takes them."""
+def load(
+    annotations: str | Path | None = None,
+    smooth_window: int = 0,
+    windows_from_scores: float | None = None,
+    answers: str = "scores",
+    **selection: Any,
+) -> QVHighlights:
+    """Read the questions and select. selection: protocols, video_ids, limit, as `aha.eval.questions.opened` takes them."""
     if smooth_window < 0:
         raise UserError(f"--smooth_window {smooth_window} is a number of frames from 0 on.")
-    selected = opened(TASK, read_qvhighlights, protocols_for(smooth_window, windows_from_scores), **selection)
+    selected = opened(TASK, read_qvhighlights, protocols_for(smooth_window, windows_from_scores), annotations, **selection)
     return QVHighlights(smooth_window=smooth_window, windows_from_scores=windows_from_scores, answers=answers, **selected)
 
 

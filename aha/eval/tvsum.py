@@ -210,9 +210,11 @@ class Selection:
     limit: int | None = None
 
 
-def load(h5: str | Path | None = None, splits: str | Path | None = None, **selection: Any) -> Benchmark:
-    """Read annotations (shots, the community's h5 and splits) and select videos. selection: fields of Selection."""
-    selected = Selection(**selection)
+def load(
+    annotations: str | Path | None = None, h5: str | Path | None = None, splits: str | Path | None = None, **selection: Any
+) -> Benchmark:
+    """Read annotations (shots, the community's h5 and splits) and select videos. selection: the other fields of Selection."""
+    selected = Selection(annotations, **selection)
     if h5 is None and splits is None:
         return load_annotated(selected)
     from aha.eval.tvsum_h5 import load_h5

@@ -219,9 +219,11 @@ class YouCook2(Benchmark):
         return timed_curves(answers_of(path, self.chosen, "question_id")[0], self.questions, fusion, wanted)
 
 
-def load(first_caption: str = "keep", no_java: bool = False, answers: str = "scores", **selection: Any) -> YouCook2:
-    """Read the videos and select. selection: annotations, protocols, video_ids, limit, as `aha.eval.questions.opened` takes them."""
-    selected = opened(TASK, read_youcook2, [PROTOCOL], **selection)
+def load(
+    annotations: str | Path | None = None, first_caption: str = "keep", no_java: bool = False, answers: str = "scores", **selection: Any
+) -> YouCook2:
+    """Read the videos and select. selection: protocols, video_ids, limit, as `aha.eval.questions.opened` takes them."""
+    selected = opened(TASK, read_youcook2, [PROTOCOL], annotations, **selection)
     return YouCook2(first_caption=first_caption, no_java=no_java, answers=answers, **selected)
 
 
