@@ -208,9 +208,8 @@ def load(
     if abs(nearest - threshold) > 1e-6:
         raise UserError(f"--threshold {threshold:g} is none of 0.30, 0.32, ..., 0.70; choose one of them.")
     known = list(TEXT) if answers == "text" else protocols_for(smooth_windows, nearest)
-    of_scores = (
-        None if protocols == ["univtg_windows"] else protocols
-    )  # univtg_windows is for files of windows; here the protocols for scores are selected
+    # univtg_windows is for files of windows; here the protocols for scores are selected
+    of_scores = None if protocols == ["univtg_windows"] else protocols
     selected = opened(TASK, read_charades, known, annotations, of_scores, **selection)
     return Charades(windows=smooth_windows, threshold=nearest, wanted=protocols, answers=answers, **selected)
 

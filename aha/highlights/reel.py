@@ -302,9 +302,8 @@ class _SoundWriter:
     def cut(self, cut: _Cut) -> Iterator[np.ndarray]:
         """Sound of one clip, [C, N] float32 pieces: exactly as many samples as the pictures last."""
         channels = 1 if self.layout == "mono" else 2
-        end_sample = round(
-            (cut.at + cut.end - cut.start) * self.rate
-        )  # counted from the start of the reel, so that rounding does not add up over cuts
+        # counted from the start of the reel, so that rounding does not add up over cuts
+        end_sample = round((cut.at + cut.end - cut.start) * self.rate)
         length = end_sample - round(cut.at * self.rate)
         fade = min(round(FADE_SECONDS * self.rate), length // 2)
         ramp = np.linspace(0, 1, fade, dtype=np.float32)

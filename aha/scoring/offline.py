@@ -63,6 +63,7 @@ class OpenVideo:
         self.fps = config.frame_fps or (config.max_num_frames or 1) / self.duration
         self.chunk_frames, self.stored = config.chunk_frames, False
         self.limit = reading.pop("max_frames")
+        self.chunks: Iterable[Chunk] = ()
         self.stores: tuple[FeatureCache, str] | None = None  # where its features lie or go, and under which key
         if features is not None and config.corruption is None and isinstance(path, str | os.PathLike):
             self.stores = features, video_key(path, **reading)
@@ -74,8 +75,6 @@ class OpenVideo:
             frames = config.corruption.apply(frames, self.duration, self.path.stem)
         depth = max(FRAMES_AHEAD // config.chunk_frames, 1)
         self.chunks = ReadAhead(pixel_chunks(frames, config.chunk_frames, pinned), depth)
-
-    chunks: Iterable[Chunk]
 
     def _take(self, features: VideoFeatures) -> None:
         size = self.chunk_frames

@@ -141,9 +141,8 @@ class Session:
     def open_frames(self, count: int) -> list[Feed]:
         """Feed the text that lies before the next `count` frames, and take slots for them."""
         role = "prompt" if self.frames == 0 else "text"
-        text = [
-            token for _ in range(count) for token in self.state.frame()
-        ]  # all of it lies before the first frame: later frames of an open turn add none
+        # all of it lies before the first frame: later frames of an open turn add none
+        text = [token for _ in range(count) for token in self.state.frame()]
         tokens, feeds = len(self.format.frame_ids), []
         if text and self.cache.joins_text:
             feeds.append(Feed(text, 1, self._block(len(text) + tokens, "frame")))

@@ -138,9 +138,8 @@ def _cached_index(path: str, size: int, mtime_ns: int, limits: Limits) -> VideoI
         first_key = packet_pts[packet_is_key.index(True)]
         pts = sorted(p for p in durations if first_key is None or p >= first_key)
         if last_dts is not None and (cut_off or not last_is_whole):
-            pts = [
-                p for p in pts if p <= last_dts and p != packet_pts[-1]
-            ]  # frames after the last decoding time may have gaps where the file is cut
+            # the frames after the last decoding time may have gaps where the file is cut
+            pts = [p for p in pts if p <= last_dts and p != packet_pts[-1]]
         elif last_dts is not None and rate is not None and container_name in UNINDEXED:
             pts = _without_gaps_after(last_dts, pts, interval=1.5 / float(rate * time_base))
         if not pts:

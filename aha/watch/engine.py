@@ -124,9 +124,8 @@ class Watch:
         max_streams: int, named: bool, run_id: str, store: Store | None = None,
         seen: Callable[[Stream, float, float, np.ndarray], None] = _unseen,
     ):  # fmt: skip
-        make_cache(
-            args.cache, args.window, None, tokens_per_frame=model.model.config.tokens_per_frame
-        )  # raises its UserError before the warm-up
+        # raises its UserError before the warm-up
+        make_cache(args.cache, args.window, None, tokens_per_frame=model.model.config.tokens_per_frame)
         self.model, self.args, self.settings, self.emit = model, args, settings, emit
         self.named, self.run_id, self.store, self.seen = named, run_id, store, seen
         compiled = model.model.decoder_device.type == "cuda" and not args.no_compile
