@@ -29,7 +29,7 @@ from aha.highlights.result import Options, Result, evidence_of, find_highlights
 from aha.highlights.timeline import ScoreTrack
 from aha.scoring.config import ScoreConfig
 from aha.scoring.model_choice import ModelChoice
-from aha.video.reader import Frame, probe
+from aha.video.reader import NO_PIXELS, Frame, probe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,11 +152,11 @@ class Highlighter:
         opened = video if isinstance(video, OpenVideo) else self.open(video, fps, max_num_frames, video_backend)
         total = max(round(opened.duration * opened.fps), 1)
         seen: list[Frame] = []
-        # One block for all: small pieces kept between the tower's large temporary ones cost 15 times their size over a long video.
+        # One tensor for all: small ones between the tower's large temporaries fragment memory, by 15 times their size over a long video.
         visual_FKH = torch.empty(0)
         for frames, visual_NKH in opened.embed(self.model):
             done = len(seen)
-            if done == 0:  # the length that a file says may be wrong
+            if done == 0:  # the length that a file states may be wrong
                 room = max(len(frames), min(total + 1, 1 << 14))
                 visual_FKH = torch.empty((room, *visual_NKH.shape[1:]), dtype=visual_NKH.dtype)
             elif done + len(frames) > len(visual_FKH):
@@ -186,7 +186,7 @@ class Highlighter:
         """Score every encoded frame for one query, each from the frames before it only."""
         from aha.streaming.chunks import score_frames
 
-        frames = [Frame(None, int(index), float(time), float(time)) for index, time in zip(video.frames_F, video.times_F)]
+        frames = [Frame(NO_PIXELS, int(index), float(time), float(time)) for index, time in zip(video.frames_F, video.times_F)]
         chunks = ((frames[k : k + BATCH], video.visual_FKH[k : k + BATCH]) for k in range(0, len(video), BATCH))
         rows = []
         for scored in score_frames(self.stream(checked_query(query)), chunks):

@@ -44,16 +44,16 @@ def load_tokenizer(path: str | os.PathLike) -> Any:
     `<image>` gets the next free id where the folder does not have it (base checkpoints); adapters carry it already.
     Raises UserError where there is no tokenizer or it lacks the chat tokens.
     """
-    from llava_next import resolve_folder  # imports torch: the rest of this module needs neither
+    from llava_next import resolve_folder  # it imports torch, which the rest of this module does not need
     from transformers import AddedToken, AutoTokenizer
 
     folder = resolve_folder(path)
     try:
-        with warnings.catch_warnings():  # it reads the base's config.json too, whose settings of 2024 it calls deprecated
+        with warnings.catch_warnings():  # transformers reads config.json as well, and calls its settings of 2024 deprecated
             warnings.simplefilter("ignore", FutureWarning)
             tokenizer = AutoTokenizer.from_pretrained(os.fspath(folder))
         missing = [token for token in (IM_START, IM_END) if token not in tokenizer.get_vocab()]
-        # Also where it is there already: some folders store it as an ordinary added token, which text could then produce.
+        # Added even where the folder has it: some store it as an ordinary added token, which text of a user could then produce.
         tokenizer.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
         tokenizer("a word", add_special_tokens=False)
     except (KeyboardInterrupt, SystemExit):

@@ -3,6 +3,8 @@ all that the rest may rely on."""
 
 from __future__ import annotations
 
+from dataclasses import field
+
 import torch.nn.functional as F
 from llava_next import LlavaNextConfig, LlavaNextForCausalLM
 from torch import Tensor, nn
@@ -55,7 +57,7 @@ class SecondForCausalLM(LlavaNextForCausalLM):
 class SecondHeadsConfig(HeadSettings, SecondConfig):
     model_type = "aha-second"
 
-    heads: dict[str, int] | None = None
+    heads: dict[str, int] = field(default_factory=dict)
 
 
 class SecondWithHeads(WithHeads, SecondForCausalLM):

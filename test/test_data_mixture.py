@@ -243,7 +243,7 @@ def test_hisum_bad_samples_are_left_out_and_bad_files_are_errors(tmp_path, six_v
     with pytest.raises(UserError, match=r"mr_hisum\.h5 does not exist"):
         build_mixture(config, tokenizer)
     write_hisum(tmp_path / "h", scores, title=False)
-    with pytest.raises(UserError, match="no column title"):
+    with pytest.raises(UserError, match="which has no titles"):
         build_mixture(config, tokenizer)
     Path(entry["split"]).write_text('{"train": []}')
     with pytest.raises(UserError, match="train_keys"):

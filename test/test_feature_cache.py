@@ -30,7 +30,7 @@ from aha.scoring.config import ScoreConfig
 from aha.scoring.model_choice import ModelChoice
 from aha.scoring.offline import Scorer
 from aha.training.features import VisionCache
-from aha.video.reader import Frame, probe
+from aha.video.reader import NO_PIXELS, Frame, probe
 
 OLD = shared_fixture("from_18f6d84")
 
@@ -96,14 +96,14 @@ def test_training_and_scoring_share_features(loaded, tower, tmp_path, frames, fp
 def test_the_beginning_of_a_longer_sampling_is_found(tmp_path_factory, stored, complete, wanted):
     cache = FeatureCache(tmp_path_factory.mktemp("cache"), "tower")
     features = torch.arange(stored * 6.0).view(stored, 2, 3)
-    cache.put("k" * 32, VideoFeatures([Frame(None, 3 * k, k / 3, k / 2.9) for k in range(stored)], features, complete))
+    cache.put("k" * 32, VideoFeatures([Frame(NO_PIXELS, 3 * k, k / 3, k / 2.9) for k in range(stored)], features, complete))
     found = cache.get("k" * 32, wanted)
     if not complete and (wanted is None or wanted > stored):
         assert found is None
         return
     count = min(stored, wanted or stored)
     assert torch.equal(found.features_FPC, features[:count]) and found.complete == (complete and count == stored)
-    assert found.frames == [Frame(None, 3 * k, k / 3, k / 2.9) for k in range(count)]
+    assert found.frames == [Frame(NO_PIXELS, 3 * k, k / 3, k / 2.9) for k in range(count)]
 
 
 def test_equal_sampling_has_one_key_and_every_other_its_own(tmp_path):

@@ -79,6 +79,23 @@ def test_tvsum_equals_the_released_code(tmp_path, predictor):
     check(document, "tvsum", "corr_every15", "every15_users", predictor)
 
 
+@pytest.mark.parametrize("name, command", [("summe", summe), ("tvsum", tvsum)])
+def test_our_own_files_which_name_frames_and_times_give_the_same_numbers(tmp_path, name, command):
+    """`aha score` writes a time beside every frame number; the h5 counts in frames."""
+    videos = json.loads(fixture(f"{name}_pred_noisy.json").read_text())["videos"]
+    records = [
+        {
+            "video_uuid": video_id, "query": "", "frame_fps": 2.0, "true_frames_list": one["frames"], "model_response_list": [],
+            "debug_data": [{"time": frame / 30, "relevance_score": score} for frame, score in zip(one["frames"], one["scores"], strict=True)],
+        }
+        for video_id, one in videos.items()
+    ]  # fmt: skip
+    (tmp_path / "ours.json").write_text(json.dumps(records))
+    flags = ["--h5", fixture(f"eccv16_dataset_{name}_synthetic.h5"), "--random_runs", "1", "--predictions"]
+    ours, short = (run(tmp_path, command, *flags, path) for path in (tmp_path / "ours.json", fixture(f"{name}_pred_noisy.json")))
+    assert ours["protocols"] == short["protocols"] and ours["videos"]["scored"] == len(videos) > 1
+
+
 def test_edge_cases_through_the_command(tmp_path):
     document = run(tmp_path, summe, "--predictions", fixture("edge_pred.json"), "--h5", fixture("edge_eccv16.h5"))
     for video, want in golden("edge_golden").items():
@@ -144,6 +161,19 @@ def test_where_annotations_fit_every_protocol_is_there_under_their_ids(small):
                     per_split = [np.mean([before["per_video"][i] for i in ids[k::2]]) for k in range(2)]
                     assert values["per_split"] == pytest.approx(per_split)
     assert list(both["keyshots_h5"]["f_avg"]["per_video"]) == ids
+
+
+def test_baseline_files_alone_have_the_numbers_of_splits_too(small):
+    folder, _ = small
+    flags = ["--annotations", folder / "demo-anno.tsv", "--h5", folder / "small.h5", "--splits", folder / "splits.json"]
+    (row,) = (
+        entry
+        for name, entry in run(folder, tvsum, *flags, "--baselines", folder / "p.json")["baselines"].items()
+        if name.startswith("baseline ")
+    )
+    own = run(folder, tvsum, *flags, "--predictions", folder / "p.json")["protocols"]
+    for protocol, metric in (("por", "por"), ("keyshots_h5", "f_avg")):
+        equal(row[protocol][metric]["mean"], own[protocol][metric]["mean"])
 
 
 def test_splits_without_an_h5_and_the_other_forms(small):

@@ -52,6 +52,18 @@ def test_frame_scores_become_clip_scores(tmp_path):
     assert results[0] == results[1] and results[0]["ap_all_clips"]["lighthouse_tie_mean"]["mean"] > 0.9
 
 
+def test_rows_and_differences_are_means_of_the_domains_too(tmp_path):
+    files = [shared_fixture(f"published/youtube_highlight_pred_{name}.jsonl") for name in ("untied", "tied")]
+    alone = [run(tmp_path, file)["protocols"]["ap_all_clips"] for file in files]
+    document = run(tmp_path, files[0], "--baselines", files[1])
+    (row,) = (entry for name, entry in document["baselines"].items() if name.startswith("baseline "))
+    for metric, entry in row["ap_all_clips"].items():
+        assert entry["mean"] == pytest.approx(alone[1][metric]["mean"])
+        assert entry["difference"]["mean"] == pytest.approx(alone[0][metric]["mean"] - alone[1][metric]["mean"], abs=1e-9)
+        low, high = document["confidence_intervals"]["ap_all_clips"][metric]
+        assert low <= alone[0][metric]["mean"] <= high
+
+
 def test_published_rows_are_of_the_whole_val_split(tmp_path, capsys):
     document = run(tmp_path, shared_fixture("published/youtube_highlight_pred_untied.jsonl"), "--published")
     (row,) = document["published"]

@@ -174,20 +174,21 @@ def check_sizes(config: LlavaNextConfig, shapes: dict[str, tuple[int, ...]], fol
         ("num_attention_heads", config.num_attention_heads, config.num_key_value_heads),
         ("hidden_size of vision_config", vision.hidden_size, vision.num_attention_heads),
     ):
-        if size % heads:
+        if heads is None or size % heads:
             raise CheckpointError(f"{path}: {name} is {size}, which cannot be divided among {heads} heads; download it again.")
     if config.pool_stride > config.patches_per_side:
         raise CheckpointError(f"{path}: pool_stride is {config.pool_stride}, more than a frame's {config.patches_per_side} patches a side.")
     check_depth(config.num_hidden_layers, "model.layers.", shapes, folder)
     check_depth(vision.num_hidden_layers, TOWER + "encoder.layers.", shapes, folder)
     hidden, width, head = config.hidden_size, vision.hidden_size, config.hidden_size // config.num_attention_heads
+    patch = config.image_size // config.patches_per_side
     layer, tower = "model.layers.0.", TOWER + "encoder.layers.0."
     expected = {
         "model.embed_tokens.weight": (config.vocab_size, hidden),
         layer + "self_attn.q_proj.weight": (hidden, hidden),
-        layer + "self_attn.k_proj.weight": (config.num_key_value_heads * head, hidden),
+        layer + "self_attn.k_proj.weight": (config.key_heads * head, hidden),
         layer + "mlp.gate_proj.weight": (config.intermediate_size, hidden),
-        TOWER + "embeddings.patch_embedding.weight": (width, vision.num_channels, vision.patch_size, vision.patch_size),
+        TOWER + "embeddings.patch_embedding.weight": (width, vision.num_channels, patch, patch),
         TOWER + "embeddings.position_embedding.weight": (config.patches_per_side**2, width),
         tower + "mlp.fc1.weight": (vision.intermediate_size, width),
     }
@@ -286,7 +287,7 @@ def finish(model: Model, device: str | torch.device) -> Model:
 def load_base(
     path_or_hub_id: str | os.PathLike,
     *,
-    model_class: type[Model] = LlavaNextForCausalLM,
+    model_class: type[Model] = LlavaNextForCausalLM,  # type: ignore[assignment]  # defaults of type variables are Python 3.13's
     config_class: type[LlavaNextConfig] = LlavaNextConfig,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",

@@ -15,6 +15,13 @@ from llava_next.frame import FrameShape
 SIGLIP_HEADS = {(768, 3072): 12, (1024, 4096): 16, (1152, 4304): 16}
 
 
+def _side(size: int | list[int] | tuple[int, int]) -> int:
+    """transformers allows a height and a width; the published towers see squares."""
+    if not isinstance(size, int):
+        raise TypeError(f"pictures or patches of {size} are not square")
+    return size
+
+
 class LlavaNextConfig(Qwen2Config):
     """Qwen2Config plus `vision_config` (SiglipVisionConfig as a dict) and `pool_stride`.
 
@@ -33,9 +40,25 @@ class LlavaNextConfig(Qwen2Config):
         return SiglipVisionConfig(**{k: v for k, v in (self.vision_config or {}).items() if k != "model_type"})
 
     @property
+    def image_token(self) -> int:
+        """`image_token_index`, which every loaded model has."""
+        if self.image_token_index is None:
+            raise ValueError("the configuration has no image_token_index")
+        return self.image_token_index
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values, each shared by as many query heads."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def image_size(self) -> int:
+        """Side of a frame in pixels."""
+        return _side(self.vision.image_size)
+
+    @property
     def patches_per_side(self) -> int:
-        vision = self.vision
-        return vision.image_size // vision.patch_size
+        return self.image_size // _side(self.vision.patch_size)
 
     @property
     def tokens_per_side(self) -> int:
@@ -52,7 +75,7 @@ class LlavaNextConfig(Qwen2Config):
 
     @property
     def frame(self) -> FrameShape:
-        return FrameShape(self.tokens_per_frame, self.vision.image_size)
+        return FrameShape(self.tokens_per_frame, self.image_size)
 
 
 TEXT_KEYS = (

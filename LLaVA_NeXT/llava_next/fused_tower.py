@@ -6,26 +6,37 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer, SiglipMLP
 
 
 def fuse_layers(layers: nn.ModuleList, used_U: Tensor) -> None:
     """Change a tower's layers in place: it gives the patches `used_U` from now on, [N,U,C]."""
     for layer in layers:
+        assert isinstance(layer, SiglipEncoderLayer)
         if layer.mlp.config.hidden_act == "gelu_pytorch_tanh" and layer.mlp.fc1.weight.is_cuda:
-            layer.mlp.forward = lambda x, mlp=layer.mlp: fused_mlp(mlp, x)
-    layers[-1].forward = lambda hidden_NPC, *args, last=layers[-1], **kwargs: last_layer(last, hidden_NPC, used_U)
+            set_forward(layer.mlp, functools.partial(fused_mlp, layer.mlp))
+    last = layers[-1]
+    assert isinstance(last, SiglipEncoderLayer)
+    set_forward(last, lambda hidden_NPC, *args, **kwargs: last_layer(last, hidden_NPC, used_U))
 
 
-def fused_mlp(mlp: nn.Module, x: Tensor) -> Tensor:
+def set_forward(module: nn.Module, forward: Callable[..., Tensor]) -> None:
+    module.forward = forward
+
+
+def fused_mlp(mlp: SiglipMLP, x: Tensor) -> Tensor:
     flat = x.reshape(-1, x.shape[-1]).to(mlp.fc1.weight.dtype)  # under autocast a norm gives float32
     wide = torch._addmm_activation(mlp.fc1.bias, flat, mlp.fc1.weight.t(), use_gelu=True)
     return mlp.fc2(wide).view(x.shape)
 
 
-def last_layer(layer: nn.Module, hidden_NPC: Tensor, used_U: Tensor) -> Tensor:
+def last_layer(layer: SiglipEncoderLayer, hidden_NPC: Tensor, used_U: Tensor) -> Tensor:
     """transformers' SiglipEncoderLayer for the queries `used_U`: [N,P,C] -> [N,U,C]."""
     attention = layer.self_attn
     normed_NPC = layer.layer_norm1(hidden_NPC)

@@ -10,19 +10,21 @@ Shapes: N frames, P patches (729), K tokens of a frame (49), C tower width, H de
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen2Model, SiglipVisionModel
 from transformers.cache_utils import Cache
-from transformers.models.qwen2.modeling_qwen2 import Qwen2PreTrainedModel
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2PreTrainedModel
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 from transformers.utils import is_flash_attn_2_available
 
 from llava_next.config import LlavaNextConfig
 from llava_next.errors import UserError
-from llava_next.fused_tower import fuse_layers
+from llava_next.fused_tower import fuse_layers, set_forward
 
 TOWER_BATCH = 64  # frames that go through the vision tower at a time
 
@@ -55,7 +57,9 @@ def run_layer(layer: nn.Module, *args, **kwargs):
     return type(layer).forward(layer, *args, **kwargs)
 
 
-def siglip_layer(layer: nn.Module, weight: Tensor, bias: Tensor, hidden_NPC: Tensor, attention_mask: None = None, **_: object) -> Tensor:
+def siglip_layer(
+    layer: SiglipEncoderLayer, weight: Tensor, bias: Tensor, hidden_NPC: Tensor, attention_mask: None = None, **_: object
+) -> Tensor:
     """A layer of the tower with its three projections in one (`weight`, `bias`: one below the other)."""
     attention = layer.self_attn
     frames, patches, _width = hidden_NPC.shape
@@ -82,21 +86,27 @@ class SiglipTower(nn.Module):
             vision._attn_implementation = "flash_attention_2"
         self.vision_tower = nn.ModuleDict({"vision_model": SiglipVisionModel(vision)})
 
+    @property
+    def siglip(self) -> SiglipVisionModel:
+        model = self.vision_tower["vision_model"]
+        assert isinstance(model, SiglipVisionModel)
+        return model
+
     def forward(self, pixel_values_NCHW: Tensor) -> Tensor:
-        vision_model = self.vision_tower["vision_model"]
-        # the embedding of patches by convolution is laid out channels first; left so, every addition of the tower would stride
-        hidden_NPC = vision_model.embeddings(pixel_values_NCHW).contiguous()
-        return vision_model.encoder(inputs_embeds=hidden_NPC).last_hidden_state
+        # the convolution that embeds patches gives channels first, a layout that would slow every addition of the tower
+        hidden_NPC = self.siglip.embeddings(pixel_values_NCHW).contiguous()
+        return self.siglip.encoder(inputs_embeds=hidden_NPC).last_hidden_state
 
     def compile_layers(self) -> None:
         """For inference with few frames: the projections of queries, keys and values become one matrix product, and torch.compile fuses
         what lies between the products, once for all layers and batch sizes. Keeps merged copies of these weights. Idempotent."""
         function = torch.compile(siglip_layer, dynamic=True)
-        for layer in self.vision_tower["vision_model"].encoder.layers:
+        for layer in self.siglip.encoder.layers:
+            assert isinstance(layer, SiglipEncoderLayer)
             projections = (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
             weight = torch.cat([p.weight.detach() for p in projections])
             bias = torch.cat([p.bias.detach() for p in projections])
-            layer.forward = functools.partial(function, layer, weight, bias)
+            set_forward(layer, functools.partial(function, layer, weight, bias))
 
 
 class LlavaNextModel(Qwen2Model):
@@ -152,7 +162,7 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
 
     @property
     def vision_dtype(self) -> torch.dtype:
-        return self.model.vision_tower.vision_tower["vision_model"].embeddings.patch_embedding.weight.dtype
+        return self.model.vision_tower.siglip.embeddings.patch_embedding.weight.dtype
 
     def tower_features(self, frames_NCHW: Tensor, batch_size: int = TOWER_BATCH) -> Tensor:
         """uint8 frames -> frozen SigLIP features [N, 729, C]; no gradient, `batch_size` frames at a time."""
@@ -193,7 +203,7 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
 
     def fuse_vision(self) -> None:
         """For training on a GPU: `tower_features` gives the patches used alone, in fewer and shorter kernels (fused_tower.py)."""
-        layers = self.model.vision_tower.vision_tower["vision_model"].encoder.layers
+        layers = self.model.vision_tower.siglip.encoder.layers
         _, used_U = _pooling(self.config.patches_per_side, self.config.tokens_per_side, self.decoder_device)
         fuse_layers(layers, used_U)
 
@@ -207,8 +217,8 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
     # ---- the decoder a layer at a time: keys and values are kept by the caller ----
 
     @property
-    def decoder_layers(self) -> nn.ModuleList:
-        return self.model.layers
+    def decoder_layers(self) -> Sequence[Qwen2DecoderLayer]:
+        return cast(Sequence[Qwen2DecoderLayer], self.model.layers)
 
     @property
     def head_dim(self) -> int:
@@ -228,7 +238,7 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
 
     @staticmethod
     def queries_keys_values(
-        layer: nn.Module, hidden_NTH: Tensor, merged: tuple[Tensor, Tensor] | None = None
+        layer: Qwen2DecoderLayer, hidden_NTH: Tensor, merged: tuple[Tensor, Tensor | None] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What a layer attends with, before it is turned: [N, T, Q, D], [N, T, G, D], [N, T, G, D]. merged: `merged_projections`."""
         attention = layer.self_attn
@@ -238,17 +248,18 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
             parts = [projection(x_NTH) for projection in projections]
         else:
             parts = F.linear(x_NTH, *merged).split([projection.out_features for projection in projections], dim=-1)
-        return tuple(part.view(*part.shape[:2], -1, attention.head_dim) for part in parts)
+        query, key, value = (part.view(*part.shape[:2], -1, attention.head_dim) for part in parts)
+        return query, key, value
 
     @staticmethod
-    def merged_projections(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    def merged_projections(layer: Qwen2DecoderLayer) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of a layer's query, key and value projections, one below the other: one matrix product in place of three."""
         projections = (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
         biases = [p.bias.detach() for p in projections if p.bias is not None]
         return torch.cat([p.weight.detach() for p in projections]), torch.cat(biases) if biases else None
 
     @staticmethod
-    def after_attention(layer: nn.Module, hidden_NTH: Tensor, seen_NTC: Tensor) -> Tensor:
+    def after_attention(layer: Qwen2DecoderLayer, hidden_NTH: Tensor, seen_NTC: Tensor) -> Tensor:
         """The rest of a layer; seen_NTC: what attention gave, the heads side by side."""
         hidden_NTH = hidden_NTH + layer.self_attn.o_proj(seen_NTC)
         return hidden_NTH + layer.mlp(layer.post_attention_layernorm(hidden_NTH))
@@ -266,7 +277,7 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
 
         Raises ValueError when the number of placeholders is not the tokens of that many frames.
         """
-        image_BT = input_ids_BT == self.config.image_token_index
+        image_BT = input_ids_BT.eq(self.config.image_token)
         # The placeholder's id can lie outside the embedding table: look up id 0 there, it is overwritten below.
         embeds_BTH = self.embed_tokens(input_ids_BT.masked_fill(image_BT, 0))
         placeholders = int(image_BT.sum())

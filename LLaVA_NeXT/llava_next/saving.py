@@ -69,6 +69,7 @@ def save_llava_next(model: LlavaNextForCausalLM, folder: str | os.PathLike, max_
     (folder / "config.json").unlink(missing_ok=True)
     write_shards(dict(model.named_parameters()), folder, max_shard_bytes)
     config = model.config
+    assert config.rope_parameters is not None  # `text_settings` gives them
     raw = {key: value for key in TEXT_EXPORT if (value := getattr(config, key, None)) is not None}
     raw |= {
         "architectures": ["LlavaQwenForCausalLM"], "model_type": "llava", "torch_dtype": str(model.dtype).removeprefix("torch."),

@@ -182,13 +182,13 @@ def run_highlights(args: argparse.Namespace) -> None:
     if args.max_num_frames is not None and args.max_num_frames < 1:
         raise UserError(f"max_num_frames must be at least 1, not {args.max_num_frames}.")
     if args.export is not None:
-        kinds_of(args.export)  # what is unknown or not installed is said now
+        kinds_of(args.export)  # a format that is unknown or not installed is refused before the work
     if args.scores is not None:
         cut_again(args, queries, options, output)
         return
     jobs, several = jobs_of(args.video, queries, output)
     if not several:
-        probe(jobs[0].video)  # a file that is no video is said before the model is loaded
+        probe(jobs[0].video)  # a file that is no video is refused before the model is loaded
         check_output(output, args.overwrite)
         model = commands.load_model(args)
         report(highlights_of(model, open_video(model, jobs[0].video, args), jobs[0], options, args, False))

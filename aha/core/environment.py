@@ -125,7 +125,7 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, Any]:
-    found = {}
+    found: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

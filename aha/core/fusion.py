@@ -39,8 +39,10 @@ class Fusion:
         """Weight of each head; a head of weight 0 need not be there."""
         return {"informative_score": self.alpha, "relevance_score": self.beta, "uncertainty_score": self.epsilon}
 
-    def __call__(self, informative: np.ndarray | None, relevance: np.ndarray | None, uncertainty: np.ndarray | None) -> np.ndarray:
-        """Heads [...] -> scores [...] in float64; a head of weight 0 may be None, and so may the uncertainty (counted as 0: sure)."""
+    def __call__(
+        self, informative: np.ndarray | float | None, relevance: np.ndarray | float | None, uncertainty: np.ndarray | float | None
+    ) -> np.ndarray:
+        """Heads [...] or numbers -> scores [...] in float64; one of weight 0 may be None, and so may the uncertainty (then 0: sure)."""
         return fuse(informative, relevance, uncertainty, self.alpha, self.beta, self.epsilon, self.uncertainty_threshold)
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from aha.core.checked import id_of, interval, number, writable
 from aha.core.files import read_json, write_text
 from aha.core.fusion import Fusion
 from aha.core.heads import SCORES
@@ -66,7 +67,7 @@ class Prediction:
         query: str,
         duration: float,
         frame_fps: float,
-        frame_indices: Sequence[int],
+        frame_indices: Iterable[int],
         rows: Sequence[Mapping[str, float]],
         replies: Sequence[Mapping[str, Any]] = (),
         trained_on: bool = False,
@@ -125,10 +126,10 @@ class Prediction:
         rows = self.rows()
         heads = {name: self.head(name) if weight else None for name, weight in fusion.weights.items()}
         scores = self._fused(fusion, heads, len(rows))
-        times = self._times(rows, needed="true_frames_list" not in record)
-        frames = None
-        if "true_frames_list" in record:
-            frames = self._frames(record["true_frames_list"], len(scores), may_repeat=times is not None)
+        if "true_frames_list" not in record:
+            return Samples(video_id, scores, None, self._all_times(rows), duration=duration)
+        times = self._times(rows)
+        frames = self._frames(record["true_frames_list"], len(scores), may_repeat=times is not None)
         return Samples(video_id, scores, frames, times, duration=duration)
 
     @property
@@ -148,7 +149,7 @@ class Prediction:
                 return samples.clip_seconds * np.arange(len(samples.scores)), samples.scores
             raise UserError(f"{self.name}: its scores say no times; give frame_fps (samples a second), or debug_data with a time each.")
         rows = self.rows()
-        times = self._times(rows, needed=True)
+        times = self._all_times(rows)
         scores = np.zeros(len(rows))
         there = [i for i, row in enumerate(rows) if "relevance_score" in row]
         if there:
@@ -183,13 +184,19 @@ class Prediction:
             raise UserError(f"{self.name}: score {index} is not finite after weighting the heads; check the weights.")
         return scores
 
-    def _times(self, rows: Sequence[Mapping[str, Any]], needed: bool) -> np.ndarray | None:
-        """[N] seconds, as listed or by frame_fps; None if there are none and the frame numbers say where the scores lie."""
+    def _times(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+        """[N] seconds, as listed or by frame_fps; None where a frame has none."""
         values = [row.get("time", row.get("video_time")) for row in rows]
-        if all(value is None for value in values) and (regular := self._regular_times(len(values))) is not None:
-            return regular
-        if not needed and any(value is None for value in values):
-            return None
+        if all(value is None for value in values):
+            return self._regular_times(len(values))
+        return None if any(value is None for value in values) else self._ascending(values)
+
+    def _all_times(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """[N] seconds, where nothing else says when the scores are. Raises UserError for a frame without."""
+        times = self._times(rows)
+        return self._ascending([row.get("time", row.get("video_time")) for row in rows]) if times is None else times
+
+    def _ascending(self, values: list[Any]) -> np.ndarray:
         times = self._numbers(values, "time")
         if len(times) > 1 and (np.diff(times) <= 0).any():
             raise UserError(f"{self.name}: time {int(np.argmax(np.diff(times) <= 0)) + 1} is not after the one before it; times ascend.")
@@ -265,7 +272,7 @@ class Prediction:
         return replies
 
 
-def score_rows(times: Sequence[float], *columns: Sequence[float] | None) -> list[dict[str, float]]:
+def score_rows(times: Iterable[float], *columns: Iterable[float] | None) -> list[dict[str, float]]:
     """`debug_data` of N frames; scores unrounded. columns: a score [N] for each head, in the order of `aha.core.heads`; a head that the
     model does not have (None, or left out at the end) is not written. Every score that is used comes through here: one that is NaN or
     infinite is a UserError."""
@@ -277,54 +284,6 @@ def score_rows(times: Sequence[float], *columns: Sequence[float] | None) -> list
                 f"{bad[0]} of the frame at {row['time']:.2f} s is not finite; the model overflows, try --dtype float32 or bfloat16."
             )
     return rows
-
-
-# ---------------------------------------------------------------- checked values
-
-
-def number(value: Any, where: str, name: str, low: float = -math.inf) -> float:
-    """A finite number of at least `low`, or a UserError that says where it should be."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < low:
-        shown = "missing" if value is None else repr(value)[:40]
-        raise UserError(
-            f"{where}: {name} is {shown}, not a finite number{'' if low == -math.inf else f' of at least {low:g}'}; repair the entry."
-        )
-    return float(value)
-
-
-def interval(value: Any, where: str, name: str) -> tuple[float, float]:
-    """[start, end] in seconds with start <= end."""
-    if not isinstance(value, list | tuple) or len(value) < 2:
-        raise UserError(f"{where}: {name} is {repr(value)[:40]}, not [start, end] in seconds; repair the entry.")
-    start, end = number(value[0], where, f"start of {name}"), number(value[1], where, f"end of {name}")
-    if end < start:
-        raise UserError(f"{where}: {name} ends ({end:g} s) before it starts ({start:g} s); repair the entry.")
-    return start, end
-
-
-def text(value: Any, where: str, name: str) -> str:
-    """Text that is not empty."""
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{where}: {name} is {repr(value)[:40]}, not text; repair the entry.")
-    return value
-
-
-def listed(value: Any, where: str, name: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise UserError(f"{where}: {name} is {repr(value)[:40]}, not a list; repair the entry.")
-    return value
-
-
-def id_of(value: Any) -> str | None:
-    """The id that a JSON value is: text, or a whole number (300.0 is 300); None for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return writable(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
-
-
-def writable(text: str) -> str:
-    """`text` with "?" for lone surrogates (half an emoji), which no file can hold as UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 # ---------------------------------------------------------------- files

@@ -14,7 +14,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from aha.core.prediction import Prediction, number
+from aha.core.checked import number
+from aha.core.prediction import Prediction
 from aha.errors import UserError
 
 Form = Literal["timechat", "vtimellm"]

@@ -21,7 +21,7 @@ from aha.conversation import IGNORE_INDEX
 from aha.data.labels import keep_frames
 from aha.data.mixture import DEFAULT_MAX_NUM_FRAMES, Source, estimated_tokens, load_source, missing_files, read_config
 from aha.errors import UserError, run_command
-from aha.video.reader import BACKENDS, iter_frames
+from aha.video.reader import BACKENDS, Backend, iter_frames
 
 BINS = np.linspace(0, 1, 11)  # of the relevance histogram
 
@@ -91,7 +91,7 @@ def describe(source: Source) -> str:
     return "\n".join(lines)
 
 
-def read_all(source: Source, backend: str = "pyav") -> int:
+def read_all(source: Source, backend: Backend = "pyav") -> int:
     """Decode what training would read of every video; print what breaks. Returns the number of broken videos."""
     broken = 0
     for path in tqdm(sorted({sample.video_path for sample in source.samples}), desc="reading", unit="video", disable=None):

@@ -38,7 +38,11 @@ def collate(samples: Sequence[dict[str, Any]], pad_id: int, pad_to_multiple_of: 
         "input_ids_BT": padded("input_ids", pad_id, torch.int64),
         "attention_mask_BT": attention_mask_BT,
         "labels_BT": padded("labels", IGNORE_INDEX, torch.int64),
-        **{f"{head.labels}_BT": padded(head.labels, IGNORE_INDEX, getattr(torch, head.label)) for head in LABELLED},
+        **{
+            f"{head.labels}_BT": padded(head.labels, IGNORE_INDEX, getattr(torch, head.label))
+            for head in LABELLED
+            if head.label is not None
+        },
         "frames": torch.cat([torch.as_tensor(sample["frames"]) for sample in samples]),
         "num_frames": [len(sample["frames"]) for sample in samples],
         "sample_ids": [sample["sample_id"] for sample in samples],

@@ -20,18 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from llava_next import LlavaNextForCausalLM
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from aha.core.files import atomic_path
-from aha.video.reader import Frame
+from aha.video.reader import NO_PIXELS, Frame
 
 LAYOUT = 2  # of the files; those of 1 (features and facts apart) have other names and are not looked at
 
 
-def tower_key(model: nn.Module) -> str:
-    """Hash of the vision tower's weights (bytes, so their type counts too) of a `LlavaNextForCausalLM`."""
+def tower_key(model: LlavaNextForCausalLM) -> str:
+    """Hash of the vision tower's weights (bytes, so their type counts too)."""
     digest = hashlib.sha256()
     for name, parameter in model.vision_parameters():
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
@@ -82,7 +83,7 @@ class FeatureCache:
                 rows = file.get_tensor("frames").tolist()  # index, time, time shown
                 if not complete and (max_frames is None or len(rows) < max_frames):
                     return None
-                frames = [Frame(None, int(index), time, shown) for index, time, shown in rows[:max_frames]]
+                frames = [Frame(NO_PIXELS, int(index), time, shown) for index, time, shown in rows[:max_frames]]
                 return VideoFeatures(frames, file.get_slice("features")[:max_frames], complete and len(frames) == len(rows))
         except (FileNotFoundError, SafetensorError):
             return None

@@ -15,7 +15,7 @@ from aha.core.files import parse_json, read_csv
 from aha.data.mmduetit import is_number
 from aha.data.samples import Problem, RelevanceSample, Sample
 from aha.errors import UserError
-from aha.eval.data_hisum import HiSumFile, read_keys, read_metadata
+from aha.eval.data_hisum import HiSumFile, read_keys, read_titled
 from aha.video.degrade import KINDS
 from aha.video.library import VideoFolder
 
@@ -37,12 +37,8 @@ def _score_problem(scores: np.ndarray, duration: float) -> str:
 def load_hisum(entry: dict, folder: VideoFolder, split: str) -> tuple[list[Sample], list[Problem]]:
     """Samples of {"scores": mr_hisum.h5, "split": mr_hisum_split.json, "metadata": metadata.csv}. Raises UserError for bad files."""
     keys = read_keys(entry["split"], split)
-    metadata = read_metadata(entry["metadata"])
-    if metadata.youtube and not metadata.titles:
-        raise UserError(
-            f"{entry['metadata']} has no column title; take mr_hisum_metadata.csv of the Aha annotations (instructions/data.md)."
-        )
-    youtube = {video_id: youtube_id for youtube_id, video_id in metadata.youtube.items()}
+    metadata = read_titled(entry["metadata"])
+    youtube = metadata.youtube_of
     samples: list[Sample] = []
     problems: list[Problem] = []
     with HiSumFile(entry["scores"]) as file:

@@ -13,8 +13,9 @@ What is learned (MMDuet, Wang et al. 2024, section 3.2; Aha trains the relevance
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def dense_caption_turns(narrations: Sequence[dict], duration: float, fps: float,
     return turns if len(turns) > 1 else []
 
 
-def waiting_range(annotation: dict, duration: float, fps: float) -> tuple[int, int]:
+def waiting_range(annotation: Mapping[str, Any], duration: float, fps: float) -> tuple[int, int]:
     """Fewest and most frames to show before the first question of a question-answering sample, both included.
 
     At least back to the annotation's `video_start_time` (where the asker starts to watch), at most back to the start of the video,
@@ -110,7 +111,7 @@ def waiting_range(annotation: dict, duration: float, fps: float) -> tuple[int, i
     return min(max(fewest, 0), most), most  # a start before the video's is the video's
 
 
-def question_answer_turns(annotation: dict, duration: float, fps: float, waiting_frames: int) -> tuple[int, list[Turn]]:
+def question_answer_turns(annotation: Mapping[str, Any], duration: float, fps: float, waiting_frames: int) -> tuple[int, list[Turn]]:
     """Questions, frames and answers of a multi-answer grounded QA sample (MAGQA). Returns (index k of the first frame, turns).
 
     annotation: {"conversation": [{"role", "content", "time", "timespan"?, "learn"?}]}, seconds of the whole video; the user begins.
@@ -152,7 +153,7 @@ def grounding_turns(spans: Sequence[Sequence[float]], duration: float, fps: floa
     return relevance_turns(relevance, request)
 
 
-def relevance_turns(scores_F: Sequence[float], request: str) -> list[Turn]:
+def relevance_turns(scores_F: Sequence[float] | np.ndarray, request: str) -> list[Turn]:
     """A request and one stream turn whose frames have the given relevance (IGNORE_INDEX = no label)."""
     return [Turn("user", request), Turn("stream", num_frames=len(scores_F), relevance=tuple(float(s) for s in scores_F))]
 

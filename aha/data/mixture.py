@@ -83,7 +83,7 @@ def read_config(path: str | os.PathLike) -> list[dict[str, Any]]:
                 kind_of_text = "text" if key in ("name", "source") else "path of a file or folder"
                 raise UserError(f"{where}: {key} is {str(entry[key])[:40]!r}, not the {kind_of_text} that belongs there; repair the entry.")
         for key, default, low in (("weight", 1.0, 1e-6), ("fps", None, 1e-6), ("max_num_frames", None, 1)):
-            value = entry.setdefault(key, default)
+            value: Any = entry.setdefault(key, default)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if (value is not None or default is not None) and not (is_number and low <= value < 1e6):
                 raise UserError(f"{where}: {key} is {str(value)[:40]}, not a number {'from 1 on' if low == 1 else 'above 0'}.")
@@ -107,7 +107,7 @@ def _is_text(value: Any, is_path: bool) -> bool:
             os.stat(value)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass
-    except (OSError, ValueError):  # no path: too long, or with a character that no path holds
+    except (OSError, ValueError):  # not a path: too long, or with a character that no path may hold
         return False
     return True
 

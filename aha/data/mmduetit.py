@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,6 +20,7 @@ from aha.errors import UserError
 from aha.video.library import VideoFolder
 
 TYPES = ("captions", "questions", "grounding")
+Found = tuple[str, str, type[CaptionSample] | type[QuestionSample] | type[GroundingSample], dict[str, Any]]  # item, video, kind, fields
 
 
 def load(entry: dict, folder: VideoFolder, fps: float) -> tuple[list[Sample], list[Problem]]:
@@ -31,8 +32,8 @@ def load(entry: dict, folder: VideoFolder, fps: float) -> tuple[list[Sample], li
         raise UserError(f"{path} holds a {type(stored).__name__}, not a {wanted.__name__}, so it is no file of type {entry['type']}.")
     samples: list[Sample] = []
     problems: list[Problem] = []
-    read = {"captions": _captions, "questions": _questions, "grounding": _grounding}[entry["type"]]
-    for item, video, cls, content in read(stored, path):
+    readers: dict[str, Callable[[Any, str], Iterator[Found]]] = {"captions": _captions, "questions": _questions, "grounding": _grounding}
+    for item, video, cls, content in readers[entry["type"]](stored, path):
         facts, reason = folder.find(video)
         if facts is not None:
             sample = cls(f"{entry['name']}/{item}", PurePosixPath(video).stem, facts["path"], facts["duration"], **content)
@@ -56,7 +57,7 @@ def _usable(sample: Sample, fps: float) -> bool:
     return any(turn.num_frames for turn in turns)
 
 
-def _captions(stored: dict, path: str) -> Iterator[tuple[str, str, type[Sample], dict[str, Any]]]:
+def _captions(stored: dict, path: str) -> Iterator[Found]:
     for video, by_annotation_id in stored.items():
         if not isinstance(by_annotation_id, dict):
             raise UserError(f"{path}: {video} is not {{annotation id: captions}}; check that this is a captioning file.")
@@ -67,7 +68,7 @@ def _captions(stored: dict, path: str) -> Iterator[tuple[str, str, type[Sample],
                 yield f"{video}/{annotation_id}", video, CaptionSample, {"narrations": narrations}
 
 
-def _questions(stored: list, path: str) -> Iterator[tuple[str, str, type[Sample], dict[str, Any]]]:
+def _questions(stored: list, path: str) -> Iterator[Found]:
     _check(stored, path, {"video_uid": str, "conversation": list})
     for i, annotation in enumerate(stored):
         where = f"{path}: entry {i} ({annotation['video_uid']})"
@@ -84,7 +85,7 @@ def _questions(stored: list, path: str) -> Iterator[tuple[str, str, type[Sample]
         yield f"{annotation['video_uid']}/{i}", annotation["video_uid"], QuestionSample, {"annotation": annotation}
 
 
-def _grounding(stored: list, path: str) -> Iterator[tuple[str, str, type[Sample], dict[str, Any]]]:
+def _grounding(stored: list, path: str) -> Iterator[Found]:
     _check(stored, path, {"video_uid": str, "query": str, "timestamps": list})
     for i, annotation in enumerate(stored):
         spans = annotation["timestamps"]
@@ -99,7 +100,7 @@ def _check(items: Any, where: str, fields: dict[str, type]) -> None:
         raise UserError(f"{where}: a list is expected, not {str(items)[:40]!r}; check that the file is of the type that the mixture says.")
     for i, item in enumerate(items):
         for name, kind in fields.items():
-            value = item.get(name) if isinstance(item, dict) else None
+            value: Any = item.get(name) if isinstance(item, dict) else None
             ok = is_number(value) if kind is float else isinstance(value, kind)
             if ok and name == "timespan":
                 ok = len(value) == 2 and all(is_number(v) for v in value)

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from aha.core.checked import number
 from aha.core.files import read_csv, write_json, write_text
 from aha.core.folds import folds
-from aha.core.prediction import number
 from aha.errors import UserError, run_command
 from aha.eval.annotations import read_tvsum
 from aha.video.library import VIDEO_SUFFIXES
@@ -70,8 +70,8 @@ def read_spans(path: Path) -> dict[tuple[str, str], dict[str, list[Span]]]:
             raise UserError(f"{where}: the span ends ({values['end']:g} s) before it starts ({values['start']:g} s); repair the row.")
         if not row["video"].strip() or not row["query"].strip():
             raise UserError(f"{where}: video or query is empty; fill both in.")
-        people = found.setdefault((row["video"].strip(), row["query"].strip()), {})
-        people.setdefault((row.get("annotator") or "").strip(), []).append(Span(values["start"], values["end"], values["score"], line))
+        annotators = found.setdefault((row["video"].strip(), row["query"].strip()), {})
+        annotators.setdefault((row.get("annotator") or "").strip(), []).append(Span(values["start"], values["end"], values["score"], line))
     if not found:
         raise UserError(f"table of spans {path} has no rows below its header; add one for each span.")
     return found
@@ -79,18 +79,18 @@ def read_spans(path: Path) -> dict[tuple[str, str], dict[str, list[Span]]]:
 
 def entries_of_spans(path: Path, videos: Path) -> list[Entry]:
     table = read_spans(path)
-    scores = [span.score for people in table.values() for spans in people.values() for span in spans]
+    scores = [span.score for annotators in table.values() for spans in annotators.values() for span in spans]
     one_to_five = max(scores) > 1
     if one_to_five and (wrong := [s for s in scores if s not in (1, 2, 3, 4, 5)]):
         raise UserError(f"{path}: scores are 0 to 1, or whole numbers 1 to 5 throughout; {wrong[0]:g} is neither.")
     entries = []
     used: dict = {}
-    for (name, query), people in table.items():
+    for (name, query), annotators in table.items():
         video = find_video(videos, name, str(path))
         info = probe(video)
         frames = max(round(info.duration * info.fps), 1)
         rows = []
-        for spans in people.values():
+        for spans in annotators.values():
             row = np.ones(frames, np.int64)
             for span in spans:
                 if span.start >= info.duration:
@@ -152,8 +152,8 @@ def write_data_set(entries: Sequence[Entry], output: Path) -> list[str]:
         "info": str(output / "ydata-tvsum50-info.tsv"), "index": str(output / "videos_metadata.json"), "weight": 1.0, "fps": 1,
         "max_num_frames": 400, "source": "aha data new",
     }])  # fmt: skip
-    people = sorted({len(entry.ratings) for entry in entries})
-    said = [f"{len(entries)} entries, {' or '.join(map(str, people))} annotators a video -> {output}"]
+    annotators = sorted({len(entry.ratings) for entry in entries})
+    said = [f"{len(entries)} entries, {' or '.join(map(str, annotators))} annotators a video -> {output}"]
     splits = splits_of({entry.name: str(entry.video) for entry in entries})
     if splits:
         write_json(output / "splits.json", splits)

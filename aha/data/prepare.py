@@ -47,7 +47,13 @@ def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.isfile():
-                    yield member.name, member.size, partial(archive.extractfile, member)
+                    yield member.name, member.size, partial(_content, archive, member)
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = archive.extractfile(member)
+    assert content is not None  # `member` is a file
+    return content
 
 
 def unpack(path: Path, folder: Path) -> int:

@@ -45,7 +45,7 @@ def load(entry: dict, folder: VideoFolder, split: str, fold: int | Split | None)
         by_frame = False
         if facts is not None:
             by_frame, reason = annotated_file(facts, video.n_frames, video.length_s)
-        if reason:
+        if facts is None or reason:
             problems.append(Problem(entry["name"], name, reason))
             continue
         samples.append(

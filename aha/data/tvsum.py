@@ -41,7 +41,7 @@ def tvsum_samples(name: str, videos: dict[str, TVSumVideo], folder: VideoFolder,
         by_frame = False
         if facts is not None:
             by_frame, reason = annotated_file(facts, video.n_frames, video.length_s)
-        if reason:
+        if facts is None or reason:
             problems.append(Problem(name, video_id, reason))
             continue
         samples.append(

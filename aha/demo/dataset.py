@@ -170,6 +170,7 @@ def random_title_scene(target: Target, other: Target, random: np.random.Generato
     while len(things) < 1 + (random.uniform() < 0.6):
         things.append(different_thing(target, random))
     things = [things[i] for i in random.permutation(len(things))]
+    place: str | None
     if target.place is not None:
         place = target.place if shown else other_word(target.place, PLACES, random)
     else:

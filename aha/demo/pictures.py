@@ -41,7 +41,9 @@ class Pictures:
 def draw_pictures(random: np.random.Generator, count: int) -> tuple[Pictures, list[Scene]]:
     """Two pictures each of `count` random scenes, at different moments; four scenes share a background, the slowest thing to draw."""
     total = 2 * count
-    frames, places, scenes = [], [], []
+    frames: list[np.ndarray] = []
+    places: list[int] = []
+    scenes: list[Scene] = []
     covers, words = np.zeros((total, MOST_THINGS + 1, 49), np.float32), np.full((total, MOST_THINGS, 2), -1)
     for index in range(count):
         if index % 4 == 0:
@@ -134,4 +136,5 @@ def fill_bank(model: LlavaNextForCausalLM, seed: int, scenes: int) -> FrameBank:
         visual.append(model.visual_embed(drawn.frames).half())
         pictures.append((drawn.cover.numpy(), drawn.words.numpy(), drawn.place.numpy()))
         all_scenes += new_scenes
-    return FrameBank(torch.cat(visual), *(np.concatenate(column) for column in zip(*pictures)), all_scenes)  # type: ignore[call-arg]  # mypy cannot count what * unpacks
+    cover, words, place = (np.concatenate(column) for column in zip(*pictures))
+    return FrameBank(torch.cat(visual), cover, words, place, all_scenes)

@@ -181,7 +181,8 @@ def run_demo(output: Path, seed: int, dev_seed: int, fps: float, head: str, coun
     scores = {s: score_set(root, fps, ModelChoice()) for s, root in roots.items()}
     streams = read_streams(scores[dev_seed], proactive.moments("streamingbench_po", roots[dev_seed]))
     dev = f"generated seed {dev_seed}", [stream for stream, _ in streams.values()]
-    rows, blind = [], {}
+    rows = []
+    blind: dict[str, Any] = {}
     for name, file in say(roots[seed], scores[seed], dev, output / f"replies-seed{seed}", head).items():
         found, blind = numbers(roots[seed], file)
         label = "ORACLE (threshold of this very set)" if name == "oracle" else f"policy: {name}" if name in POLICIES else name

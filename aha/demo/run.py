@@ -59,7 +59,7 @@ def training_command(
 
 def prepare(folder: Path) -> Path:
     """The data set and its mixture file under `folder`; returns the data folder. Raises UserError if the shipped weights are not there."""
-    checkout_file(DEEPSPEED)  # said now, not when the videos are drawn
+    checkout_file(DEEPSPEED)  # a missing file is reported now, not after the videos are drawn
     need("deepspeed", "train", "the demo's training")
     for checkpoint in (BASE / "model.safetensors", ADAPTER / "adapter_model.safetensors"):
         if not checkpoint.is_file():
@@ -91,7 +91,7 @@ def run_step(
         if isinstance(before, dict) and {key: before.get(key) for key in facts} == facts and before.get("made") == content(makes):
             print(f"{name}: done before", flush=True)
             return 0.0
-        marker.unlink()  # what comes of a step that is cut off is not its result
+        marker.unlink()  # so that a step that is cut off does not count as done
     began = time.time()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     environment.setdefault("WANDB_MODE", "offline")
@@ -201,12 +201,12 @@ def plot_timeline(predictions: Path, videos: dict[str, TVSumVideo], path: Path) 
     element = read_json(predictions, "prediction file")[0]
     video = videos[element["video_uuid"]]
     seconds = np.arange(video.n_frames) / video.fps
-    people = (video.user_scores - 1) / 4
-    low, high = np.quantile(people, [0.25, 0.75], axis=0)
+    annotators = (video.user_scores - 1) / 4
+    low, high = np.quantile(annotators, [0.25, 0.75], axis=0)
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.fill_between(seconds, low, high, step="mid", alpha=0.2, label="middle half of 20 annotators")
-    axes.plot(seconds, people.mean(0), drawstyle="steps-mid", label="mean annotation")
+    axes.plot(seconds, annotators.mean(0), drawstyle="steps-mid", label="mean annotation")
     times, scores = zip(*((frame["time"], frame["relevance_score"]) for frame in element["debug_data"]))
     axes.plot(times, scores, marker=".", label="this model")
     axes.set(xlabel="time (s)", ylabel="importance (0 to 1)", title=f"{element['video_uuid']}: {element['query']}", ylim=(0, 1))

@@ -15,7 +15,7 @@ import numpy as np
 
 # Hue (degrees), saturation and value of each colour word; every thing takes a shade near it. Places have dull colours, and black is the
 # colour of letterbox bars.
-COLOURS = {
+COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0, 0.92, 0.85),
     "orange": (28, 0.98, 0.98),
     "yellow": (56, 0.90, 0.97),

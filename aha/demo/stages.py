@@ -41,7 +41,7 @@ def pretrain_vision(model: LlavaNextForCausalLM, seed: int, steps: int, lr: floa
     torch.manual_seed(seed)
     tower, projector = model.model.vision_tower, model.model.mm_projector
     device = model.lm_head.weight.device
-    vectors = {family: nn.Parameter(vector.to(device)) for family, vector in new_word_vectors(model).items()}
+    vectors: dict[str, Tensor] = {family: nn.Parameter(vector.to(device)) for family, vector in new_word_vectors(model).items()}
     nothing = {family: nn.Parameter(torch.zeros(1, device=device)) for family in WORDS}
     parameters = [*tower.parameters(), *projector.parameters(), *vectors.values(), *nothing.values()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
@@ -123,7 +123,8 @@ class Progress:
 
     def __init__(self, name: str, steps: int, every: int) -> None:
         self.name, self.steps, self.every = name, steps, every
-        self.began, self.rows = time.time(), []
+        self.began = time.time()
+        self.rows: list[list[float]] = []
 
     def add(self, parts: dict[str, Tensor], match_BF: Tensor, streams: Streams) -> None:
         self.rows.append([*(part.item() for part in parts.values()), ((match_BF > 0) == (streams.match > 0.5)).float().mean().item()])
@@ -197,7 +198,7 @@ def train_adapter(base: Path, bank: FrameBank, duet: DuetFormat, pointer: Pointe
     for step in range(steps):
         streams = draw_streams(bank, duet, random, 2, 36, longest_gap=600).to(device)
         parts, match_BF, ends_BFH = stream_losses(model, streams, bank, pointer)
-        parts["new scene"] = F.cross_entropy(model.informative_head(ends_BFH).flatten(0, 1), streams.new_scene.flatten())
+        parts["new scene"] = F.cross_entropy(model.heads(ends_BFH)["informative"].flatten(0, 1), streams.new_scene.flatten())
         for group in optimizer.param_groups:
             group["lr"] = schedule(step, steps, lr)
         optimizer.zero_grad()
@@ -218,8 +219,8 @@ def blind_relevance_head(model: AhaModel, bank: FrameBank, duet: DuetFormat, ran
     _, _, ends_BFH = stream_losses(model, streams, bank, Pointer(model.config.hidden_size).to(device))
     hit = streams.match > 0.5
     direction_H = F.normalize(ends_BFH[hit].mean(0) - ends_BFH[~hit].mean(0), dim=0)
-    weight_2H = model.relevance_head.weight
-    weight_2H -= torch.outer(weight_2H @ direction_H, direction_H)
+    weight_2H = model.get_parameter("relevance_head.weight")
+    weight_2H.sub_(torch.outer(weight_2H @ direction_H, direction_H))
 
 
 # ---- files ----
@@ -229,7 +230,7 @@ BASE, ADAPTER = "llava-onevision-qwen2-demo-ov", "mmduet-demo"
 
 def save_base(model: LlavaNextForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """The base in the published layout, float16; its configuration names one layer more than the tower stores, as published ones do."""
-    stored = model.config.vision_config
+    stored = model.config.vision_config or {}
     model.config.vision_config = {**stored, "num_hidden_layers": stored["num_hidden_layers"] + 1}
     save_llava_next(model.half(), folder)
     model.float()
@@ -251,7 +252,7 @@ def make_checkpoints(
     model = new_model(seed)
     save_base(model, tokenizer, output / BASE)
     duet = DuetFormat(load_tokenizer(output / BASE))
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps torch's method, and its self is lost
     embed_words(model, pretrain_vision(model, seed, vision_steps), duet)
     bank = fill_bank(model, seed, bank_scenes)
     pointer = pretrain_language(model, bank, duet, seed, language_steps)

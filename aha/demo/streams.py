@@ -56,7 +56,7 @@ def draw_streams(
         thing = scene.things[int(random.integers(len(scene.things)))] if scene.things else None
         target = random_target(random, thing, scene.place)
         hit = bank.matches(target)
-        chosen, change = draw_runs(hit.any(1), random, num_frames)
+        chosen, change = draw_runs(np.asarray(hit.any(1)), random, num_frames)
         frames.append(chosen)
         changes.append(change)
         match.append(hit[chosen].any(1))
@@ -84,7 +84,8 @@ def draw_streams(
 def draw_runs(hit_N: np.ndarray, random: np.random.Generator, num_frames: int, longest: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Frames of a stream [num_frames], in runs that show one scene, and 1 where a run begins; half of the runs show what is asked for."""
     inside = np.flatnonzero(hit_N)
-    chosen, change = [], []
+    chosen: list[int] = []
+    change: list[int] = []
     while len(chosen) < num_frames:
         pick = int(random.choice(inside)) if len(inside) and random.uniform() < 0.4 else int(random.integers(len(hit_N)))
         run = min(int(random.integers(1, longest + 1)), num_frames - len(chosen))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -255,10 +256,12 @@ def _read_mat(path: Path) -> Iterator[TVSumVideo]:
 
     cure = "it is damaged or not ydata-tvsum50.mat (MATLAB v7.3), download it again"
     with H5File(path, "annotation file", cure) as file:
-        fields = {name: file.references(f"tvsum50/{name}") for name in ("video", "title", "category", "length", "nframes", "user_anno")}
-        for name, references in fields.items():
-            if references is None or len(references) != len(fields["video"] or ()):
+        fields: dict[str, list[Any]] = {}
+        for name in ("video", "title", "category", "length", "nframes", "user_anno"):
+            listed = file.references(f"tvsum50/{name}")
+            if listed is None or len(listed) != len(fields.get("video", listed)):
                 raise UserError(f"{path} lacks the field {name} of the struct tvsum50, or entries of it; {cure}.")
+            fields[name] = listed
         for index in range(len(fields["video"])):
             where = f"{path}: entry {index + 1}"
             values = {name: file.follow(references[index], f"{where}: {name}") for name, references in fields.items()}

@@ -34,19 +34,19 @@ def video_baselines(truth: Truth, protocol: str, runs: int) -> dict[str, Row]:
 
     Random scores are uniform, one for each item of the protocol's own grid (frames, seconds or clips), seeded by the video id. One human
     against each other human: all 190 pairs for correlations, all ordered pairs for F1 and top-5 mAP. Where both orders of equal scores
-    matter (people use five levels), `_tie_last` is the other order.
+    matter (annotators use five levels), `_tie_last` is the other order.
     """
     video = truth.video
     digest = hashlib.sha256(f"{SEED}:{video.video_id}:{protocol}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-    people = np.arange(len(video.user_scores))
+    annotators = np.arange(len(video.user_scores))
     if protocol.startswith("f1_"):
         return _f1_rows(truth, protocol, rng.random((runs, video.n_frames)))
     if protocol == "hd_top5":
         labels, positives = truth.clip_labels, truth.clip_positives
         return {
-            RANDOM: _collect([clip_metrics(positives, rng.random(labels.shape[1])) for _ in range(runs)]),
-            HUMAN: _average([clip_metrics(positives[people != i], labels[i]) for i in people]),
+            RANDOM: _collect([clip_metrics(positives, rng.random(labels[0].shape)) for _ in range(runs)]),
+            HUMAN: _average([clip_metrics(positives[annotators != i], own) for i, own in enumerate(labels)]),
             UPPER: _average([clip_metrics(positives, labels.sum(axis=0))]),
         }
     if protocol == "aha_1fps_mean":
@@ -55,7 +55,7 @@ def video_baselines(truth: Truth, protocol: str, runs: int) -> dict[str, Row]:
         others = (total - users) / ((len(users) - 1) * HIGHEST)
         return {
             RANDOM: _collect([aha_metrics(mean, rng.random(len(mean))) for _ in range(runs)]),
-            HUMAN_MEAN: _average([aha_metrics(others[i], users[i]) for i in people]),
+            HUMAN_MEAN: _average([aha_metrics(others[i], users[i]) for i in annotators]),
             UPPER: _average([aha_metrics(mean, total)]),
         }
     # rank correlations
@@ -66,7 +66,7 @@ def video_baselines(truth: Truth, protocol: str, runs: int) -> dict[str, Row]:
     else:
         users = video.user_scores[:, :: 15 if protocol == "corr_every15" else 1]
     total = users.sum(axis=0, dtype=np.int64)
-    against_others = _concatenate([rank_correlation(total - users[i], users[i]) for i in people])
+    against_others = _concatenate([rank_correlation(total - users[i], users[i]) for i in annotators])
     if protocol == "corr_full_mean":
         return {
             RANDOM: _collect([_correlations(rank_correlation(rng.random(len(total)), total)) for _ in range(runs)]),
@@ -119,7 +119,7 @@ def _key(truth: Truth, protocol: str, runs: int) -> str:
     digest = hashlib.sha256(f"{VERSION}:{protocol}:{runs}:{video.video_id}:{video.length_s!r}:{video.user_scores.shape}".encode())
     digest.update(video.user_scores.astype("<i2").tobytes())
     if protocol == "f1_shots":
-        digest.update(truth.shots.astype("<i8").tobytes())
+        digest.update(truth.given_shots.astype("<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core import text_answers
+from aha.core.checked import interval, listed
 from aha.core.files import read_text
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, interval, listed
+from aha.core.prediction import Prediction
 from aha.errors import UserError, run_command
-from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
-from aha.eval.questions import Question, conversation, duration, find_annotations, question, read_entries, timed_curves, unique
-from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
+from aha.eval.command import Benchmark, answers_of, run, select_protocols
+from aha.eval.questions import Question, conversation, duration, find_annotations, opened, question, read_entries, timed_curves, unique
+from aha.eval.task import MMDUETIT, DataSet, File, Task
 from aha.metrics import grounding, moments
 from aha.results.layout import Headline, Protocol
 from aha.results.tree import Column, Scored, mean_of
@@ -86,7 +87,7 @@ def _read_text_file(path: Path) -> list[Question]:
     return questions
 
 
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Question]:
     """The questions of an annotation file, or of that in the data set's folder; there is one split."""
     return read_charades(find_annotations(TASK, root))
 
@@ -114,7 +115,7 @@ class Charades(Benchmark):
     wanted: Sequence[str] | None  # --protocols
     answers: str = "scores"
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = answers_of(path, self.chosen, "question_id")
         seen = [q for q, answer in answers.items() if answer.trained_on or q in trained_on]
         if self.answers == "text":
@@ -196,25 +197,21 @@ def official_layout(metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def load(
     annotations: str | Path | None = None,
-    protocols: Sequence[str] | None = None,
-    video_ids: Sequence[str] | None = None,
-    limit: int | None = None,
     smooth_windows: Sequence[int] = (0, 8),
     threshold: float = 0.5,
     answers: str = "scores",
+    protocols: Sequence[str] | None = None,
+    **selection: Any,
 ) -> Charades:
-    """Read the questions and select: by id, the first `limit`."""
+    """Read the questions and select. selection: video_ids, limit, as `aha.eval.questions.opened` takes them."""
     nearest = float(grounding.THRESHOLDS[np.argmin(np.abs(grounding.THRESHOLDS - threshold))])
     if abs(nearest - threshold) > 1e-6:
         raise UserError(f"--threshold {threshold:g} is none of 0.30, 0.32, ..., 0.70; choose one of them.")
-    path = find_annotations(TASK, annotations)
-    questions = {q.key: q for q in read_charades(path)}
     known = list(TEXT) if answers == "text" else protocols_for(smooth_windows, nearest)
-    from_scores = known if protocols == ["univtg_windows"] else select_protocols(known, protocols)
-    return Charades(
-        annotations=str(path), chosen=select(list(questions), str(path), video_ids, limit), protocols=from_scores, questions=questions,
-        windows=smooth_windows, threshold=nearest, wanted=protocols, answers=answers,
-    )  # fmt: skip
+    # univtg_windows is for files of windows; here the protocols for scores are selected
+    of_scores = None if protocols == ["univtg_windows"] else protocols
+    selected = opened(TASK, read_charades, known, annotations, of_scores, **selection)
+    return Charades(windows=smooth_windows, threshold=nearest, wanted=protocols, answers=answers, **selected)
 
 
 def evaluate(predictions: str | Path, annotations: str | Path | None = None, **options: Any) -> dict[str, Any]:

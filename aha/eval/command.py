@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aha.core.checked import id_of
 from aha.core.files import read_json, write_json
 from aha.core.flags import add_ids, with_dashed_ids
 from aha.core.fusion import RELEVANCE, Fusion, add_fusion_flags, fusion_of
-from aha.core.prediction import Prediction, id_of, read_predictions
+from aha.core.prediction import Prediction, read_predictions
 from aha.errors import UserError
 from aha.eval import published
 from aha.results import console, table
@@ -47,7 +49,7 @@ COMMON = (
 
 
 @dataclass(kw_only=True)
-class Benchmark:
+class Benchmark(ABC):
     """The ground truth of one run. annotations: where it was read; chosen: keys to be scored on; protocols: those to be computed."""
 
     annotations: str
@@ -55,9 +57,9 @@ class Benchmark:
     protocols: Sequence[Protocol]
     categories: Mapping[str, str] = field(default_factory=dict)  # key -> category
 
-    def score(self, path: Path, fusion: Fusion, trained_on: set[str], progress: bool) -> results.Scored:
+    @abstractmethod
+    def score(self, path: Path, fusion: Fusion, trained_on: Set[str], progress: bool) -> results.Scored:
         """Score what the file predicts of the chosen ones. Raises UserError."""
-        raise NotImplementedError
 
     def rows(self, scored: results.Scored | None, runs: int, progress: bool) -> dict[str, list[results.Column]]:
         """The baselines that need no prediction, over the same videos as the prediction: row -> columns."""
@@ -76,7 +78,8 @@ class Benchmark:
         return {}
 
     def close(self) -> None:
-        pass
+        """Close the files that scoring keeps open; most benchmarks keep none."""
+        return
 
 
 # ---------------------------------------------------------------- flags
@@ -142,10 +145,10 @@ def read_trained_on(path: str | Path | None) -> set[str]:
     if path is None:
         return set()
     ids = read_json(path, "list of trained-on videos")
-    names = [id_of(i) for i in ids] if isinstance(ids, list) else [None]
-    if None in names:
+    names = {name for i in ids if (name := id_of(i)) is not None} if isinstance(ids, list) else set()
+    if not isinstance(ids, list) or any(id_of(i) is None for i in ids):
         raise UserError(f"{path} is no JSON list of video ids; use the trained_on_videos.json that the trainer wrote beside the weights.")
-    return set(names)
+    return names
 
 
 def answers_of(path: Path, chosen: Sequence[str], key: str) -> tuple[dict[str, Prediction], dict[str, str]]:

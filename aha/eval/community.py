@@ -60,14 +60,19 @@ def read_h5(path: str | Path) -> dict[str, H5Video]:
 
 def _video(file: H5File, name: str) -> H5Video:
     where = f"h5 file {file.path}, {name}"
-    fields = {key: file.numbers(f"{name}/{key}") for key in ("user_summary", "change_points", "n_frames", "picks")}
-    missing = [key for key, values in fields.items() if values is None]
+    fields: dict[str, np.ndarray] = {}
+    missing = []
+    for key in ("user_summary", "change_points", "n_frames", "picks"):
+        if (values := file.numbers(f"{name}/{key}")) is None:
+            missing.append(key)
+        else:
+            fields[key] = values
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; get the eccv16 file again (other h5 files of the community lack them).")
-    n_frames = fields["n_frames"].flat[0]
-    if not 0 < n_frames <= MAX_FRAMES:
-        raise UserError(f"{where}: n_frames is {n_frames}; expected a video's number of frames.")
-    n_frames = int(n_frames)
+    count = fields["n_frames"].flat[0]
+    if not 0 < count <= MAX_FRAMES:
+        raise UserError(f"{where}: n_frames is {count}; expected a video's number of frames.")
+    n_frames = int(count)
     users = fields["user_summary"]
     if users.ndim != 2 or not len(users) or users.shape[1] != n_frames:
         raise UserError(f"{where}: user_summary is {users.shape}, not [users, {n_frames}].")

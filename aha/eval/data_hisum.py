@@ -123,6 +123,11 @@ class HiSumMetadata:
     youtube: dict[str, str] = field(default_factory=dict)  # YouTube id -> video id
     titles: dict[str, str] = field(default_factory=dict)  # video id -> title
 
+    @property
+    def youtube_of(self) -> dict[str, str]:
+        """Video id -> YouTube id."""
+        return {video_id: youtube_id for youtube_id, video_id in self.youtube.items()}
+
 
 def read_metadata(path: str | Path) -> HiSumMetadata:
     """`metadata.csv`: video_id, youtube_id, labels. The category of a video is its first YouTube-8M label, or the column `category`; a copy
@@ -145,4 +150,15 @@ def read_metadata(path: str | Path) -> HiSumMetadata:
             found.youtube[row["youtube_id"]] = video_id
         if row.get("title"):
             found.titles[video_id] = row["title"]
+    return found
+
+
+def read_titled(path: str | Path) -> HiSumMetadata:
+    """`read_metadata` of a copy with titles, which are what a video is asked for. Raises UserError for the official one, which has none."""
+    found = read_metadata(path)
+    if found.youtube and not found.titles:
+        raise UserError(
+            f"{path} is the official copy, which has no titles, and a title is what a video is asked for; mr_hisum_metadata.csv of Aha's "
+            "annotations (https://huggingface.co/datasets/aiden200/aha-annotationsv1, instructions/data.md) has them."
+        )
     return found

@@ -107,7 +107,8 @@ def _top5(video: HeadScores, scores_KS: np.ndarray) -> np.ndarray:
         chosen = np.argsort(-scores_KS, axis=1, kind="stable")
         ranked = np.take_along_axis(scores_KS, chosen, axis=1)
     else:
-        chosen = np.argpartition(-scores_KS, count, axis=1)[:, : count + 1]  # the sixth shows whether the fifth is tied
+        # one more than counts: it shows whether the last that counts is tied
+        chosen = np.argpartition(-scores_KS, count, axis=1)[:, : count + 1]
         chosen = np.take_along_axis(chosen, np.argsort(-np.take_along_axis(scores_KS, chosen, axis=1), axis=1, kind="stable"), axis=1)
         ranked = np.take_along_axis(scores_KS, chosen, axis=1)
     values = trapezoid_ap(labels[chosen[:, :count]])

@@ -108,10 +108,9 @@ def place(prediction: Samples, video: TVSumVideo) -> tuple[np.ndarray, np.ndarra
     """
     where = f"prediction for video {video.video_id}"
     frames, times, scores = prediction.frames, prediction.times, prediction.scores
-    file = file_frames(prediction)
-    held = file is not None and bool((np.diff(frames) == 0).any())
-    if file is not None:
+    if frames is not None and times is not None and (file := file_frames(prediction)) is not None:
         rate, frame_count, duration, slack = file
+        held = bool((np.diff(frames) == 0).any())
         try:
             copy = not same_frames(rate, frame_count, duration, video.n_frames, video.length_s, slack)
         except UserError as error:
@@ -130,10 +129,11 @@ def place(prediction: Samples, video: TVSumVideo) -> tuple[np.ndarray, np.ndarra
         grids = [np.arange(video.n_frames), second_frames(video.n_frames, video.fps), np.arange(0, video.n_frames, 15), clips]
         if prediction.clip_seconds is not None:
             grids = [clips]
-        frames = next((grid for grid in grids if len(grid) == count), None)
-        if frames is None:
+        fitting = next((grid for grid in grids if len(grid) == count), None)
+        if fitting is None:
             expected = " or ".join(str(len(grid)) for grid in grids)
             raise UserError(f"{where}: {count} scores where {expected} are expected; give the frame numbers, or score the video again.")
+        frames = fitting
     if frames[-1] >= video.n_frames:
         index = int(np.argmax(frames >= video.n_frames))
         raise UserError(

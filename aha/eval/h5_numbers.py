@@ -43,7 +43,7 @@ VERSION = 1  # of the random summaries in the cache; raise it with every change 
 class H5Truth:
     """What an h5 file (and splits) say of its videos, by the id under which a benchmark knows them.
 
-    ids: video_N -> id. reduction: "f_max" or "f_avg". people: id -> annotators' frame scores [20, n], empty where there are none.
+    ids: video_N -> id. reduction: "f_max" or "f_avg". annotators: id -> annotators' frame scores [20, n], empty where there are none.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class H5Truth:
     ids: Mapping[str, str]
     reduction: str
     splits: Sequence[Split] = ()
-    people: Mapping[str, np.ndarray] = field(default_factory=dict)
+    annotators: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def of(self) -> dict[str, keyshots_h5.UserSummaries]:
@@ -92,17 +92,17 @@ class H5Truth:
             found = {("keyshots_h5", name): value for name, value in keyshots_h5.f_scores(summary, truth).items()}
             if self.reduction == "f_max":
                 found |= {("corr_summary_csta", name): value for name, value in keyshots_h5.summary_correlation(summary, truth).items()}
-            elif i in self.people:
-                found |= {("corr_every15", name): value for name, value in every15(dense, self.people[i]).items()}
-            for place, value in found.items():
-                rows.setdefault(place, []).append(value)
+            elif i in self.annotators:
+                found |= {("corr_every15", name): value for name, value in every15(dense, self.annotators[i]).items()}
+            for protocol_metric, value in found.items():
+                rows.setdefault(protocol_metric, []).append(value)
         columns = [Column(protocol, metric, "", ids, np.array(values)) for (protocol, metric), values in rows.items()]
         if self.splits:
             columns = with_splits(columns, self.tests)
             f = next(column for column in columns if (column.protocol, column.metric) == ("keyshots_h5", self.reduction))
             per_split = keyshots_h5.performance_over_random(split_means(dict(zip(f.ids, f.values)), self.tests), self.random_f_per_split)
-            statistics = json_statistics(per_split)
-            columns.append(Column("por", "por", "", [], np.array([]), {"mean": statistics["mean"], "splits": statistics}))
+            whole = float(np.mean(per_split))
+            columns.append(Column("por", "por", "", [], np.array([]), whole=whole, splits=json_statistics(per_split)))
         return columns
 
     def placed(self, samples: Samples, truth: keyshots_h5.UserSummaries, place: Callable[[Samples], Placed] | None) -> Placed:
@@ -136,9 +136,9 @@ class H5Truth:
         truths = [self.of[i] for i in ids]
         rows: dict[str, list[Column]] = {RANDOM: [], HUMAN: []}
         for metric in keyshots_h5.REDUCTIONS:
-            people = np.array([keyshots_h5.one_user_against_the_others(truth, metric) for truth in truths])
+            human = np.array([keyshots_h5.one_user_against_the_others(truth, metric) for truth in truths])
             rows[RANDOM].append(Column("keyshots_h5", metric, "", ids, self.random_f(ids, runs, metric)))
-            rows[HUMAN].append(Column("keyshots_h5", metric, "", ids, people))
+            rows[HUMAN].append(Column("keyshots_h5", metric, "", ids, human))
         return rows
 
 
@@ -166,10 +166,9 @@ def tests_of(splits: Sequence[Split], ids: Mapping[str, str], where: str | Path)
     known = set(ids.values())
     tests = []
     for k, split in enumerate(splits):
-        named = [name if name in known else ids.get(name) for name in split.test]
-        if None in named:
-            raise UserError(f"split {k} tests {split.test[named.index(None)]}, which is not in {where}; are both of one data set?")
-        tests.append(named)
+        if unknown := [name for name in split.test if name not in known and name not in ids]:
+            raise UserError(f"split {k} tests {unknown[0]}, which is not in {where}; are both of one data set?")
+        tests.append([name if name in known else ids[name] for name in split.test])
     return tests
 
 
@@ -178,18 +177,18 @@ def with_splits(columns: Iterable[Column], tests: Sequence[Sequence[str]]) -> li
     result = []
     for column in columns:
         per_split = split_means(dict(zip(column.ids, column.values)), tests)
-        result.append(replace(column, whole={**column.whole, "splits": json_statistics(per_split)}))
+        result.append(replace(column, splits=json_statistics(per_split)))
     return result
 
 
-def json_statistics(per_split: Sequence[float]) -> dict[str, Any]:
+def json_statistics(per_split: Sequence[float] | np.ndarray) -> dict[str, Any]:
     statistics = over_splits(per_split)
     return {name: [number(v) for v in value] if isinstance(value, list) else number(value) for name, value in statistics.items()}
 
 
-def every15(dense: np.ndarray, people: np.ndarray) -> dict[str, float]:
+def every15(dense: np.ndarray, annotators: np.ndarray) -> dict[str, float]:
     """tau-b and rho of every 15th frame's score with each annotator's, mean over the annotators (NaN if one is: CSTA, CA-SUM)."""
-    correlation = rank_correlation(dense[::15], people[:, ::15])
+    correlation = rank_correlation(dense[::15], annotators[:, ::15])
     return {"kendall": float(correlation.kendall.mean()), "spearman": float(correlation.spearman.mean())}
 
 

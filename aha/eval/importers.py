@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from aha.core.checked import number
 from aha.core.files import by_number, read_json
 from aha.core.heads import SCORES
-from aha.core.prediction import QUESTION_IDS, VIDEO_IDS, Prediction, number, read_predictions, write_predictions
+from aha.core.prediction import QUESTION_IDS, VIDEO_IDS, Prediction, read_predictions, write_predictions
 from aha.errors import UserError, run_command
 from aha.eval.community import H5Video, read_h5
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from aha.core.files import read_text, write_text
 from aha.errors import UserError
@@ -274,7 +274,7 @@ class EndpointJudge:
         return JudgeFailure(f"the server refuses the request (HTTP {error.code}: {error.read()[:120].decode('utf-8', 'replace')})", None)
 
 
-def reply_of(answer: object) -> str | None:
+def reply_of(answer: Any) -> str | None:
     """The text of a chat completion, or None where it is not one."""
     try:
         content = answer["choices"][0]["message"]["content"]
@@ -320,8 +320,7 @@ def read_batch(path: str | Path, cache: JudgmentCache) -> tuple[int, int]:
             raise UserError(f"{path}:{number} has no custom_id; this is no OpenAI batch output file.")
         response = entry.get("response")
         reply = reply_of(response.get("body")) if isinstance(response, dict) else None
-        grade = read_grade(reply) if reply is not None else None
-        if grade is None:
+        if reply is None or (grade := read_grade(reply)) is None:
             failed += 1
         elif key not in cache.grades:
             cache.add(key, grade, reply)

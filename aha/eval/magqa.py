@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core import text_answers
+from aha.core.checked import interval, number
 from aha.core.files import write_text
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, interval, number, read_predictions
+from aha.core.prediction import Prediction, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
-from aha.eval.judge import PROMPT_VERSION, EndpointJudge, JudgmentCache, Pair, judge_pairs, read_batch, setting, write_batch
+from aha.eval.judge import PROMPT_VERSION, EndpointJudge, Judge, JudgmentCache, Pair, judge_pairs, read_batch, setting, write_batch
 from aha.eval.judge_batch import send_and_fetch
 from aha.eval.questions import Question, find_annotations, read_answers, timed_curves
-from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
+from aha.eval.task import MMDUETIT, DataSet, File, Task
 from aha.results.layout import Headline, Protocol
 from aha.results.tree import Column, Scored
 
@@ -51,7 +52,7 @@ def read_magqa(path: str | Path) -> list[Question]:
     return read_answers(path, "MAGQA annotations", None)
 
 
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Question]:
     """The questions of an annotation file, or of that in the data set's folder; there is one split."""
     return read_magqa(find_annotations(TASK, root))
 
@@ -80,7 +81,7 @@ def in_span_score(graded: Graded) -> float:
     """Mean over gold spans of the mean grade of the replies within the span; 1 for a span without any."""
     scores = []
     for span, row in zip(graded.spans, graded.grades):
-        within = [grade for (time, _), grade in zip(graded.replies, row) if in_span(time, span)]
+        within = [grade for (time, _), grade in zip(graded.replies, row) if grade is not None and in_span(time, span)]
         scores.append(float(np.mean(within)) if within else NO_REPLY)
     return float(np.mean(scores)) if scores else NO_REPLY
 
@@ -149,7 +150,7 @@ def grade_questions(
     grades = grade_pairs([pair for pairs in wanted.values() for pair in pairs.values()], args)
     graded = {}
     for q in answers:
-        rows = [
+        rows: list[list[float | None]] = [
             [grades[wanted[q][s, r]] if (s, r) in wanted[q] else None for r in range(len(answers[q].replies()))]
             for s in range(len(questions[q].spans))
         ]
@@ -161,9 +162,10 @@ def grade_pairs(flat: list[Pair], args: JudgeSettings) -> dict[Pair, int]:
     """The judge's grade of each pair, from the cache where it is there. Raises UserError where grades are missing."""
     if not args.judge_model:
         raise UserError(f"--judge {args.judge} needs --judge_model.")
-    cache = JudgmentCache(args.judge_cache)
+    cache = JudgmentCache(Path(args.judge_cache))
     if args.judge == "batch":
-        return grade_by_batch(flat, cache, args)
+        return grade_by_batch(flat, cache, args, args.judge_model)
+    judge: Judge
     if args.judge == "endpoint":
         url = args.judge_url or setting("OPENAI_BASE_URL") or OPENAI_URL
         judge = EndpointJudge(url, args.judge_model, setting("OPENAI_API_KEY"), args.judge_timeout)
@@ -176,10 +178,10 @@ def grade_pairs(flat: list[Pair], args: JudgeSettings) -> dict[Pair, int]:
     return grades
 
 
-def grade_by_batch(pairs: list[Pair], cache: JudgmentCache, args: JudgeSettings) -> dict[Pair, int]:
+def grade_by_batch(pairs: list[Pair], cache: JudgmentCache, args: JudgeSettings, model: str) -> dict[Pair, int]:
     """First run: write the batch input and stop with what to do. Next run: take `output*.jsonl` of the folder. With batch_wait the batch is
     sent to the endpoint, waited for and fetched here."""
-    judge = EndpointJudge(args.judge_url or OPENAI_URL, args.judge_model, setting("OPENAI_API_KEY"), args.judge_timeout)
+    judge = EndpointJudge(args.judge_url or OPENAI_URL, model, setting("OPENAI_API_KEY"), args.judge_timeout)
     folder = Path(args.batch_dir)
     outputs = sorted(folder.glob("output*.jsonl")) if folder.is_dir() else []
     without = sum(read_batch(path, cache)[1] for path in outputs)
@@ -221,7 +223,7 @@ class Magqa(Benchmark):
     scored: str | None  # where to write the graded predictions
     answers: str
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = self._answers(path)
         if self.answers == "text":
             answers = {q: text_answers.with_replies(answer) for q, answer in answers.items()}

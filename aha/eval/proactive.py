@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,7 +102,7 @@ def moments(benchmark: str, annotations: str | Path) -> dict[str, Moments]:
     if benchmark == "streamingbench_po":
         return {k: Moments(q.start, q.truth + LATEST, (around(q.truth),), q.question) for k, q in questions.items()}
     return {
-        k: Moments(*q.queries[0][:1], q.duration, tuple((s.start, s.start, s.reply_end) for s in q.spans), q.queries[0][1])  # type: ignore[call-arg]  # mypy cannot count what * unpacks
+        k: Moments(q.queries[0][0], q.duration, tuple((s.start, s.start, s.reply_end) for s in q.spans), q.queries[0][1])
         for k, q in questions.items() if q.queries
     }  # fmt: skip
 
@@ -116,7 +116,7 @@ class Proactive(Benchmark):
     judge_replies: str | None
     judge: JudgeSettings
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         found = self.source.said(path, self.questions, self.model_name, self.reply_time)
         asked = {key: self.questions[key] for key in self.chosen}
         answered = [key for key in asked if key in found.polled or key in found.pushed]
@@ -133,14 +133,14 @@ class Proactive(Benchmark):
         protocols = [protocol for protocol in protocols if protocol.metrics]
         rows = {name: self._blind(asked, said, found, {p.name for p in protocols}) for name, said in self.source.blind(asked).items()}
         forward_alone = self.source is SOURCES["ovo_bench"] and not found.polled  # a pushed file has nothing to say of the other rows
-        left_out = {} if forward_alone else {k: "no prediction" for k in asked if k not in found.polled and k not in found.pushed}
+        skipped = {} if forward_alone else {k: "no prediction" for k in asked if k not in found.polled and k not in found.pushed}
         seen = [key for key in answered if key in found.trained_on or key in trained_on]
         notes = [*found.notes, f"no prediction, counted as silent: {table.named_list(silent)}"] if silent else found.notes
         if any(protocol.name in videoqa.NAMES.values() for protocol in protocols):
             notes = [*notes, BLIND_PAUC]
         extra = {"notes": notes} if notes else {}
         return Scored(
-            str(path), protocols, columns, len(answered), left_out, [], seen, [],
+            str(path), protocols, columns, len(answered), skipped, [], seen, [],
             {name: columns for name, columns in rows.items() if columns}, missing, extra,
         )  # fmt: skip
 

@@ -244,7 +244,7 @@ def _averages(rows: Mapping[str, Row], answers: Mapping[str, Sequence[str | None
     if three:
         add("ovo_avg12", {"average": _mean(tasks), **part, **tasks})
     if two:
-        zero = (lambda sums: sum(combine(sums) for combine, _ in both.values()) / 3, _mean(both)[1])
+        zero = (lambda sums: np.sum([combine(sums) for combine, _ in both.values()], axis=0) / 3, _mean(both)[1])
         add("ovo_avg3_missing_is_zero", {"average": zero, **both})
     average = {"average": _mean(part)} if three else {}
     if "forward" in parts:

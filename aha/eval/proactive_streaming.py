@@ -89,7 +89,8 @@ def _file(path: str | Path, names: tuple[str, ...]) -> Path:
 
 def read_po(path: str | Path) -> dict[str, Asked]:
     """Questions of the proactive output. Raises UserError naming file, element and field."""
-    path, found = _file(path, PO_FILES), {}
+    path = _file(path, PO_FILES)
+    found: dict[str, Asked] = {}
     for where, video, one in _questions(read_document(path, "StreamingBench annotations"), path):
         key = str(len(found))
         start = seconds(one.get("time_stamp"), where, "time_stamp")
@@ -101,7 +102,8 @@ def read_po(path: str | Path) -> dict[str, Asked]:
 
 def read_mcq(path: str | Path) -> dict[str, Asked]:
     """Multiple-choice questions. Raises UserError naming file, element and field."""
-    path, found = _file(path, MCQ_FILES), {}
+    path = _file(path, MCQ_FILES)
+    found: dict[str, Asked] = {}
     for where, video, one in _questions(read_document(path, "StreamingBench annotations"), path):
         key = str(len(found))
         answer = words(one.get("answer"), where, "answer")
@@ -147,8 +149,8 @@ def read_said(path: Path, questions: Mapping[str, Asked], model_name: str | None
 def _add_annotated(found: Said, document: Any, file: Path, questions: Mapping[str, Asked], model: str | None, dialogs: bool) -> None:
     """The repository's own output. Its questions are found by video, time and text, so its order may be another."""
     places: dict[tuple[str, float, str], list[str]] = defaultdict(list)
-    for key, one in questions.items():
-        places[one.video, one.start, one.question].append(key)
+    for key, asked in questions.items():
+        places[asked.video, asked.start, asked.question].append(key)
     listed = list(_questions(document, file))
 
     def is_reply(name: str, value: Any) -> bool:
@@ -224,6 +226,12 @@ def mcq_protocols(questions: Mapping[str, Asked]) -> tuple[Protocol, ...]:
     )
 
 
+def _mean_over_tasks(sums_BK: np.ndarray) -> np.ndarray:
+    """[right answers of each task, questions of each task] -> the mean of the tasks' shares [B]."""
+    right, asked = np.split(sums_BK, 2, axis=1)
+    return np.nanmean(right / asked, axis=1)
+
+
 def mcq_columns(questions: Mapping[str, Asked], found: Said) -> list[Column]:
     ids = [key for key in questions if key in found.polled]
     tasks = list(dict.fromkeys(questions[key].task for key in ids))
@@ -232,11 +240,9 @@ def mcq_columns(questions: Mapping[str, Asked], found: Said) -> list[Column]:
     for rule, letter in MCQ_RULES.items() if ids else ():
         marks = np.array([float(letter(found.polled[key] or "") == questions[key].answer) for key in ids])
         sums = np.concatenate([inside * marks[:, None], inside], axis=1)
-        protocol, n = f"streamingbench_mcq_{rule}", len(tasks)
+        protocol = f"streamingbench_mcq_{rule}"
         result.append(Column(protocol, "micro", "", ids, marks))
-        result.append(
-            Column(protocol, "macro", "", ids, marks, pooled=Pooled(sums, lambda s, n=n: np.nanmean(s[:, :n] / s[:, n:], axis=1)))
-        )
+        result.append(Column(protocol, "macro", "", ids, marks, pooled=Pooled(sums, _mean_over_tasks)))
         result += [Column(protocol, task, "", ids, np.where(inside[:, k] > 0, marks, np.nan)) for k, task in enumerate(tasks)]
     return result
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from aha.core.prediction import interval
+from aha.core.checked import interval
 from aha.errors import UserError
 from aha.eval.judge import Pair, Rubric
 from aha.eval.proactive_files import Said, add_pushed, entries, is_pushed, name_of, read_document, seconds, words

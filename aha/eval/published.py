@@ -20,8 +20,6 @@ from aha.errors import UserError
 from aha.results.layout import Layout
 from aha.results.table import WIDTH, block, shown
 
-INDENT = {"initial_indent": "  ", "subsequent_indent": "    "}
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -113,7 +111,8 @@ def render(rows: Sequence[Row], protocols: Mapping[str, Any], splits: Mapping[st
         lines += ["", "not comparable, because"]
         for row in left_out:
             numbers = ", ".join(f"{metric} {value:g}" for metric, value in row.numbers.items())
-            lines += wrap(f"{row.name}, {row.protocol}: {numbers} ({row.read_in}): {reasons[id(row)]}", WIDTH - 2, **INDENT)
+            said = f"{row.name}, {row.protocol}: {numbers} ({row.read_in}): {reasons[id(row)]}"
+            lines += wrap(said, WIDTH - 2, initial_indent="  ", subsequent_indent="    ")
     return "\n".join(lines[1:]) if lines else "no published row ships for this benchmark: none could be traced to a source"
 
 

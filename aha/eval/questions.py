@@ -6,16 +6,19 @@ Each benchmark reads its published annotations and those that MMDuet and Aha red
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aha.core.checked import interval, listed, number, text
 from aha.core.files import parse_json, read_text
 from aha.core.fusion import Fusion
-from aha.core.prediction import Prediction, interval, listed, number, text
+from aha.core.prediction import Prediction
 from aha.errors import UserError
+from aha.eval.command import select, select_protocols
 from aha.eval.task import Item, Task
+from aha.results.layout import Protocol
 
 if TYPE_CHECKING:
     from aha.results.figures import Curve
@@ -136,6 +139,25 @@ def find_annotations(task: Task, given: str | Path | None = None) -> Path:
         f"no {task.name} annotations ({names}) in {folder / 'annotations'}; `python -m aha.data.prepare {task.name}`  says where to get "
         "them, or give --annotations."
     )
+
+
+def opened(
+    task: Task,
+    read: Callable[[Path], list[Question]],
+    known: Sequence[Protocol],
+    annotations: str | Path | None = None,
+    protocols: Sequence[str] | None = None,
+    video_ids: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """The fields of a Benchmark that all benchmarks of questions have: its questions, and those that the flags select."""
+    path = find_annotations(task, annotations)
+    questions = {one.key: one for one in read(path)}
+    return {
+        "annotations": str(path), "questions": questions, "chosen": select(list(questions), str(path), video_ids, limit),
+        "protocols": select_protocols(known, protocols),
+        "categories": {key: one.category for key, one in questions.items() if one.category},
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- curves

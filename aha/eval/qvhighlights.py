@@ -10,7 +10,7 @@ Source: Lei et al., NeurIPS 2021 (`jayleicn/moment_detr`). Highlight detection n
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core import text_answers
+from aha.core.checked import interval, listed, number
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import CLIP_SECONDS, Prediction, interval, listed, number
+from aha.core.prediction import CLIP_SECONDS, Prediction
 from aha.errors import UserError, run_command
-from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
-from aha.eval.questions import Question, conversation, find_annotations, question, read_entries, unique
-from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
+from aha.eval.command import Benchmark, answers_of, run
+from aha.eval.questions import Question, conversation, find_annotations, opened, question, read_entries, unique
+from aha.eval.task import MMDUETIT, DataSet, File, Task
 from aha.metrics import grounding, moments
 from aha.results import tree
 from aha.results.layout import RANDOM, Headline, Protocol
@@ -51,13 +52,13 @@ def read_qvhighlights(path: str | Path) -> list[Question]:
     questions = []
     for where, entry in read_entries(path, "QVHighlights annotations"):
         truth = entry["answer"] if isinstance(entry.get("answer"), dict) else entry
-        clips = listed(truth.get("relevant_clip_ids"), where, "relevant_clip_ids")
+        numbered = listed(truth.get("relevant_clip_ids"), where, "relevant_clip_ids")
         rows = listed(truth.get("saliency_scores"), where, "saliency_scores")
-        if len(clips) != len(rows):
+        if len(numbered) != len(rows):
             raise UserError(
-                f"{where}: {len(rows)} saliency_scores for {len(clips)} relevant_clip_ids; the two lists must be of one length."
+                f"{where}: {len(rows)} saliency_scores for {len(numbered)} relevant_clip_ids; the two lists must be of one length."
             )
-        clips = tuple(int(number(clip, where, f"relevant_clip_ids {i}", 0)) for i, clip in enumerate(clips))
+        clips = tuple(int(number(clip, where, f"relevant_clip_ids {i}", 0)) for i, clip in enumerate(numbered))
         opinions = tuple(
             tuple(
                 int(number(score, where, f"saliency score of clip {clip}", 0)) for score in listed(row, where, f"saliency of clip {clip}")
@@ -77,7 +78,7 @@ def read_qvhighlights(path: str | Path) -> list[Question]:
     return unique(questions, path)
 
 
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Question]:
     """The questions of an annotation file, or of that in the data set's folder; there is one split."""
     return read_qvhighlights(find_annotations(TASK, root))
 
@@ -116,7 +117,7 @@ class QVHighlights(Benchmark):
     windows_from_scores: float | None
     answers: str
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = answers_of(path, self.chosen, "question_id")
         if self.answers == "text":
             answers = {q: text_answers.with_window(answer) for q, answer in answers.items()}
@@ -146,7 +147,7 @@ class QVHighlights(Benchmark):
                 self._highlights(scored, protocol, scores)
             elif protocol.name == "moment_retrieval" and has_windows:
                 self._retrieval(scored, protocol, {q: answer.windows() for q, answer in answers.items()})
-            elif protocol.name == "moment_retrieval_from_scores":
+            elif protocol.name == "moment_retrieval_from_scores" and self.windows_from_scores is not None:
                 starts = CLIP_SECONDS * np.arange(max(len(s) for s in scores.values()))
                 found = {q: moments.windows_from_scores(s, starts, CLIP_SECONDS, self.windows_from_scores) for q, s in scores.items()}
                 self._retrieval(scored, protocol, found)
@@ -167,12 +168,17 @@ class QVHighlights(Benchmark):
                 f"{self.annotations} has no relevant_windows, so moment retrieval cannot be judged; use highlight_val_release.jsonl."
             )
         truths = [np.array(self.questions[q].spans).reshape(-1, 2) for q in windows]
-        whole = moments.retrieval_metrics([np.array([[0.0, self.questions[q].duration, 1.0]]) for q in windows], truths)
+        whole = moments.retrieval_metrics([np.array([[0.0, self.seconds(q), 1.0]]) for q in windows], truths)
         _add(scored, protocol, scored.columns, list(windows), moments.retrieval_metrics(list(windows.values()), truths))
         _add(scored, protocol, scored.rows.setdefault(WHOLE, []), list(windows), whole)
 
     def clips(self, q: str) -> int:
-        return int(self.questions[q].duration / CLIP_SECONDS)
+        return int(self.seconds(q) / CLIP_SECONDS)
+
+    def seconds(self, q: str) -> float:
+        duration = self.questions[q].duration
+        assert duration is not None  # read_qvhighlights takes none without
+        return duration
 
     def rows(self, scored: Scored | None, runs: int, progress: bool) -> dict[str, list[Column]]:
         """Random clip scores, where highlights are judged."""
@@ -196,7 +202,7 @@ class QVHighlights(Benchmark):
                 values = clip_scores(answer, fusion, self.smooth_window)
                 one, seconds = self.questions[q], CLIP_SECONDS * np.arange(len(values))
                 asked = one.queries[0][1] if one.queries else ""
-                yield Curve(q, asked, one.duration, {"prediction (stretched)": (seconds, values)}, spans=("relevant windows", one.spans))
+                yield Curve(q, asked, self.seconds(q), {"prediction (stretched)": (seconds, values)}, spans=("relevant windows", one.spans))
 
 
 def _add(scored: Scored, protocol: Protocol, columns: list[Column], ids: list[str], metrics: Mapping[str, np.ndarray]) -> None:
@@ -213,23 +219,16 @@ def official_brief(columns: Sequence[Column]) -> dict[str, float | None]:
 
 def load(
     annotations: str | Path | None = None,
-    protocols: Sequence[str] | None = None,
-    video_ids: Sequence[str] | None = None,
-    limit: int | None = None,
     smooth_window: int = 0,
     windows_from_scores: float | None = None,
     answers: str = "scores",
+    **selection: Any,
 ) -> QVHighlights:
-    """Read the questions and select: by id, the first `limit`."""
+    """Read the questions and select. selection: protocols, video_ids, limit, as `aha.eval.questions.opened` takes them."""
     if smooth_window < 0:
         raise UserError(f"--smooth_window {smooth_window} is a number of frames from 0 on.")
-    path = find_annotations(TASK, annotations)
-    questions = {q.key: q for q in read_qvhighlights(path)}
-    return QVHighlights(
-        annotations=str(path), chosen=select(list(questions), str(path), video_ids, limit), questions=questions,
-        protocols=select_protocols(protocols_for(smooth_window, windows_from_scores), protocols),
-        smooth_window=smooth_window, windows_from_scores=windows_from_scores, answers=answers,
-    )  # fmt: skip
+    selected = opened(TASK, read_qvhighlights, protocols_for(smooth_window, windows_from_scores), annotations, **selection)
+    return QVHighlights(smooth_window=smooth_window, windows_from_scores=windows_from_scores, answers=answers, **selected)
 
 
 def evaluate(predictions: str | Path, annotations: str | Path | None = None, **options: Any) -> dict[str, Any]:

@@ -33,13 +33,15 @@ def read_shots(path: str | Path, videos: Mapping[str, TVSumVideo], wanted: list[
     return shots
 
 
-def _read_h5(path: Path) -> dict[str, object]:
+def _read_h5(path: Path) -> dict[str, np.ndarray]:
     from aha.core.h5 import H5File
 
+    shots = {}
     with H5File(path, "shot list") as file:
-        shots = {name: file.numbers(f"{name}/change_points") for name in file.names()}
-    if any(points is None for points in shots.values()):
-        raise UserError(f"shot list {path} lacks change_points; use eccv16_dataset_tvsum_google_pool5.h5 or a JSON list.")
+        for name in file.names():
+            if (points := file.numbers(f"{name}/change_points")) is None:
+                raise UserError(f"shot list {path} lacks change_points; use eccv16_dataset_tvsum_google_pool5.h5 or a JSON list.")
+            shots[name] = points
     return shots
 
 

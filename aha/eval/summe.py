@@ -10,7 +10,7 @@ prediction gets a value too. Frames before the first sample count 0. Gygli et al
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ def _find(given: str | Path | None) -> Path:
 class SumMe(Benchmark):
     truth: H5Truth
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         found = self.found(path)
         found = {name: found[name] for name in self.chosen if name in found}
         if not found:

@@ -31,7 +31,7 @@ class SumMeVideo:
 
     @property
     def importance(self) -> np.ndarray:
-        """[n_frames] float32 in [0, 1]: the share of people who selected the frame, the label of training."""
+        """[n_frames] float32 in [0, 1]: the share of annotators who selected the frame, the label of training."""
         return self.users.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
@@ -69,7 +69,7 @@ def _read(path: Path) -> SumMeVideo:
     scores = np.asarray(fields["user_score"])
     n_frames, fps = (float(np.asarray(fields[name]).reshape(-1)[0]) for name in ("nFrames", "FPS"))
     if scores.ndim != 2 or not scores.size or scores.dtype.kind not in "uifb" or scores.shape[0] != n_frames:
-        raise UserError(f"{path}: user_score is {scores.shape}, not ({n_frames:g}, people); {cure}.")
+        raise UserError(f"{path}: user_score is {scores.shape}, not ({n_frames:g}, annotators); {cure}.")
     if not np.isfinite(scores).all() or scores.min() < 0 or not 0 < fps < 1000:
         raise UserError(f"{path}: user_score or FPS ({fps:g}) is no number from 0 on; {cure}.")
     length = float(np.asarray(fields["video_duration"]).reshape(-1)[0]) if "video_duration" in fields else n_frames / fps

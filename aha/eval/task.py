@@ -11,7 +11,7 @@ Scoring takes items and the published sampling from here, preparation the files,
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Task:
 
     data: DataSet
     short: str
-    items: Callable[..., list[Item]]
+    items: Callable[..., Sequence[Item]]
     load: Callable[..., Benchmark]
     add_flags: Callable[[argparse.ArgumentParser], None]
     frame_fps: float

@@ -1,4 +1,4 @@
-"""TVSum numbers of a prediction file under every published protocol, beside random scores, people and the mean annotation.
+"""TVSum numbers of a prediction file under every published protocol, beside random scores, annotators and the mean annotation.
 
     python -m aha.eval.tvsum --predictions outputs/tvsum/predictions.json --output metrics.json --report outputs/tvsum/report
     python -m aha.eval.tvsum                                  # the baseline rows alone
@@ -10,7 +10,7 @@ Needs the annotations only (no video, GPU or torch). Definitions of the protocol
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,7 @@ class TVSum(Benchmark):
         """Every prediction of a file by annotated video: (samples, whether the model was trained on it). Raises UserError."""
         return {i: (p.samples(fusion), p.trained_on) for i, p in predictions_of(path, self.known, self.annotations).items()}
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         found = self.samples(path, fusion)
         names = names_of(self.known)
         trained_on = {names.get(i, i) for i in trained_on}
@@ -173,7 +173,7 @@ class TVSum(Benchmark):
         return found
 
     def remarks(self, scored: Scored | None) -> list[str]:
-        return [f"{len(next(iter(self.known.values())).user_scores)} people each"]
+        return [f"{len(next(iter(self.known.values())).user_scores)} annotators each"]
 
 
 def people_curve(video: TVSumVideo, predictions: Mapping[str, Samples]) -> Curve:
@@ -181,7 +181,7 @@ def people_curve(video: TVSumVideo, predictions: Mapping[str, Samples]) -> Curve
     from aha.results.figures import Curve, thinned  # matplotlib: only here
 
     shown = thinned(video.n_frames)
-    people = video.user_scores[:, shown].astype(np.float64)
+    annotators = video.user_scores[:, shown].astype(np.float64)
     scores = {}
     for name, samples in predictions.items():
         frames, values = place(samples, video)
@@ -191,56 +191,53 @@ def people_curve(video: TVSumVideo, predictions: Mapping[str, Samples]) -> Curve
         f"{video.category}: {video.title}",
         video.length_s,
         scores,
-        ("their mean", shown / video.fps, people.mean(axis=0)),
-        ("people, 10% to 90%", *np.percentile(people, [10, 90], axis=0)),
+        ("their mean", shown / video.fps, annotators.mean(axis=0)),
+        ("annotators, 10% to 90%", *np.percentile(annotators, [10, 90], axis=0)),
         ticks=(1, 2, 3, 4, 5),
     )
 
 
+@dataclass(frozen=True)
+class Selection:
+    """The annotation files, and what is to be scored on: protocols; videos by id, by held-out fold (5 folds, seed 0), the first `limit`."""
+
+    annotations: str | Path | None = None
+    info: str | Path | None = None
+    shots: str | Path | None = None
+    protocols: Sequence[str] | None = None
+    video_ids: Sequence[str] | None = None
+    fold: int | None = None
+    limit: int | None = None
+
+
 def load(
-    annotations: str | Path | None = None,
-    info: str | Path | None = None,
-    shots: str | Path | None = None,
-    protocols: Sequence[str] | None = None,
-    video_ids: Sequence[str] | None = None,
-    fold: int | None = None,
-    limit: int | None = None,
-    h5: str | Path | None = None,
-    splits: str | Path | None = None,
+    annotations: str | Path | None = None, h5: str | Path | None = None, splits: str | Path | None = None, **selection: Any
 ) -> Benchmark:
-    """Read annotations (shots, the community's h5 and splits) and select videos: by id, by held-out fold (5 folds, seed 0), the first
-    `limit`."""
-    if h5 is not None or splits is not None:
-        from aha.eval.tvsum_h5 import load_h5
+    """Read annotations (shots, the community's h5 and splits) and select videos. selection: the other fields of Selection."""
+    selected = Selection(annotations, **selection)
+    if h5 is None and splits is None:
+        return load_annotated(selected)
+    from aha.eval.tvsum_h5 import load_h5
 
-        return load_h5(annotations, info, shots, protocols, video_ids, fold, limit, h5, splits)
-    return load_annotated(annotations, info, shots, protocols, video_ids, fold, limit)
+    return load_h5(selected, h5, splits)
 
 
-def load_annotated(
-    annotations: str | Path | None,
-    info: str | Path | None,
-    shots: str | Path | None,
-    protocols: Sequence[str] | None,
-    video_ids: Sequence[str] | None,
-    fold: int | None,
-    limit: int | None,
-) -> TVSum:
+def load_annotated(selected: Selection) -> TVSum:
     """The protocols that need the annotations only."""
-    path = find_tvsum(annotations)
-    known = read_tvsum(path, info)
+    path = find_tvsum(selected.annotations)
+    known = read_tvsum(path, selected.info)
     categories = {i: video.category for i, video in known.items()}
-    held_out = set(split_ids(categories, "test", fold))
+    held_out = set(split_ids(categories, "test", selected.fold))
     names = names_of(known)
-    chosen = [i for i in select(list(known), str(path), [names.get(i, i) for i in video_ids or ()], None) if i in held_out]
-    chosen = select(chosen, str(path), None, limit)
-    if shots is None and "f1_shots" in (protocols or ()):
+    chosen = [i for i in select(list(known), str(path), [names.get(i, i) for i in selected.video_ids or ()], None) if i in held_out]
+    chosen = select(chosen, str(path), None, selected.limit)
+    if selected.shots is None and "f1_shots" in (selected.protocols or ()):
         raise UserError("--protocols f1_shots needs a shot list; give --shots.")
-    computed = [protocol for protocol in PROTOCOLS if protocol.name != "f1_shots" or shots is not None]
-    shot_lists = read_shots(shots, known, chosen) if shots is not None else {}
+    computed = [protocol for protocol in PROTOCOLS if protocol.name != "f1_shots" or selected.shots is not None]
+    shot_lists = read_shots(selected.shots, known, chosen) if selected.shots is not None else {}
     truths = {i: Truth(known[i], shot_lists.get(i)) for i in chosen}
     return TVSum(
-        annotations=str(path), chosen=chosen, protocols=select_protocols(computed, protocols), categories=categories,
+        annotations=str(path), chosen=chosen, protocols=select_protocols(computed, selected.protocols), categories=categories,
         known=known, truths=truths,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ With an h5, corr_every15 follows CSTA and CA-SUM to the letter: frames before th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +23,10 @@ from aha.eval.community import H5Video, read_h5
 from aha.eval.grids import place
 from aha.eval.h5_numbers import KEYSHOTS_TVSUM, POR, H5Truth, as_released, read_truth, splits_of, tests_of, with_splits
 from aha.eval.published import Counted
-from aha.eval.tvsum import TVSum, load_annotated
+from aha.eval.tvsum import Selection, TVSum, load_annotated
 from aha.eval.tvsum_protocols import PROTOCOLS
 from aha.results import table
+from aha.results.layout import Protocol
 from aha.results.tree import Column, Scored, undefined_in
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Annotated(Benchmark):
     truth: H5Truth | None
     tests: Sequence[Sequence[str]]
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         scored = self.base.score(path, fusion, trained_on, progress)
         columns = scored.columns
         if self.tests:
@@ -76,12 +77,12 @@ class Annotated(Benchmark):
 
 @dataclass(kw_only=True)
 class H5Only(Benchmark):
-    """The h5 file alone, with people's frame scores where annotations without lengths were given."""
+    """The h5 file alone, with annotators' frame scores where annotations without lengths were given."""
 
     truth: H5Truth
     why: str
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         found = {prediction.video_id: prediction for prediction in map(as_released, read_predictions(path))}
         if unknown := [i for i in found if i not in self.truth.ids]:
             raise UserError(
@@ -104,57 +105,52 @@ class H5Only(Benchmark):
         return [self.why]
 
 
-def load_h5(
-    annotations: str | Path | None,
-    info: str | Path | None,
-    shots: str | Path | None,
-    protocols: Sequence[str] | None,
-    video_ids: Sequence[str] | None,
-    fold: int | None,
-    limit: int | None,
-    h5: str | Path | None,
-    splits: str | Path | None,
-) -> Benchmark:
+def load_h5(selected: Selection, h5: str | Path | None, splits: str | Path | None) -> Benchmark:
     """The benchmark of --h5 and --splits. Raises UserError where given annotations and the h5 do not fit."""
     if h5 is None:  # splits of the annotated videos
-        base = load_annotated(annotations, info, shots, protocols, video_ids, fold, limit)
+        base = load_annotated(selected)
         numbered = {f"video_{number}": i for number, i in enumerate(base.known, 1)}
         return _annotated(base, base.protocols, None, tests_of(splits_of(splits), numbered, base.annotations))
     videos = read_h5(h5)
-    path = find_tvsum(annotations)
-    known = read_tvsum(path, info, lengths=False)
+    path = find_tvsum(selected.annotations)
+    known = read_tvsum(path, selected.info, lengths=False)
     unlike = differs(known, videos)
-    if annotations is not None and unlike:
+    if selected.annotations is not None and unlike:
         raise UserError(f"{path} and {h5} are not of the same videos: {unlike}; leave --annotations out for the h5's numbers alone.")
     without_lengths = [i for i, video in known.items() if math.isnan(video.length_s)]
     if not unlike and not without_lengths:
-        own = [protocol.name for protocol in PROTOCOLS if protocol.name != "f1_shots" or shots is not None]
+        own = [protocol.name for protocol in PROTOCOLS if protocol.name != "f1_shots" or selected.shots is not None]
         of_h5 = [KEYSHOTS_TVSUM, *([POR] if splits is not None else [])]
-        chosen = select_protocols([p for p in PROTOCOLS if p.name in own] + of_h5, protocols)
-        names = [protocol.name for protocol in chosen if protocol.name in own]
-        base = load_annotated(annotations, info, shots, names or [EVERY15.name], video_ids, fold, limit)
+        computed = select_protocols([p for p in PROTOCOLS if p.name in own] + of_h5, selected.protocols)
+        names = [protocol.name for protocol in computed if protocol.name in own]
+        base = load_annotated(replace(selected, protocols=names or [EVERY15.name]))
         ids = dict(zip(videos, known))
-        people = {i: video.user_scores for i, video in known.items()}
-        return _annotated(base, chosen, read_truth(h5, ids, videos, "f_avg", splits, people=people), None)
-    if fold is not None or shots is not None:
+        annotators = {i: video.user_scores for i, video in known.items()}
+        truth = read_truth(h5, ids, videos, "f_avg", splits, annotators=annotators)
+        return _annotated(base, computed, truth, truth.tests)
+    if selected.fold is not None or selected.shots is not None:
         raise UserError("--fold and --shots need annotations that fit the h5 file and know the videos' lengths; give --info.")
     if unlike:
-        people, why = {}, f"the h5's numbers alone: the annotations {path} are of other videos ({unlike})"
+        annotators, why = {}, f"the h5's numbers alone: the annotations {path} are of other videos ({unlike})"
     else:
-        people = {name: video.user_scores for name, video in zip(videos, known.values())}
+        annotators = {name: video.user_scores for name, video in zip(videos, known.values())}
         why = f"without --info: the length of {without_lengths[0]} is not known, so protocols that count in seconds are left out"
-    of_h5 = [KEYSHOTS_TVSUM, *([EVERY15] if people else []), *([POR] if splits is not None else [])]
-    chosen = select(list(videos), str(h5), video_ids, limit)
-    truth = read_truth(h5, {name: name for name in videos}, videos, "f_avg", splits, people=people)
+    of_h5 = [KEYSHOTS_TVSUM, *([EVERY15] if annotators else []), *([POR] if splits is not None else [])]
+    chosen = select(list(videos), str(h5), selected.video_ids, selected.limit)
+    truth = read_truth(h5, {name: name for name in videos}, videos, "f_avg", splits, annotators=annotators)
     return H5Only(
-        annotations=str(path) if people else str(h5), chosen=chosen, protocols=select_protocols(of_h5, protocols), truth=truth, why=why
+        annotations=str(path) if annotators else str(h5),
+        chosen=chosen,
+        protocols=select_protocols(of_h5, selected.protocols),
+        truth=truth,
+        why=why,
     )
 
 
-def _annotated(base: TVSum, protocols: Sequence, truth: H5Truth | None, tests: Sequence[Sequence[str]] | None) -> Annotated:
+def _annotated(base: TVSum, protocols: Sequence[Protocol], truth: H5Truth | None, tests: Sequence[Sequence[str]]) -> Annotated:
     return Annotated(
         annotations=base.annotations, chosen=base.chosen, protocols=protocols, categories=base.categories, base=base, truth=truth,
-        tests=truth.tests if tests is None else tests,
+        tests=tests,
     )  # fmt: skip
 
 

@@ -40,6 +40,12 @@ class Truth:
     video: TVSumVideo
     shots: np.ndarray | None = None  # [M, 2] half-open, of a given shot list
 
+    @property
+    def given_shots(self) -> np.ndarray:  # [M, 2]
+        if self.shots is None:
+            raise ValueError("the protocol f1_shots needs a shot list")
+        return self.shots
+
     @cached_property
     def users(self) -> np.ndarray:  # [A, n] float64
         return self.video.user_scores.astype(np.float64)
@@ -75,7 +81,7 @@ class Truth:
 
     @cached_property
     def shot_summaries(self) -> np.ndarray:  # [A, n] bool
-        return keyshots.keyshot_summary(self.users, self.shots)
+        return keyshots.keyshot_summary(self.users, self.given_shots)
 
 
 def summaries_of(protocol: str, truth: Truth, dense: np.ndarray) -> np.ndarray:
@@ -84,7 +90,7 @@ def summaries_of(protocol: str, truth: Truth, dense: np.ndarray) -> np.ndarray:
     if protocol == "f1_otani60":
         return keyshots.knapsack_summary(dense, keyshots.even_shots(n_frames))
     if protocol == "f1_shots":
-        return keyshots.keyshot_summary(dense, truth.shots)
+        return keyshots.keyshot_summary(dense, truth.given_shots)
     return keyshots.official_summary(
         keyshots.min_max(dense), keyshots.official_shots(n_frames, 50 if protocol == "f1_official_pred50" else 60)
     )

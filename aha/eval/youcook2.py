@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core import text_answers
+from aha.core.checked import interval, listed, text, writable
 from aha.core.files import read_json
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, interval, listed, text, writable
+from aha.core.prediction import Prediction
 from aha.errors import UserError, run_command
-from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
+from aha.eval.command import Benchmark, answers_of, run
 from aha.eval.published import Counted
-from aha.eval.questions import Question, duration, find_annotations, question, read_answers, timed_curves
-from aha.eval.task import MMDUETIT, DataSet, File, Item, Task
+from aha.eval.questions import Question, duration, find_annotations, opened, question, read_answers, timed_curves
+from aha.eval.task import MMDUETIT, DataSet, File, Task
 from aha.metrics import captions as caption_metrics
 from aha.metrics.captions import THRESHOLDS
 from aha.metrics.java_captions import Meteor, simple_words, treebank_words, why_no_java
@@ -81,7 +82,7 @@ def read_youcook2(path: str | Path) -> list[Question]:
     return questions
 
 
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Question]:
     """The questions of an annotation file, or of that in the data set's folder; there is one split."""
     return read_youcook2(find_annotations(TASK, root))
 
@@ -169,7 +170,7 @@ def paragraph_columns(found: Mapping[str, Captions], questions: Mapping[str, Que
     if use_java:
         with Meteor() as meteor:
             whole["Para_METEOR"] = meteor.corpus(pairs)[0]
-    return [Column(PROTOCOL.name, metric, "", [], np.array([]), {"mean": value}) for metric, value in whole.items()]
+    return [Column(PROTOCOL.name, metric, "", [], np.array([]), whole=value) for metric, value in whole.items()]
 
 
 def matched_meteor(meteor: Meteor, iou_PG: np.ndarray, predicted: list[list[str]], gold: list[list[str]]) -> float:
@@ -188,7 +189,7 @@ class YouCook2(Benchmark):
     no_java: bool
     answers: str
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = answers_of(path, self.chosen, "question_id")
         for q in [q for q in answers if not self.questions[q].spans]:
             skipped[q] = "no gold captions"
@@ -219,22 +220,11 @@ class YouCook2(Benchmark):
 
 
 def load(
-    annotations: str | Path | None = None,
-    protocols: Sequence[str] | None = None,
-    video_ids: Sequence[str] | None = None,
-    limit: int | None = None,
-    first_caption: str = "keep",
-    no_java: bool = False,
-    answers: str = "scores",
+    annotations: str | Path | None = None, first_caption: str = "keep", no_java: bool = False, answers: str = "scores", **selection: Any
 ) -> YouCook2:
-    """Read the videos and select: by id, the first `limit`."""
-    path = find_annotations(TASK, annotations)
-    questions = {q.key: q for q in read_youcook2(path)}
-    return YouCook2(
-        annotations=str(path), chosen=select(list(questions), str(path), video_ids, limit), questions=questions,
-        categories={q.key: q.category for q in questions.values() if q.category}, protocols=select_protocols([PROTOCOL], protocols),
-        first_caption=first_caption, no_java=no_java, answers=answers,
-    )  # fmt: skip
+    """Read the videos and select. selection: protocols, video_ids, limit, as `aha.eval.questions.opened` takes them."""
+    selected = opened(TASK, read_youcook2, [PROTOCOL], annotations, **selection)
+    return YouCook2(first_caption=first_caption, no_java=no_java, answers=answers, **selected)
 
 
 def evaluate(predictions: str | Path, annotations: str | Path | None = None, **options: Any) -> dict[str, Any]:

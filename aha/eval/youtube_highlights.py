@@ -10,24 +10,24 @@ al., ECCV 2014; UMT, CVPR 2022; Lighthouse, EMNLP 2024). Fractions.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aha.core.checked import interval, listed, number
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, interval, listed, number
+from aha.core.prediction import Prediction
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
 from aha.eval.published import Counted
 from aha.eval.questions import find_annotations, read_entries
 from aha.eval.task import DataSet, File, Item, Task
 from aha.metrics.highlights import all_clips_ap
-from aha.results import tree
 from aha.results.layout import RANDOM, Headline, Protocol
-from aha.results.tree import Column, Scored
+from aha.results.tree import Column, Pooled, Scored
 
 if TYPE_CHECKING:
     from aha.results.figures import Curve
@@ -43,8 +43,8 @@ SEED = 0
 class Video(Item):
     """A video: clips [C, 2] seconds, labels [C] bool. Its category is its domain, which is also the query."""
 
-    clips: np.ndarray | None = None
-    labels: np.ndarray | None = None
+    clips: np.ndarray = field(kw_only=True)
+    labels: np.ndarray = field(kw_only=True)
 
 
 def read_videos(path: str | Path) -> list[Video]:
@@ -59,11 +59,13 @@ def read_videos(path: str | Path) -> list[Video]:
         if key in videos:
             raise UserError(f"{where}: video {key} is listed twice; ids must differ.")
         seconds = number(entry.get("duration"), where, "duration", 0.0)
-        videos[key] = Video(key, key, ((0.0, domain),), seconds, domain, {}, np.array(clips) / fps, np.array(labels) > 0)
+        videos[key] = Video(
+            key, key, ((0.0, domain),), seconds, domain, clips=np.array(clips) / fps, labels=np.array(labels) > 0
+        )  # fmt: skip
     return list(videos.values())
 
 
-def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Item]:
+def items(root: str | Path, split: str | None = None, fold: int | None = None) -> list[Video]:
     """The videos of an annotation file, or of that in the data set's folder; there is one split."""
     return read_videos(find_annotations(TASK, root))
 
@@ -80,23 +82,28 @@ def clip_scores(prediction: Prediction, video: Video, fusion: Fusion) -> np.ndar
     return np.array(found)
 
 
+def mean_of_domains(sums_BK: np.ndarray) -> np.ndarray:
+    """[sum of each domain's APs, number of its videos that have one] -> mean over the domains [B]."""
+    aps, counts = np.split(sums_BK, 2, axis=1)
+    return (aps / counts).mean(axis=1)
+
+
 @dataclass(kw_only=True)
 class YouTubeHighlights(Benchmark):
     videos: Mapping[str, Video]
 
     def columns(self, rows: Mapping[str, Mapping[str, float]]) -> list[Column]:
         """Per-video APs -> columns whose mean is that of the domains (NaN where a domain has no value)."""
+        of_video = [self.videos[key].category for key in rows]
+        inside_VD = np.array([[domain == one for one in dict.fromkeys(of_video)] for domain in of_video])
         columns = []
         for metric in METRICS:
-            domains: dict[str, list[float]] = {}
-            for key, row in rows.items():
-                domains.setdefault(self.videos[key].category, []).append(row[metric])
-            mean = float(np.mean([tree.mean_of(values) for values in domains.values()]))
             values = np.array([row[metric] for row in rows.values()])
-            columns.append(Column(PROTOCOL.name, metric, "", list(rows), values, {"mean": tree.number(mean)}))
+            sums = np.concatenate([inside_VD * np.nan_to_num(values)[:, None], inside_VD * ~np.isnan(values)[:, None]], axis=1)
+            columns.append(Column(PROTOCOL.name, metric, "", list(rows), values, Pooled(sums, mean_of_domains)))
         return columns
 
-    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: set[str] = frozenset(), progress: bool = False) -> Scored:
+    def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = answers_of(path, self.chosen, "video_id")
         scores = {key: clip_scores(answer, self.videos[key], fusion) for key, answer in answers.items()}
         columns = self.columns({key: all_clips_ap(self.videos[key].labels, values) for key, values in scores.items()})
@@ -109,8 +116,8 @@ class YouTubeHighlights(Benchmark):
         random = np.random.default_rng(SEED)
         chosen = [self.videos[key] for key in self.chosen if scored is None or key not in scored.skipped]
         draws = [self.columns({v.key: all_clips_ap(v.labels, random.random(len(v.labels))) for v in chosen}) for _ in range(runs)]
-        means = {metric: [run[i].whole["mean"] for run in draws] for i, metric in enumerate(METRICS)}
-        kept = {metric: values for metric, values in means.items() if None not in values}
+        means = {metric: [run[i].mean for run in draws] for i, metric in enumerate(METRICS)}
+        kept = {metric: values for metric, values in means.items() if not np.isnan(values).any()}
         return {RANDOM: [Column(PROTOCOL.name, metric, "", ["mean of domains"], np.array([values])) for metric, values in kept.items()]}
 
     def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
@@ -122,7 +129,8 @@ class YouTubeHighlights(Benchmark):
                 scores = clip_scores(answer, video, fusion)[: len(video.clips)]
                 starts = video.clips[: len(scores), 0]
                 spans = ("highlights", [tuple(clip) for clip in video.clips[video.labels]])
-                yield Curve(key, video.category, video.duration, {"prediction (stretched)": (starts, scores)}, spans=spans)
+                end = video.duration or float(video.clips.max())
+                yield Curve(key, video.category, end, {"prediction (stretched)": (starts, scores)}, spans=spans)
 
     def sets(self, scored: Scored) -> dict[str, Counted]:
         return {"val": Counted(scored.count, len(self.videos))}

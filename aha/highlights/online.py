@@ -98,7 +98,7 @@ class OnlineSegmenter:
         length = self.frame + 1 - self.first
         if settings.information_threshold is not None and self._seen >= settings.information_threshold and length >= settings.min_frames:
             self._due = ("information", self.frame + 1)  # while it is held the segment grows
-        elif self._due is None and settings.change_threshold is not None and (split := self._change()) is not None:
+        elif self._due is None and (split := self._change()) is not None:
             self._due = ("change", split)
         if self._due is None:
             return None
@@ -149,7 +149,9 @@ class OnlineSegmenter:
     def _change(self) -> int | None:
         """First frame of the new evidence, if the open segment holds an old and a new one."""
         # The new segment starts at the split, so frames of the window before `min_frames` of the open segment are no candidates.
-        best, split = 0.0, None
+        best, split, threshold = 0.0, None, self.settings.change_threshold
+        if threshold is None:
+            return None
         for values, steps, floor in ((self._scores, self._score_steps, SCORE_NOISE), (self._features, self._feature_steps, FEATURE_NOISE)):
             if len(values) < 2 * MIN_SIDE:
                 continue
@@ -160,7 +162,7 @@ class OnlineSegmenter:
             if len(statistic) and statistic.max() > best:
                 best = float(statistic.max())
                 split = start + MIN_SIDE + too_short + int(statistic.argmax())
-        return split if best > self.settings.change_threshold else None
+        return split if best > threshold else None
 
 
 def _append(values: deque[np.ndarray], steps: deque[float], value: np.ndarray) -> None:

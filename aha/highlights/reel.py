@@ -32,12 +32,12 @@ from aha.errors import UserError
 from aha.video.backends import decode_pyav
 from aha.video.clock import Clock
 from aha.video.container import open_container
-from aha.video.packet_index import VideoIndex, video_index
+from aha.video.packet_index import VideoIndex, time_base_of, video_index
 from aha.video.reader import file_timeline
 
 CLOCK = Fraction(1, 90000)  # time base of the reel: every usual frame rate is a whole number of ticks
-MEANT = 5e-7  # times are floats of exact fractions: half a microsecond decides for the frame that was meant
-FADE_SECONDS = 0.005  # the sound of a cut would click
+MEANT = 5e-7  # times are rounded floats: a frame within half a microsecond of a time is the one that was meant
+FADE_SECONDS = 0.005  # of the sound at a cut, which would click without
 JITTER_SECONDS = 0.02  # time stamps of sound are rounded (Matroska: 1 ms); a larger step is a real gap
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
@@ -99,7 +99,7 @@ def write_reel(
                 audio = _SoundWriter(reel, index, *sound) if sound else None
                 decoded, shown, done = decode_pyav(index, wanted, threads), -1, 0
                 for cut in cuts:
-                    source = audio.cut(cut) if audio else None
+                    source = audio.cut(cut) if audio else iter(())
                     for frame_index in range(cut.first, cut.last):
                         if frame_index != shown:
                             shown, image_HWC, pixel_aspect = next(decoded)
@@ -142,15 +142,15 @@ def _cuts(index: VideoIndex, clips: Sequence[Clip]) -> list[_Cut]:
             joined.append((clip.start, clip.end, clip.title))
     cuts, at = [], Fraction(0)
     for start_s, end_s, title in joined:
-        start, end = (Fraction(s).limit_denominator(1_000_000) for s in (start_s, end_s))
-        length = max(min(end, index.duration) - start, CLOCK)
+        begin, finish = (Fraction(s).limit_denominator(1_000_000) for s in (start_s, end_s))
+        length: Fraction = max(min(finish, index.duration) - begin, CLOCK)
         first, last = (bisect.bisect_left(timeline.ticks, (t - MEANT) / float(index.time_base)) for t in (start_s, end_s))
         at_end = first == len(timeline.ticks)
-        if at_end or (first > 0 and timeline.ticks[first] - start / index.time_base > timeline.usual_ticks):
-            first -= 1  # held: shown from before, in the last frame's time on screen or in a gap
+        if at_end or (first > 0 and timeline.ticks[first] - begin / index.time_base > timeline.usual_ticks):
+            first -= 1  # the frame before is still on screen: the last one of the video, or before a gap
         else:
-            start = timeline.ticks[first] * index.time_base
-        cuts.append(_Cut(first, max(last, first + 1), start, start + length, at, title))
+            begin = timeline.ticks[first] * index.time_base
+        cuts.append(_Cut(first, max(last, first + 1), begin, begin + length, at, title))
         at += length
     return cuts
 
@@ -186,7 +186,7 @@ class _PictureWriter:
         ticks = max(round(time / CLOCK), self._last_ticks + 1)
         frame.pts, frame.time_base, self._last_ticks = ticks, CLOCK, ticks
         if is_first:
-            frame.pict_type = av.video.frame.PictureType.I  # every moment can be jumped to
+            frame.pict_type = av.video.frame.PictureType.I  # a key frame, so that players can jump to every clip
         self._mux(self.stream.encode(frame))
 
     def _mux(self, packets: list[av.Packet]) -> None:
@@ -208,7 +208,7 @@ def fit(image_HWC: np.ndarray, shown_width: int, width: int, height: int) -> np.
     scale = min(width / shown_width, height / shown_height)
     new_width, new_height = min(width, max(1, round(shown_width * scale))), min(height, max(1, round(shown_height * scale)))
     if abs(new_width - width) <= 2 and abs(new_height - height) <= 2:
-        new_width, new_height = width, height  # odd sizes: stretch by a pixel, no black line
+        new_width, new_height = width, height  # H.264 wants even sizes: an odd side is stretched by a pixel, not padded
     canvas = np.zeros((height, width, 3), np.uint8)
     top, left = (height - new_height) // 2, (width - new_width) // 2
     resized = Image.fromarray(image_HWC).resize((new_width, new_height), Image.Resampling.BILINEAR)
@@ -227,7 +227,7 @@ def burn_title(image_HWC: np.ndarray, title: str) -> np.ndarray:
     copy = image_HWC.copy()
     copy[-band:] = copy[-band:] // 3
     text = _line(title, size, max(1, width - size), band)
-    place = copy[-band:, size // 2 : size // 2 + text.shape[1]]  # of a tiny picture less than the line
+    place = copy[-band:, size // 2 : size // 2 + text.shape[1]]  # a tiny picture shows only a part of the line
     place[:] = np.maximum(place, text[-place.shape[0] :, : place.shape[1], None] if place.size else 0)
     return copy
 
@@ -245,7 +245,7 @@ def _line(title: str, size: int, room: int, band: int) -> np.ndarray:
         kept = text
         while kept and length(kept + "…") > room:
             kept = kept[: min(len(kept) - 1, int(len(kept) * room / length(kept + "…")))].rstrip()
-        text = kept + "…" if kept else ""  # of a tiny picture not even one letter fits
+        text = kept + "…" if kept else ""  # on a tiny picture not even one letter fits
     canvas = Image.new("L", (room, band))
     draw, at = ImageDraw.Draw(canvas), 0.0
     for piece, path in runs(text, paths):
@@ -302,13 +302,14 @@ class _SoundWriter:
     def cut(self, cut: _Cut) -> Iterator[np.ndarray]:
         """Sound of one clip, [C, N] float32 pieces: exactly as many samples as the pictures last."""
         channels = 1 if self.layout == "mono" else 2
-        end_sample = round((cut.at + cut.end - cut.start) * self.rate)  # of the reel: rounding does not add up over cuts
+        # counted from the start of the reel, so that rounding does not add up over cuts
+        end_sample = round((cut.at + cut.end - cut.start) * self.rate)
         length = end_sample - round(cut.at * self.rate)
         fade = min(round(FADE_SECONDS * self.rate), length // 2)
         ramp = np.linspace(0, 1, fade, dtype=np.float32)
         done = 0
         for position, piece in self._decoded(cut.start, cut.end):
-            if position > done:  # nothing there: silence
+            if position > done:  # the file has no sound here: silence
                 gap = min(position, length) - done
                 yield from _silence(channels, gap)
                 done += gap
@@ -331,8 +332,8 @@ class _SoundWriter:
         expected: int | None = None
         with open_container(self.path) as container:
             for frame in self._frames_from(container, start):
-                position = expected or 0  # sound without time stamps goes on where it is
-                if frame.pts is not None:
+                position = expected or 0  # sound without time stamps follows what came before
+                if frame.pts is not None and frame.time_base is not None:
                     time = frame.pts * frame.time_base - self.origin - start
                     if time >= end - start:
                         return
@@ -354,12 +355,12 @@ class _SoundWriter:
             return
         if start > 1:
             try:
-                container.seek(int((self.origin + start - Fraction(1, 2)) / stream.time_base), stream=stream)
+                container.seek(int((self.origin + start - Fraction(1, 2)) / time_base_of(stream)), stream=stream)
             except av.error.FFmpegError:
                 container.seek(0)
         frames = _frames_of(container, stream)
         first = next(frames, None)
-        if first is not None and first.pts is not None and first.pts * first.time_base - self.origin > start and start > 1:
+        if first is not None and first.pts is not None and start > 1 and first.pts * time_base_of(stream) - self.origin > start:
             container.seek(0)  # jumped too far, or the sound begins here: look from the beginning
             frames = _frames_of(container, stream)
         elif first is not None:

@@ -131,7 +131,7 @@ def prediction(result: Result, video_id: str, frame_fps: float) -> Prediction:
     """What scores.json holds."""
     track = result.track
     rows = score_rows(track.times_F, track.informative_F, track.relevance_F, track.uncertainty_F)
-    extra = {} if result.evidence is None else {"evidence": asdict(result.evidence)}
+    extra: dict[str, Any] = {} if result.evidence is None else {"evidence": asdict(result.evidence)}
     return Prediction.of_scores(video_id, result.query, track.duration, frame_fps, track.frames_F, rows, result.said, **extra)
 
 

@@ -19,7 +19,7 @@ LONGEST_MOMENT = 10.0  # seconds of one of the best moments
 LONGEST_SHARE = 1 / 3  # of the budget that one moment may take: a reel shows more than one thing
 
 
-def select_budget(values: Sequence[float], lengths: Sequence[int], capacity: int) -> list[int]:
+def select_budget(values: Sequence[float] | np.ndarray, lengths: Sequence[int], capacity: int) -> list[int]:
     """Exact 0/1 knapsack: the items of largest total value whose lengths add up to at most `capacity`, in time order.
 
     Ties prefer earlier items; items of value <= 0 are not taken. lengths: whole numbers > 0.
@@ -32,12 +32,12 @@ def select_budget(values: Sequence[float], lengths: Sequence[int], capacity: int
     return np.flatnonzero(picked).tolist()
 
 
-def select_top(values: Sequence[float], count: int) -> list[int]:
+def select_top(values: Sequence[float] | np.ndarray, count: int) -> list[int]:
     """The `count` best items, best first; equal values in time order."""
     return np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")[:count].tolist()
 
 
-def select_threshold(values: Sequence[float], threshold: float) -> list[int]:
+def select_threshold(values: Sequence[float] | np.ndarray, threshold: float) -> list[int]:
     """All items of at least `threshold`, in time order."""
     return np.flatnonzero(np.asarray(values, dtype=np.float64) >= threshold).tolist()
 

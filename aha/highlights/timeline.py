@@ -39,12 +39,14 @@ class ScoreTrack:
 
     @classmethod
     def of_rows(
-        cls, rows: Sequence[Mapping[str, float]], frames: Sequence[int], duration: float, features_FD: np.ndarray | None = None
+        cls, rows: Sequence[Mapping[str, float]], frames: Sequence[int] | np.ndarray, duration: float, features_FD: np.ndarray | None = None
     ) -> ScoreTrack:
         """rows: `debug_data` of a prediction file."""
-        informative_F, relevance_F, uncertainty_F = (np.array([row[name] for row in rows]) if name in rows[0] else None for name in SCORES)
-        times_F = np.array([row["time"] for row in rows])
-        return cls(times_F, np.array(frames), informative_F, relevance_F, uncertainty_F, duration, features_FD)
+        columns = {name: np.array([row[name] for row in rows]) for name in ("time", *SCORES) if name in rows[0]}
+        informative, relevance, uncertainty = SCORES
+        return cls(
+            columns["time"], np.array(frames), columns[informative], columns[relevance], columns.get(uncertainty), duration, features_FD
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.times_F)

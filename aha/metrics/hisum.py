@@ -129,6 +129,8 @@ def score_video(
     same = score_correlation(x, g) if {"score_correlation_and_padded_map_triplesumm", "aha_same_index"} & set(protocols) else {}
     for protocol in protocols:
         if protocol == "official":
+            if gt_summary is None or change_points is None:
+                raise ValueError("the protocol official needs gt_summary and change_points")
             result[protocol] = official(x, g, gt_summary, change_points)
         elif protocol == "score_correlation_and_padded_map_triplesumm":
             result[protocol] = same | triplesumm_map(x, g)

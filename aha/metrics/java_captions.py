@@ -32,6 +32,7 @@ def why_no_java() -> str | None:
 
 def _package() -> Path:
     spec = importlib.util.find_spec("pycocoevalcap")
+    assert spec is not None and spec.submodule_search_locations  # `why_no_java` has found it
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -74,6 +75,8 @@ class Meteor:
             self.program = subprocess.Popen(
                 command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8"
             )
+            assert self.program.stdin is not None and self.program.stdout is not None  # as asked for
+            self.asks, self.answers = self.program.stdin, self.program.stdout
         except OSError as error:
             raise UserError(f"METEOR cannot be started ({error}); check the Java installation, or evaluate with --no_java.") from error
         self.statistics: dict[tuple[str, str], str] = {}
@@ -82,16 +85,16 @@ class Meteor:
     def __exit__(self, *_: object) -> None:
         self.program.kill()
         self.program.wait()
-        self.program.stdin.close()
-        self.program.stdout.close()
+        self.asks.close()
+        self.answers.close()
 
     def _ask(self, line: str, answers: int = 1) -> list[str]:
         watchdog = threading.Timer(METEOR_SECONDS, self.program.kill)  # a read that never returns would hang the evaluation
         watchdog.start()
         try:
-            self.program.stdin.write(line + "\n")
-            self.program.stdin.flush()
-            lines = [self.program.stdout.readline().strip() for _ in range(answers)]
+            self.asks.write(line + "\n")
+            self.asks.flush()
+            lines = [self.answers.readline().strip() for _ in range(answers)]
         except OSError as error:
             raise UserError(f"METEOR stopped ({error}); it needs 2 GiB of memory, or evaluate with --no_java.") from error
         finally:

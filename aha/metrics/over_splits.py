@@ -17,7 +17,7 @@ def split_means(per_video: Mapping[str, float], test_sets: Sequence[Sequence[str
     return [float(np.mean([per_video.get(video, float("nan")) for video in videos])) for videos in test_sets]
 
 
-def over_splits(per_split: Sequence[float]) -> dict[str, float | list[float]]:
+def over_splits(per_split: Sequence[float] | np.ndarray) -> dict[str, float | list[float]]:
     """{"mean", "sd_ddof0", "sd_ddof1", "per_split"}; NaN stays NaN, sd_ddof1 of one split is NaN."""
     values = np.asarray(per_split, dtype=float)
     return {

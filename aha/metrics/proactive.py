@@ -100,6 +100,10 @@ def pauc(span: Span, points: Sequence[tuple[float, int]], omega: float) -> float
 TIMING = ("timing_error", "early", "late", "never", "duplicates", "false_alarms")
 
 
+def nearest_to(best: float, times: Sequence[float]) -> float:
+    return min(times, key=lambda time: abs(time - best))
+
+
 def timing(windows: Sequence[tuple[float, float, float]], replies: Sequence[float]) -> dict[str, float]:
     """What a share of correct answers does not say. windows: (from, best time, to) of each true answer.
 
@@ -110,7 +114,7 @@ def timing(windows: Sequence[tuple[float, float, float]], replies: Sequence[floa
     times = sorted(replies)
     if not times:
         return {**dict.fromkeys(TIMING, 0.0), "timing_error": np.nan, "never": float(bool(windows))}
-    nearest = [min(times, key=lambda time, best=best: abs(time - best)) for _, best, _ in windows]
+    nearest = [nearest_to(best, times) for _, best, _ in windows]
     missed = [n < low for (low, _, high), n in zip(windows, nearest) if not any(low <= time <= high for time in times)]
     met: set[int] = set()
     duplicates = alarms = 0

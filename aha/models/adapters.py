@@ -12,6 +12,7 @@ import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from llava_next import (
@@ -42,9 +43,10 @@ from aha.core.files import atomic_path, write_json, write_text
 from aha.core.heads import HEADS, MODULES
 from aha.errors import UserError
 from aha.models.lora_settings import lora_settings
-from aha.models.model import AhaModel
+from aha.models.model import AhaModel, WithHeads
 
 PREFIX = "base_model.model."
+Model = TypeVar("Model", bound=WithHeads)
 
 
 def modules_to_save(base: type[LlavaNextForCausalLM]) -> list[str]:
@@ -75,7 +77,7 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     lora = lora_settings(folder / "adapter_config.json")
     tensors = {parameter_name(name): tensor for name, tensor in adapter_tensors(folder).items()}
     stored = [tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name and tensor.ndim]
-    if (rank := max(lora.r, *lora.rank_pattern.values(), 0)) > max(stored, default=0):
+    if (rank := max(lora.r, *(lora.rank_pattern or {}).values(), 0)) > max(stored, default=0):
         raise CheckpointError(
             f"{folder / 'adapter_config.json'} says rank {rank}, but the largest matrix has {max(stored, default=0)}; download it again."
         )
@@ -129,7 +131,7 @@ def initial_heads(hidden: int, seed: int) -> dict[str, Tensor]:
 
 
 def load_with_adapter(
-    model_class: type[AhaModel],
+    model_class: type[Model],
     base: str | os.PathLike,
     adapter: str | os.PathLike | None,
     *,
@@ -138,7 +140,7 @@ def load_with_adapter(
     attn_implementation: str | None,
     merge: bool,
     seed: int,
-) -> AhaModel:
+) -> Model:
     """`AhaModel.from_base`."""
     base_folder = resolve_folder(base)
     if read_json(base_folder / "config.json").get("model_type") == model_class.config_class.model_type:
@@ -148,7 +150,9 @@ def load_with_adapter(
         raise CheckpointError(
             f"{base_folder} is a whole Aha model already; give the LLaVA-OneVision base, or leave the adapter {adapter} out."
         )
-    lora, tensors, folder = None, {}, None
+    lora: LoraConfig | None = None
+    folder: Path | None = None
+    tensors: dict[str, Tensor] = {}
     if adapter is not None:
         folder = resolve_folder(adapter)
         lora, tensors = read_adapter(folder)
@@ -170,7 +174,7 @@ def load_with_adapter(
         {n: tuple(p.shape) for n, p in heads.items()},
         str(folder or base_folder),
     )
-    for name, weight in heads.items():  # float32 whatever the rest is: see WithHeads.heads
+    for name, weight in heads.items():  # heads stay in float32 in a 16-bit model too: see WithHeads.heads
         model.get_parameter(name).data = weight.to(device=device, dtype=torch.float32)
     if lora is not None:
         check_listed(model, lora.modules_to_save or [], {*heads, *replaced, *whole}, layers, folder)
@@ -193,7 +197,7 @@ def check_heads(tensors: dict[str, Tensor], folder: Path) -> None:
             )
 
 
-def check_listed(model: AhaModel, listed: list[str], found: set[str], layers: set[str], folder: Path) -> None:
+def check_listed(model: WithHeads, listed: list[str], found: set[str], layers: set[str], folder: Path | None) -> None:
     """Raise CheckpointError where the adapter lacks a module that its own modules_to_save lists, and that the model has: the base's would
     stand in its place without a word. found: names of its whole tensors; layers: where its LoRA goes."""
     names = [name for name, _ in model.named_parameters() if name.rpartition(".")[0] not in layers]
@@ -205,7 +209,7 @@ def check_listed(model: AhaModel, listed: list[str], found: set[str], layers: se
         )
 
 
-def set_image_token(model: AhaModel, folders: list[Path | None]) -> None:
+def set_image_token(model: WithHeads, folders: list[Path | None]) -> None:
     """The id of `<image>` is the tokenizer's (config.json of the base names the one of another tokenizer size now and then)."""
     from aha.conversation import load_tokenizer, tokenizer_folder
 
@@ -225,7 +229,7 @@ def set_image_token(model: AhaModel, folders: list[Path | None]) -> None:
         )
 
 
-def apply_adapter(model: AhaModel, lora: LoraConfig, tensors: dict[str, Tensor], where: str) -> None:
+def apply_adapter(model: WithHeads, lora: LoraConfig, tensors: dict[str, Tensor], where: str) -> None:
     """Add LoRA layers to `model` and put every adapter tensor in its place; a tensor without a place (or the reverse) is an error.
 
     LoRA matrices keep float32 on a float32 base and take the base's dtype otherwise.
@@ -239,7 +243,7 @@ def apply_adapter(model: AhaModel, lora: LoraConfig, tensors: dict[str, Tensor],
         place(model, name, tensor.to(device=old.device, dtype=old.dtype))
 
 
-def add_lora(model: AhaModel, lora: LoraConfig, layers: set[str] | None = None) -> None:
+def add_lora(model: WithHeads, lora: LoraConfig, layers: set[str] | None = None) -> None:
     """Put LoRA layers into `model` (B = 0: no change at the start). `modules_to_save` stay the plain modules that they are, and get no LoRA
     either, as in PEFT; but for those of `layers`, where an adapter has it. Raises CheckpointError for targets that are no layers."""
     whole = {
@@ -254,26 +258,26 @@ def add_lora(model: AhaModel, lora: LoraConfig, layers: set[str] | None = None) 
         inject_adapter_in_model(replace(lora, modules_to_save=None, exclude_modules=excluded or None), model)
     except UNUSABLE as error:
         raise CheckpointError(f"the adapter's target_modules cannot be used ({first_line(error)}); download it again.") from error
-    model.peft_config = {"default": lora}
+    model.peft_config = {"default": lora}  # type: ignore[dict-item]  # transformers' protocol asks for what it does not use
 
 
 @torch.no_grad()
-def merge_adapter(model: AhaModel) -> AhaModel:
+def merge_adapter(model: Model) -> Model:
     """Fold LoRA into the weights, in place: W + (alpha / r) B A, in float32 and rounded once; a bias of B likewise (lora_bias).
     Raises CheckpointError."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    weights = [layer.get_base_layer().weight.data for _, layer in layers]
-    # one scratch for all layers: temporary matrices of changing sizes leave holes in the heap, a fifth of the model on a CPU
+    weights = [layer.get_base_layer().get_parameter("weight").data for _, layer in layers]
+    # one buffer for all layers: temporary matrices of changing sizes fragment the heap, by a fifth of the model on a CPU
     scratch = torch.empty(max((w.numel() for w in weights), default=0), dtype=torch.float32, device=weights[0].device if weights else None)
     for (name, layer), weight in zip(layers, weights):
-        merged, (a, b, scaling) = scratch[: weight.numel()].view(weight.shape), (
-            layer.lora_A["default"], layer.lora_B["default"], layer.scaling["default"],
-        )  # fmt: skip
+        merged = scratch[: weight.numel()].view(weight.shape)
+        a, b, scaling = layer.lora_A["default"], layer.lora_B["default"], layer.scaling["default"]
+        assert isinstance(a, nn.Linear) and isinstance(b, nn.Linear)  # of a linear layer
         merged.copy_(weight).addmm_(b.weight.float(), a.weight.float(), alpha=scaling)
         weight.copy_(merged)
         check_finite(weight, f"{name} with the adapter's matrices", "the merged model", merged)
         if b.bias is not None:
-            bias = layer.get_base_layer().bias
+            bias = layer.get_base_layer().get_parameter("bias")
             bias.copy_(bias.float() + scaling * b.bias.float())
             check_finite(bias, f"{name}.bias with the adapter's", "the merged model")
         owner, _, leaf = name.rpartition(".")
@@ -284,11 +288,18 @@ def merge_adapter(model: AhaModel) -> AhaModel:
     return model.requires_grad_(False)
 
 
+def lora_of(model: WithHeads) -> LoraConfig:
+    """The settings with which `add_lora` gave the model its layers."""
+    lora = model.peft_config["default"]
+    assert isinstance(lora, LoraConfig)
+    return lora
+
+
 def lora_layers(model: nn.Module) -> bool:
     return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
-def trainable(model: AhaModel, modules: list[str]) -> list[str]:
+def trainable(model: WithHeads, modules: list[str]) -> list[str]:
     """Freeze everything but LoRA and the modules named (`mm_projector`, `lm_head`, heads); return the trainable parameters' names.
 
     Raises UserError where a module of the list is not in the model.
@@ -307,15 +318,15 @@ def trainable(model: AhaModel, modules: list[str]) -> list[str]:
 # ---- saving ----
 
 
-def adapter_names(model: nn.Module) -> list[str]:
+def adapter_names(model: WithHeads) -> list[str]:
     """Parameters that an adapter of this model holds: LoRA, and every module of its `modules_to_save`, trained or not: what the starting
     adapter put in place of the base's must come back with it."""
-    modules = set(model.peft_config["default"].modules_to_save or modules_to_save(type(model))) | set(MODULES)
+    modules = set(lora_of(model).modules_to_save or modules_to_save(type(model))) | set(MODULES)
     names = [name for name, _ in model.named_parameters()]
     return [n for n in names if ".lora_" in n or (modules & set(n.split(".")) and ".base_layer." not in n)]
 
 
-def adapter_state(model: nn.Module, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+def adapter_state(model: WithHeads, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The adapter's tensors under their published keys. state: the full parameters of `adapter_names` where the model's own are sharded
     (ZeRO-3); default: the model's."""
     state = dict(model.named_parameters()) if state is None else state
@@ -331,11 +342,11 @@ def portable_base(base: str) -> str:
     return path.resolve().name if path.is_dir() or base.count("/") != 1 else base
 
 
-def save_adapter(model: AhaModel, folder: str | os.PathLike, *, base: str, state: dict[str, Tensor] | None = None, tokenizer=None) -> None:
+def save_adapter(model: WithHeads, folder: str | os.PathLike, *, base: str, state: dict[str, Tensor] | None = None, tokenizer=None) -> None:
     """Write the adapter in the published PEFT layout; `base` is the base checkpoint that it belongs to: a hub id, or a folder, whose name
     alone is published (adapter_config.json); its path is kept in `.base`, which is not uploaded."""
     folder = Path(folder)
-    lora: LoraConfig = model.peft_config["default"]
+    lora = lora_of(model)
     settings = lora.to_dict()
     saved = sorted(set(lora.modules_to_save or modules_to_save(type(model))) | set(MODULES))
     settings.update(base_model_name_or_path=portable_base(base), inference_mode=True, modules_to_save=saved)
@@ -384,7 +395,7 @@ model = AhaModel.from_pretrained("this-folder-or-hub-id")
 """
 
 
-def save_whole(model: AhaModel, folder: Path, *, tokenizer, card: str | None, max_shard_bytes: int) -> None:
+def save_whole(model: WithHeads, folder: Path, *, tokenizer, card: str | None, max_shard_bytes: int) -> None:
     """`AhaModel.save_pretrained`."""
     if lora_layers(model):
         raise ValueError(
@@ -400,13 +411,13 @@ def save_whole(model: AhaModel, folder: Path, *, tokenizer, card: str | None, ma
 
 
 def load_saved(
-    model_class: type[AhaModel],
+    model_class: type[Model],
     path_or_hub_id: str | os.PathLike,
     *,
     dtype: torch.dtype,
     device: str | torch.device,
     attn_implementation: str | None,
-) -> AhaModel:
+) -> Model:
     """`AhaModel.from_pretrained`."""
     folder = resolve_folder(path_or_hub_id)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
@@ -422,7 +433,9 @@ def load_saved(
     check_depth(raw.get("num_hidden_layers"), "model.layers.", shapes, folder)
     try:
         config = model_class.config_class.from_dict(raw)
-        heads = {head.weight: (config.heads[head.name], config.hidden_size) for head in HEADS if head.name in config.heads}
+        heads: dict[str, tuple[int, ...]] = {
+            head.weight: (config.heads[head.name], config.hidden_size) for head in HEADS if head.name in config.heads
+        }
     except UNUSABLE as error:
         raise CheckpointError(f"{folder / 'config.json'} has settings that cannot be used ({first_line(error)}).") from error
     check_fit(heads, {head.weight: shapes[head.weight] for head in HEADS if head.weight in shapes}, str(folder))

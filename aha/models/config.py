@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import field
+from typing import TYPE_CHECKING, Any
 
 from llava_next import LlavaNextConfig
 
 from aha.core.heads import HEADS
 
+if TYPE_CHECKING:
+    Base = LlavaNextConfig  # what HeadSettings is mixed into is a base's configuration
+else:
+    Base = object  # each family names its own
 
-class HeadSettings:
+
+class HeadSettings(Base):
     """What is added to a base's configuration: `heads`, name -> number of outputs, of the heads that there are (default: all, as Aha has
     them). Folders of before have `relevance_outputs` and `uncertainty` in its place."""
 
-    heads: dict[str, int] | None
+    heads: dict[str, int]
 
     def __post_init__(self, **kwargs: Any) -> None:
         relevance, uncertainty = kwargs.pop("relevance_outputs", None), kwargs.pop("uncertainty", True)
-        if self.heads is None and relevance is None:
+        if not self.heads and relevance is None:
             self.heads = {head.name: head.outputs[0] for head in HEADS}
-        elif self.heads is None:
+        elif not self.heads:
             self.heads = {"informative": 2, "relevance": relevance, **({"uncertainty": 1} if uncertainty else {})}
         super().__post_init__(**kwargs)
 
@@ -34,4 +40,4 @@ class AhaConfig(HeadSettings, LlavaNextConfig):
 
     model_type = "aha"
 
-    heads: dict[str, int] | None = None
+    heads: dict[str, int] = field(default_factory=dict)

@@ -13,10 +13,9 @@ M positions with language logits, P patches, C tower width.
 from __future__ import annotations
 
 import os
-from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 from llava_next import TOWER_BATCH, LlavaNextForCausalLM, resolve_folder
@@ -31,19 +30,29 @@ from aha.models.config import AhaConfig
 if TYPE_CHECKING:
     from aha.streaming import Session
 
+    Base = LlavaNextForCausalLM  # what WithHeads is mixed into offers what a base offers
+else:
+    Base = object  # each family names its own
 
-class FrameScores(namedtuple("FrameScores", [head.name for head in HEADS], defaults=[None] * len(HEADS))):
-    """What the model says of frames, each [N] float32; None for a head that it does not have.
+
+class FrameScores(NamedTuple):
+    """What the model says of frames, each [N] float32; one field for each head, in their order.
 
     informative: probability that enough new has been seen to say something. relevance: importance for the task, in (0, 1).
     uncertainty: variance of the relevance, exp(log-variance); None for MMDuet, which has no such head.
     """
 
-    __slots__ = ()
+    informative: Tensor
+    relevance: Tensor
+    uncertainty: Tensor | None = None
 
     def rows(self, start: int, end: int) -> FrameScores:
         """Frames start to end - 1."""
-        return FrameScores(*(None if values_N is None else values_N[start:end] for values_N in self))
+        uncertainty = None if self.uncertainty is None else self.uncertainty[start:end]
+        return FrameScores(self.informative[start:end], self.relevance[start:end], uncertainty)
+
+
+assert FrameScores._fields == tuple(head.name for head in HEADS)
 
 
 @dataclass
@@ -77,14 +86,14 @@ def activate(head: Head, logits_NO: Tensor) -> Tensor:
     return logits_NO.softmax(-1)[..., 1] if logits_NO.shape[-1] == 2 else logits_NO.squeeze(-1).sigmoid()
 
 
-class WithHeads:
+class WithHeads(Base):
     """What is added to a base model: for each head of `aha.core.heads` that `config.heads` names a linear layer without bias, such as
     `informative_head` [H -> 2]; None where there is none. Mixed into a class that offers what `llava_next` says a base offers."""
 
     config: AhaConfig
 
     def __init__(self, config: AhaConfig) -> None:
-        super().__init__(config)  # type: ignore[call-arg]  # mypy cannot count what * unpacks
+        super().__init__(config)
         for head in HEADS:
             outputs = config.heads.get(head.name)
             setattr(self, head.module, None if outputs is None else nn.Linear(config.hidden_size, outputs, bias=False))
@@ -106,10 +115,10 @@ class WithHeads:
 
     def last_frame_tokens(self, input_ids_BT: Tensor) -> Tensor:
         """Boolean [B, T]: the last token of every frame, where its score is read."""
-        image_BT = input_ids_BT == self.config.image_token_index
+        image_BT = input_ids_BT.eq(self.config.image_token)
         return image_BT & (image_BT.cumsum(1) % self.config.tokens_per_frame == 0)
 
-    def forward(
+    def forward(  # type: ignore[override]  # a base's gives language logits alone
         self,
         input_ids: Tensor,
         frames: Tensor | None = None,
@@ -136,7 +145,7 @@ class WithHeads:
         hidden_BTH = self.decode(self.joint_embed(input_ids, visual_FKH), attention_mask, position_ids, past_key_values)
         batch_N, position_N = self.last_frame_tokens(input_ids).nonzero(as_tuple=True)
         head_logits = self.heads(hidden_BTH[batch_N, position_N])
-        # with an empty mask this still runs on 0 rows: the parameter stays in the graph and every rank does the same communication
+        # without wanted positions this runs on 0 rows: lm_head stays in the graph, and all ranks communicate alike
         wanted_MH = hidden_BTH[logits_mask] if logits_mask is not None else hidden_BTH[:, :0].flatten(0, 1)
         return AhaOutput(head_logits, batch_N, position_N, self.lm_head(wanted_MH.to(self.lm_head.weight.dtype)))
 
@@ -154,7 +163,7 @@ class WithHeads:
     def to_aha(self) -> Self:
         """Turn MMDuet's heads into Aha's, in place: softmax class 1 of (w0, w1) equals sigmoid of (w1 - w0); heads that there are not start
         at zero, the uncertainty that is at log-variance 0 (variance 1) for every frame. No change where they are Aha's already."""
-        weight_OH = self.relevance_head.weight
+        weight_OH = self.get_parameter("relevance_head.weight")
         if len(weight_OH) == 2:
             self.set_head("relevance", (weight_OH[1].float() - weight_OH[0].float())[None].to(weight_OH.dtype))
         for head in HEADS:
@@ -170,7 +179,7 @@ class WithHeads:
             linear = nn.Linear(weight_OH.shape[1], len(weight_OH), bias=False, device=weight_OH.device, dtype=weight_OH.dtype)
             linear.weight.copy_(weight_OH)
         setattr(self, f"{name}_head", linear)
-        outputs = {**self.config.heads, name: None if weight_OH is None else len(weight_OH)}
+        outputs = {**self.config.heads, name: 0 if weight_OH is None else len(weight_OH)}
         self.config.heads = {head.name: outputs[head.name] for head in HEADS if outputs.get(head.name)}
 
     # ---- loading and saving ----
@@ -198,12 +207,12 @@ class WithHeads:
             model = load_with_adapter(
                 cls, base, adapter, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=merge, seed=seed
             )
-        except ValueError as error:  # transformers and PEFT refuse settings so
+        except ValueError as error:  # how transformers and PEFT refuse settings
             raise UserError(str(error)) from error
         return model._came_from(adapter, base)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # of transformers' many options these are kept
         cls,
         path_or_hub_id: str | os.PathLike,
         *,
@@ -216,7 +225,7 @@ class WithHeads:
 
         try:
             model = load_saved(cls, path_or_hub_id, dtype=dtype, device=device, attn_implementation=attn_implementation)
-        except ValueError as error:  # transformers and PEFT refuse settings so
+        except ValueError as error:  # how transformers and PEFT refuse settings
             raise UserError(str(error)) from error
         return model._came_from(path_or_hub_id)
 
@@ -225,7 +234,7 @@ class WithHeads:
         self.system_prompt = recorded_system_prompt(resolve_folder(source) for source in self.tokenizer_sources)
         return self
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # likewise
         self, folder: str | os.PathLike, *, tokenizer=None, card: str | None = None, max_shard_bytes: int = 5 * 1024**3
     ) -> None:
         """Write config.json, safetensors and README.md (model card), and the tokenizer if given. LoRA must be merged first."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from aha.core.checked import listed, number, text
 from aha.core.files import read_json
-from aha.core.prediction import listed, number, text
 from aha.errors import UserError
 
 

@@ -157,7 +157,7 @@ def category_bars(panels: Sequence[tuple[str, Mapping[str, float | None], Mappin
     for index, (title, values, references) in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), index)
         rows = np.arange(len(names))[::-1]
-        heights = [np.nan if values.get(name) is None else values[name] for name in names]
+        heights = [np.nan if (value := values.get(name)) is None else value for name in names]
         axes.barh(rows, heights, color=BLUE, height=0.65)
         axes.set_yticks(rows, [readable(name)[0] for name in names] if index == 1 else [""] * len(names))
         for (name, value), style in zip(references.items(), LINES):

@@ -46,7 +46,7 @@ def write_report(folder: str | Path, metrics: Mapping[str, Any], layout: Layout,
     first = headlines[0]
     per_video = results.leaf(metrics["protocols"], *first.place)["per_video"]
     percent = layout.is_percent(first.protocol, first.metric)
-    drawn = []
+    drawn: list[dict[str, Any]] = []
     for curve in curves:
         png = figures.score_curve(curve)
         drawn.append({"id": curve.key, "title": curve.title, "value": table.shown(per_video.get(curve.key), percent), "png": png})
@@ -64,8 +64,8 @@ def write_report(folder: str | Path, metrics: Mapping[str, Any], layout: Layout,
     write_json(folder / "metrics.json", metrics)
     for name, png in pictures.items():
         _write_bytes(folder / "figures" / f"{name}.png", png)
-    for curve in drawn:
-        _write_bytes(folder / "figures" / "curves" / f"{_file_name(curve['id'])}.png", curve["png"])
+    for one in drawn:
+        _write_bytes(folder / "figures" / "curves" / f"{_file_name(one['id'])}.png", one["png"])
     write_text(folder / "report.html", page)
     return folder / "report.html"
 
@@ -80,7 +80,7 @@ def _file_name(video_id: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in video_id)[:100] or "_"
 
 
-def _references(metrics: Mapping[str, Any], layout: Layout, headline: Headline) -> dict[str, float | None]:
+def _references(metrics: Mapping[str, Any], layout: Layout, headline: Headline) -> dict[str, float]:
     found = {layout.rows.get(row, row): results.leaf(tree, *headline.place) for row, tree in metrics["baselines"].items()}
     return {name: entry["mean"] for name, entry in found.items() if entry is not None and entry["mean"] is not None}
 
@@ -95,7 +95,7 @@ def _pictures(metrics: Mapping[str, Any], layout: Layout, headlines: Sequence[He
             panels.append((headline.label, dict(list(entry["per_category"].items())[:30]), _references(metrics, layout, headline)))
     if panels:
         pictures["per_category"] = figures.category_bars(panels)
-    for number, headline in enumerate(headlines[:1] + headlines[2:4], 1):  # the second says nearly the same as the first
+    for number, headline in enumerate((*headlines[:1], *headlines[2:4]), 1):  # the second says nearly the same as the first
         per_video = results.leaf(metrics["protocols"], *headline.place)["per_video"]
         values = {i: value for i, value in per_video.items() if value is not None}
         if values:

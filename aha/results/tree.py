@@ -43,8 +43,8 @@ class Pooled:
 class Column:
     """One metric over videos; `subset` is "" unless the protocol is reported on several sets of videos.
 
-    whole: what is not the mean over its videos: "mean" (of categories, or of a score of the whole set) takes the mean's place, "splits"
-    stands beside it. pooled: the same where resamples of the videos have such a number too.
+    Its number is the mean of its values, or where there is one that of `pooled` (made of sums over the videos), or `whole` (of all videos
+    together, without parts for each: it has no interval and no difference to another). splits: statistics over fixed splits, beside it.
     """
 
     protocol: str
@@ -52,11 +52,14 @@ class Column:
     subset: str
     ids: Sequence[str]
     values: np.ndarray  # [V] float64, NaN = undefined; of a baseline row also [V, R], R runs
-    whole: Mapping[str, Any] = field(default_factory=dict)
     pooled: Pooled | None = None
+    whole: float | None = None
+    splits: Mapping[str, Any] | None = None
 
     @property
     def mean(self) -> float:
+        if self.whole is not None:
+            return self.whole
         return self.pooled.value if self.pooled else mean_of(self.values)
 
     def of(self, ids: Sequence[str]) -> Column:
@@ -64,7 +67,7 @@ class Column:
         at = {video_id: k for k, video_id in enumerate(self.ids)}
         rows = [at[video_id] for video_id in ids]
         pooled = replace(self.pooled, sums=self.pooled.sums[rows]) if self.pooled else None
-        return replace(self, ids=ids, values=self.values[rows], pooled=pooled)
+        return replace(self, ids=ids, values=self.values[rows], pooled=pooled, splits=None)
 
 
 @dataclass
@@ -117,7 +120,7 @@ def summary(column: Column, categories: Mapping[str, str]) -> dict[str, Any]:
         "videos": int((~np.isnan(column.values)).sum()),
         "per_category": {category: number(mean_of(values)) for category, values in groups.items()},
         "per_video": {video_id: number(value) for video_id, value in zip(column.ids, column.values)},
-        **column.whole,
+        **({} if column.splits is None else {"splits": column.splits}),
     }
 
 
@@ -155,12 +158,12 @@ def baselines_tree(rows: Mapping[str, Iterable[Column]]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for row, columns in rows.items():
         for column in columns:
-            values = column.values.reshape(len(column.values), -1)
-            defined = values[~np.isnan(values).any(axis=1)]
-            means = defined.mean(axis=0) if len(defined) else np.array([np.nan])
-            mean = column.mean if column.pooled else means.mean()
-            entry: dict[str, Any] = {"mean": number(mean), "videos": len(defined)}
-            if column.values.ndim == 2:
+            values = column.values
+            defined = values[~np.isnan(values).any(axis=1)] if values.ndim == 2 else values[~np.isnan(values)]
+            entry: dict[str, Any] = {"mean": number(column.mean), "videos": len(defined)}
+            if values.ndim == 2:
+                means = defined.mean(axis=0) if len(defined) else np.array([np.nan])
+                entry["mean"] = number(column.mean if column.pooled else means.mean())
                 entry |= {"sd": number(means.std(ddof=1)) if len(means) > 1 else None, "runs": values.shape[1]}
             place(tree.setdefault(row, {}), column, entry)
     return tree
@@ -171,15 +174,15 @@ def intervals_tree(columns: Iterable[Column], seed: int = 0) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     groups: dict[tuple[bool, tuple[str, ...]], list[Column]] = {}
     for column in columns:
-        if "mean" in column.whole:  # no mean over videos: nothing to draw videos for
+        if column.whole is not None:  # no parts for each video: nothing to resample
             place(tree, column, None)
         else:
             groups.setdefault((column.pooled is not None, tuple(column.ids)), []).append(column)
-    for (pooled, _), group in groups.items():
-        if pooled:
-            bounds = _pooled_intervals([column.pooled for column in group], seed)
-        else:
-            bounds = confidence_intervals(np.stack([column.values for column in group], axis=1), seed)
+    for group in groups.values():
+        pooled = [column.pooled for column in group if column.pooled is not None]  # a group is pooled as a whole or not at all
+        bounds: Iterable[np.ndarray] = (
+            _pooled_intervals(pooled, seed) if pooled else confidence_intervals(np.stack([column.values for column in group], axis=1), seed)
+        )
         for column, (low, high) in zip(group, bounds):
             place(tree, column, None if np.isnan(low) else [float(low), float(high)])
     return tree
@@ -202,11 +205,13 @@ def differences(first: Iterable[Column], second: Iterable[Column]) -> list[Colum
     result = []
     for column in second:
         base = before.get((column.protocol, column.metric, column.subset))
-        both = [i for i in column.ids if i in set(base.ids)] if base else []
+        if base is None:
+            continue
+        both = [i for i in column.ids if i in set(base.ids)]
         if both:
             column, base = column.of(both), base.of(both)
             pooled = column.pooled.minus(base.pooled) if column.pooled and base.pooled else None
-            result.append(replace(column, values=column.values - base.values, whole={}, pooled=pooled))
+            result.append(replace(column, values=column.values - base.values, pooled=pooled))
     return result
 
 

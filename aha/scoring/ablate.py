@@ -102,25 +102,28 @@ class Vision:
         """{None: the video with the features of its clean frames, corruption: with those of its bad frames in their place}."""
         from aha.data.feature_cache import VideoFeatures
 
-        cache, config = self.scorer.features, self.scorer.config
         video = self.scorer.open(item.path)
+        if video.stores is None:
+            raise ValueError("an ablation needs a feature cache")
+        cache, key = video.stores
         for _ in () if video.stored else video.embed(self.scorer.model):
             pass  # stores the features
-        clean = cache.get(video.key, config.reading()["max_frames"])
+        clean = cache.get(key, video.limit)
+        assert clean is not None  # stored a moment ago
         self.reused += len(clean.frames) if video.stored else 0
         self.encoded += 0 if video.stored else len(clean.frames)
-        keys = {c: f"{video.key}-{c.kind}-{c.ratio:g}-{c.seed}-{len(clean.frames)}" for c in corruptions}
-        bad = {c: cache.get(keys[c]) for c in corruptions}
-        absent = [c for c in corruptions if bad[c] is None]
+        keys = {c: f"{key}-{c.kind}-{c.ratio:g}-{c.seed}-{len(clean.frames)}" for c in corruptions}
+        bad = {c: found for c in corruptions if (found := cache.get(keys[c])) is not None}
+        absent = [c for c in corruptions if c not in bad]
         for c, made in self._corrupted(item, video.duration, clean, absent).items():
             cache.put(keys[c], made)
             bad[c] = made
-        found = {None: video.with_features(clean)}
+        videos: dict[Corruption | None, OpenVideo] = {None: video.with_features(clean)}
         for c in corruptions:
             whole_FPC = clean.features_FPC.clone()
             whole_FPC[bad_frames(c, video.duration, clean, item)] = bad[c].features_FPC
-            found[c] = video.with_features(VideoFeatures(clean.frames, whole_FPC, complete=True))
-        return found
+            videos[c] = video.with_features(VideoFeatures(clean.frames, whole_FPC, complete=True))
+        return videos
 
     def _corrupted(
         self, item: Item, duration: float, clean: VideoFeatures, corruptions: Sequence[Corruption]
@@ -200,7 +203,7 @@ def score_all(
                 write(record)
     for changes in settings:
         items, missing = listed[changes]
-        dataset.merge(files[changes], selection.dataset, items, dataset.read_parts(folders[changes]), missing)
+        dataset.merge(files[changes], selection.benchmark, items, dataset.read_parts(folders[changes]), missing)
     counts = {
         "videos": len(first), "frames_encoded": vision.encoded, "corrupted_frames_encoded": vision.encoded_corrupted,
         "frames_reused": vision.reused, "frames_scored": frames_scored,

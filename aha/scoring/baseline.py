@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from llava_next import PUBLISHED
 from tqdm import tqdm
 
 from aha.core.files import write_json
@@ -124,13 +125,14 @@ def score_items(name: str, items: Sequence[Item], args: argparse.Namespace) -> t
         words = " ".join(query.text for query in item.queries)
         try:
             if siglip or name in ("motion", "scene_change"):
-                frames = iter_frames(item.path, fps=args.frame_fps, **({} if siglip else {"size": SIDE}))
+                frames = iter_frames(item.path, fps=args.frame_fps, size=PUBLISHED.side if siglip else SIDE)
                 scored = list(siglip.scores(words, frames) if siglip else changes(name, frames))
                 times, indices = [frame.time for frame, _ in scored], [frame.frame_index for frame, _ in scored]
                 scores = [score for _, score in scored]
             else:
-                times, indices = grid(item, args.frame_fps)
-                scores = blind_scores(name, item.key, times, args.seed)
+                times_N, frames_N = grid(item, args.frame_fps)
+                times, indices = times_N.tolist(), frames_N.tolist()
+                scores = blind_scores(name, item.key, times_N, args.seed).tolist()
         except UserError as error:
             failed[item.key] = str(error)
             continue
@@ -203,11 +205,11 @@ def run(args: argparse.Namespace, selection: Selection) -> None:
     from aha.scoring.dataset import list_items  # torch is imported only now
 
     items, missing = list_items(selection)
-    output = Path(args.output or BASELINES / selection.dataset / f"{args.name}.json")
+    output = Path(args.output or BASELINES / selection.benchmark / f"{args.name}.json")
     if args.name == "titles_swapped":
         score_swapped(items, selection, output, args)
         return
-    proactive = MODULES[selection.dataset] == "aha.eval.proactive" and selection.dataset != "streamingbench_mcq"
+    proactive = MODULES[selection.benchmark] == "aha.eval.proactive" and selection.benchmark != "streamingbench_mcq"
     if args.name == "vlm":
         settings = from_args(VlmSettings, args)
         found, failed = vlm_predictions(items, args.model, args.device, args.frame_fps, settings, proactive)
@@ -218,13 +220,13 @@ def run(args: argparse.Namespace, selection: Selection) -> None:
         if proactive and found:
             from aha.eval import load_task
 
-            found = with_replies(found, selection.dataset, Path(selection.data_root or load_task(selection.dataset).folder))
+            found = with_replies(found, selection.benchmark, Path(selection.data_root or load_task(selection.benchmark).folder))
     failed = missing | failed
     if failed:
         print(f"{len(failed)} left out:", *(f"  {name}: {reason}" for name, reason in failed.items()), sep="\n", file=sys.stderr)
         write_json(output.with_name(output.name + ".skipped.json"), failed)
     if not found:
-        raise UserError(f"no video of {selection.dataset} could be scored; the first reason: {next(iter(failed.values()), 'none')}")
+        raise UserError(f"no video of {selection.benchmark} could be scored; the first reason: {next(iter(failed.values()), 'none')}")
     write_predictions(output, found)
     replies = sum(len(prediction.record["model_response_list"]) for prediction in found)
     print(f"baseline {args.name}: {len(found)} of {len(items)}, {replies} replies -> {output}")

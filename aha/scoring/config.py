@@ -108,7 +108,7 @@ class ScoreConfig:
     def expected_frames(self, duration: float) -> int:
         """Frames of a video of `duration` seconds, about: for progress bars."""
         if self.frame_fps == 0:
-            return self.max_num_frames
+            return self.max_num_frames or 0  # which --frame_fps 0 is never without
         return min(self.max_num_frames or sys.maxsize, max(int(duration * self.frame_fps), 1))
 
     def key(self) -> list[tuple[str, Any]]:
@@ -140,6 +140,13 @@ class Selection:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    @property
+    def benchmark(self) -> str:
+        """The data set that was chosen. Raises UserError where none was."""
+        if self.dataset is None:
+            raise UserError("no benchmark was chosen; give --dataset NAME.")
+        return self.dataset
 
 
 def add_score_flags(parser: argparse.ArgumentParser) -> None:

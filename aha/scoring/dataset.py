@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -68,7 +69,8 @@ class Item:
 
 def list_items(selection: Selection) -> tuple[list[Item], dict[str, str]]:
     """(videos to score in the benchmark's order, {video: why it is left out}). Raises UserError."""
-    name, fold = selection.dataset, selection.fold
+    name = selection.benchmark
+    fold: int | Split | None = selection.fold
     if name not in DATASETS:
         raise UserError(f"--dataset {name} is none of {', '.join(DATASETS)}.")
     task = load_task(name)
@@ -78,8 +80,8 @@ def list_items(selection: Selection) -> tuple[list[Item], dict[str, str]]:
             raise UserError(
                 f"--splits: only tvsum is scored by splits, not {name}; score the whole benchmark and give --splits to its evaluation."
             )
-        fold = chosen_split(selection.splits, fold)
-    elif fold is not None and (name != "tvsum" or not 0 <= fold <= 4):
+        fold = chosen_split(selection.splits, selection.fold)
+    elif selection.fold is not None and (name != "tvsum" or not 0 <= selection.fold <= 4):
         raise UserError(f"--fold {fold}: only tvsum has folds, 0 to 4.")
     items, missing = task_items(task, root, selection.split, fold)
     if selection.query_map is not None:
@@ -104,8 +106,8 @@ def task_items(task: Task, root: Path, split: str | None = None, fold: int | Spl
     items, missing = [], {}
     for item in asked:
         path, reason = listed.locate(item.video)
-        entry = facts.get(path)
-        if entry is None or not entry["valid"]:
+        entry = facts.get(path) if path is not None else None
+        if path is None or entry is None or not entry["valid"]:
             missing[item.key] = entry["error"] if entry else f"{reason} ({item.video or 'unnamed'}) in {videos}"
             continue
         if item.frames is not None and item.duration is not None:
@@ -303,13 +305,18 @@ def record_of(
     return {"key": item.key, "entry": prediction.record}
 
 
+def advance(bar: tqdm, done: int, frame: int) -> None:
+    """Show frame `frame` of a video, `done` frames after the first video's start."""
+    bar.update(done + frame - bar.n)
+
+
 def score_items(scorer: Scorer, items: Sequence[Item], trained_on: set[str], write: Any, rank: int, count: int) -> None:
     """This rank's videos, one after the other; the next ones are being decoded meanwhile, `count` at a time."""
     expected = [scorer.config.expected_frames(item.duration) for item in items]
     with tqdm(total=sum(expected), unit=" frames", desc=f"rank {rank}: {len(items)} videos", disable=None if rank == 0 else True) as bar:
         done = 0
         for (item, video), frames in zip(open_ahead(items, lambda item: scorer.open(item.path), count), expected):
-            write(record_of(scorer, item, video.result, trained_on, lambda frame, done=done: bar.update(done + frame - bar.n)))
+            write(record_of(scorer, item, video.result, trained_on, partial(advance, bar, done)))
             done += frames
             bar.update(done - bar.n)
 
@@ -337,7 +344,7 @@ def score_dataset(
     count = readers(readers_wanted)
     items, missing = list_items(selection)
     with held(output, rank):
-        score_and_merge(choice, config, selection.dataset, items, missing, output, (rank, world), count, engine, workers)
+        score_and_merge(choice, config, selection.benchmark, items, missing, output, (rank, world), count, engine, workers)
 
 
 def score_and_merge(

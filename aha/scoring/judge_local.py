@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aha.errors import UserError
 from aha.eval.judge import JudgeFailure
 
 MAX_NEW_TOKENS = 16
+
+
+def chat_model(path: str) -> Any:
+    """The model in a folder or on the hub, of the class that its config.json names."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path, dtype="auto")
 
 
 class LocalJudge:
@@ -13,11 +22,11 @@ class LocalJudge:
 
     def __init__(self, path: str, device: str | None = None):
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path)
-            self.model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+            self.model = chat_model(path)
         except (OSError, ValueError) as error:
             reason = str(error).split("\n")[0]
             raise UserError(f"the judge model {path} cannot be loaded ({reason}); give a folder or hub id of a chat model.") from error
@@ -31,9 +40,8 @@ class LocalJudge:
     def ask(self, system: str, user: str) -> str:
         """The model's greedy reply to one prompt."""
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True).to(
-            self.device
-        )
+        words = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = self.tokenizer(words, add_special_tokens=False, return_tensors="pt").to(self.device)
         with self.torch.inference_mode():
             try:
                 output = self.model.generate(
@@ -41,4 +49,4 @@ class LocalJudge:
                 )
             except self.torch.OutOfMemoryError as error:
                 raise JudgeFailure("the GPU is out of memory; choose a smaller judge model", None) from error
-        return self.tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        return str(self.tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -52,28 +52,29 @@ class OpenVideo:
         side: int = PUBLISHED.side,
     ):
         reading = config.reading()
-        images = not isinstance(path, (str, os.PathLike))
-        if images:
+        if not isinstance(path, str | os.PathLike):
             if not config.frame_fps:
                 raise UserError("images are the frames of a video at --frame_fps; give it above 0 for them.")
-            self.path, self.video_fps, self.duration = path[0], config.frame_fps, len(path) / config.frame_fps
+            self.path, self.video_fps, self.duration = Path(path[0]), config.frame_fps, len(path) / config.frame_fps
             reading["source_fps"] = config.frame_fps
         else:
             info = probe(path)
             self.path, self.video_fps, self.duration = Path(path), info.fps, info.duration
-        self.fps = config.frame_fps or config.max_num_frames / self.duration
+        self.fps = config.frame_fps or (config.max_num_frames or 1) / self.duration
         self.chunk_frames, self.stored = config.chunk_frames, False
-        self.features, self.key, self.limit = features, None, reading.pop("max_frames")
-        if features is not None and config.corruption is None and not images:
-            self.key = video_key(path, **reading)
-            if (found := features.get(self.key, self.limit)) is not None:
+        self.limit = reading.pop("max_frames")
+        self.chunks: Iterable[Chunk] = ()
+        self.stores: tuple[FeatureCache, str] | None = None  # where its features lie or go, and under which key
+        if features is not None and config.corruption is None and isinstance(path, str | os.PathLike):
+            self.stores = features, video_key(path, **reading)
+            if (found := features.get(self.stores[1], self.limit)) is not None:
                 self._take(found)
                 return
         frames: Iterable[Frame] = iter_frames(path, max_frames=self.limit, size=side, **reading)
         if config.corruption is not None:
             frames = config.corruption.apply(frames, self.duration, self.path.stem)
         depth = max(FRAMES_AHEAD // config.chunk_frames, 1)
-        self.chunks: Iterable[Chunk] = ReadAhead(pixel_chunks(frames, config.chunk_frames, pinned), depth)
+        self.chunks = ReadAhead(pixel_chunks(frames, config.chunk_frames, pinned), depth)
 
     def _take(self, features: VideoFeatures) -> None:
         size = self.chunk_frames
@@ -95,10 +96,11 @@ class OpenVideo:
             seen.extend(frames)
             kept.append(features_NPC.cpu())
 
-        yield from embed_chunks(model, self.chunks, None if self.key is None else keep)
-        if kept:
+        yield from embed_chunks(model, self.chunks, None if self.stores is None else keep)
+        if kept and self.stores is not None:
+            cache, key = self.stores
             complete = self.limit is None or len(seen) < self.limit
-            self.features.put(self.key, VideoFeatures(seen, torch.cat(kept), complete))
+            cache.put(key, VideoFeatures(seen, torch.cat(kept), complete))
 
     def close(self) -> None:
         if isinstance(self.chunks, ReadAhead):
@@ -145,12 +147,12 @@ class Scorer:
 
         Raises UserError for a video that cannot be read and for scores that are not finite.
         """
-        video = video if isinstance(video, OpenVideo) else self.open(video)
-        session = self.session(video.fps)
+        opened = video if isinstance(video, OpenVideo) else self.open(video)
+        session = self.session(opened.fps)
         indices: list[int] = []
         rows: list[dict[str, float]] = []
         turns: list[dict[str, Any]] = []
-        for scored in score_frames(session, video.embed(self.model), QuerySchedule(queries, self.config.prompt_order, video.fps)):
+        for scored in score_frames(session, opened.embed(self.model), QuerySchedule(queries, self.config.prompt_order, opened.fps)):
             indices.append(scored.frame.frame_index)
             rows.append(scored.row)
             if scored.reply is not None:
@@ -159,5 +161,5 @@ class Scorer:
                 progress(len(rows))
         text = " ".join(query.text for query in queries)
         return Prediction.of_scores(
-            video_id or video.path.stem, text, video.duration, video.fps, indices, rows, turns, trained_on=trained_on, **extra
+            video_id or opened.path.stem, text, opened.duration, opened.fps, indices, rows, turns, trained_on=trained_on, **extra
         )

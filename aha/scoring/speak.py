@@ -127,9 +127,9 @@ def speak(
             raise UserError(f"--policy {policy} has a value to be fitted: give --fit and --fit_annotations of another set, or --oracle.")
         variance = 0.0
         if policy == "hold":
-            seen = [row.get("uncertainty_score") for _, rows in dev for row in rows]
-            if None in seen:
+            if not all("uncertainty_score" in row for _, rows in dev for row in rows):
                 raise UserError("--policy hold needs the uncertainty head; the scored file has none.")
+            seen = [row["uncertainty_score"] for _, rows in dev for row in rows]
             variance = float(np.median(seen))
         value, best = fit(policy, dev, heads, variance)
         chosen = make(policy, value, heads, variance)

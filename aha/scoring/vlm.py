@@ -223,7 +223,8 @@ def vlm_predictions(
     if settings.dry_run:
         return [], failed
     vlm: Vlm | None = None
-    found, unreadable = [], 0
+    found: list[Prediction] = []
+    unreadable = 0
     for item in items:
         if item.key not in calls:
             continue

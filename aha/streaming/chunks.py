@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,14 +20,12 @@ from torch import Tensor
 
 from aha.conversation import Query, QuerySchedule
 from aha.core.prediction import score_rows
-from aha.models.model import AhaModel, FrameScores
+from aha.models.model import FrameScores, WithHeads
 from aha.streaming.session import Session
-
-if TYPE_CHECKING:
-    from aha.video.reader import Frame
+from aha.video.reader import NO_PIXELS, Frame
 
 Item = TypeVar("Item")
-Chunk = tuple[list["Frame"], Tensor]  # frames, and their pixels uint8 [N, 3, H, W], tower features [N, P, C] or tokens [N, K, H]
+Chunk = tuple[list[Frame], Tensor]  # frames, and their pixels uint8 [N, 3, H, W], tower features [N, P, C] or tokens [N, K, H]
 
 
 # ---- reading ahead ----
@@ -91,7 +89,7 @@ def pixel_chunk(frames: Sequence[Frame], pinned: bool = False) -> Chunk:
     pixels_NCHW = torch.empty((len(frames), *frames[0].frame_CHW.shape), dtype=torch.uint8, pin_memory=pinned)
     for k, frame in enumerate(frames):
         pixels_NCHW.numpy()[k] = frame.frame_CHW
-    return [frame._replace(frame_CHW=None) for frame in frames], pixels_NCHW  # one copy of the pixels is enough
+    return [frame._replace(frame_CHW=NO_PIXELS) for frame in frames], pixels_NCHW  # one copy of the pixels is enough
 
 
 def pixel_chunks(frames: Iterable[Frame], size: int, pinned: bool = False) -> Iterator[Chunk]:
@@ -102,7 +100,7 @@ def pixel_chunks(frames: Iterable[Frame], size: int, pinned: bool = False) -> It
 # ---- from pixels to tokens ----
 
 
-def embed_chunks(model: AhaModel, chunks: Iterable[Chunk], keep: Callable[[list[Frame], Tensor], None] | None = None) -> Iterator[Chunk]:
+def embed_chunks(model: WithHeads, chunks: Iterable[Chunk], keep: Callable[[list[Frame], Tensor], None] | None = None) -> Iterator[Chunk]:
     """Frames and their tokens [N, K, H]: pixels go through the vision tower, features [N, P, C] through the projector only.
 
     keep: told the frames and features of every chunk that went through the tower.
@@ -162,6 +160,6 @@ def score_frames(session: Session, chunks: Iterable[Chunk], schedule: QuerySched
 def _scored(pieces: Iterable[tuple[list[Frame], Tensor, FrameScores, list[list[Query]], str | None]]) -> Iterator[ScoredFrame]:
     """Wait for the scores; a reply belongs to the last frame of its piece."""
     for frames, visual_NKH, scores, asked, reply in pieces:
-        heads = [None if values is None else values.tolist() for values in scores]
+        heads: list[list[float] | None] = [None if values is None else values.tolist() for values in scores]
         for k, row in enumerate(score_rows([frame.time for frame in frames], *heads)):
             yield ScoredFrame(frames[k], row, visual_NKH[k], asked[k], reply if k == len(frames) - 1 else None)

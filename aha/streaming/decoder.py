@@ -13,12 +13,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
-from aha.models.model import AhaModel
+from aha.models.model import WithHeads
 from aha.streaming.attention import attend_causal, attend_folded, merge, softmax
 from aha.streaming.caches import Block
 from aha.streaming.pool import KVPool
@@ -53,8 +55,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def before_attention(
-    base: type[AhaModel], layer: nn.Module, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor, cos_q: Tensor | None,
-    sin_q: Tensor | None, folded: bool, merged: tuple[Tensor, Tensor | None] | None,
+    base: type[WithHeads], layer: Qwen2DecoderLayer, hidden_NTH: Tensor, keys_CGD: Tensor, values_CGD: Tensor, write: Tensor,
+    cos_q: Tensor | None, sin_q: Tensor | None, folded: bool, merged: tuple[Tensor, Tensor | None] | None,
 ) -> Tensor:  # fmt: skip
     """Writes a layer's keys and values into their slots. Returns the queries [N, T, Q, D], rotated where cos_q is given, or `folded`: the
     query heads that share a key head side by side as more queries, [N, G, Q / G * T, D]."""
@@ -63,7 +65,7 @@ def before_attention(
     keys_CGD[write] = key.reshape(-1, groups, width)
     values_CGD[write] = value.reshape(-1, groups, width)
     blocks, new = hidden_NTH.shape[:2]
-    query_NTQD = query if cos_q is None else rotate(query, cos_q, sin_q)
+    query_NTQD = query if cos_q is None or sin_q is None else rotate(query, cos_q, sin_q)
     if not folded:
         return query_NTQD
     return query_NTQD.view(blocks, new, groups, -1, width).permute(0, 2, 3, 1, 4).reshape(blocks, groups, -1, width)
@@ -74,14 +76,14 @@ def read_slots(keys_CGD: Tensor, values_CGD: Tensor, read_NL: Tensor, cos_k: Ten
     return rotate(keys_CGD[read_NL], cos_k, sin_k), values_CGD[read_NL]
 
 
-def after_attention(base: type[AhaModel], layer: nn.Module, hidden_NTH: Tensor, seen: Tensor, folded: bool) -> Tensor:
+def after_attention(base: type[WithHeads], layer: Qwen2DecoderLayer, hidden_NTH: Tensor, seen: Tensor, folded: bool) -> Tensor:
     """seen: [N, Q, T, D], or folded [N, G, Q / G * T, D]."""
     blocks, new = hidden_NTH.shape[:2]
     seen_NQTD = seen.reshape(blocks, -1, new, seen.shape[-1]) if folded else seen
     return base.after_attention(layer, hidden_NTH, seen_NQTD.transpose(1, 2).reshape(blocks, new, -1))
 
 
-def slots_kernel(model: AhaModel) -> Callable | None:
+def slots_kernel(model: WithHeads) -> Callable | None:
     """`attend_slots` (aha.streaming.kernels) where it runs: NVIDIA GPU with Triton, half precision, head width a power of two."""
     usable = model.decoder_device.type == "cuda" and torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
     width = model.head_dim
@@ -97,14 +99,14 @@ class Decoder:
     query, key and value projections (6% more memory; seconds at the first call; worth it on a GPU; the model's adapter must be merged).
     Stateless: any number of sessions may use one."""
 
-    def __init__(self, model: AhaModel, compiled: bool = False):
+    def __init__(self, model: WithHeads, compiled: bool = False):
         self.model, self.base = model, type(model)
-        functions = (before_attention, read_slots, after_attention, rotate, softmax, merge)
+        functions: Sequence[Callable[..., Any]] = (before_attention, read_slots, after_attention, rotate, softmax, merge)
         self.merged: list[tuple[Tensor, Tensor | None] | None] = [None] * len(model.decoder_layers)
         if compiled:
             self.merged = [self.base.merged_projections(layer) for layer in model.decoder_layers]
             # one compilation for all layers (they are arguments) and all sizes
-            functions = tuple(torch.compile(function, dynamic=True) for function in functions)
+            functions = [torch.compile(function, dynamic=True) for function in functions]
         self.before, self.read, self.after, self.rotate, self.softmax, self.merge = functions
         self.attend_slots = slots_kernel(model)
 
@@ -115,7 +117,7 @@ class Decoder:
     @property
     def group(self) -> int:
         """Query heads that share a key-value head."""
-        return self.model.config.num_attention_heads // self.model.config.num_key_value_heads
+        return self.model.config.num_attention_heads // self.model.config.key_heads
 
     def rotary_table(self, positions_NX: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin [N, X, 1, D] float32."""
@@ -131,10 +133,8 @@ class Decoder:
             longest += -longest % ALIGNMENT
         write = self._tensor(np.concatenate([block.write for block in blocks]))
         query_NT = np.stack([np.arange(block.new_position, block.new_position + new) for block in blocks])
-        if all(block.positions is None for block in blocks):
-            key_NL = np.arange(longest)[None]
-        else:
-            key_NL = np.stack([_padded(block.positions, longest) for block in blocks])
+        positions = [block.positions for block in blocks if block.positions is not None]  # all blocks have them, or none
+        key_NL = np.stack([_padded(one, longest) for one in positions]) if positions else np.arange(longest)[None]
         if side_by_side:
             read: Tensor | tuple[int, int] = (int(blocks[0].read[0]), int(blocks[0].read[-1]) + 1)
         else:
@@ -171,24 +171,25 @@ class Decoder:
         if eager and mask is None and plan.first is None:
             new, length = hidden_NTH.shape[1], plan.cos_k.shape[1]
             mask = self.causal_mask(torch.tensor([length], device=self.device), new, length)
-        folded = mask is not None
         for keys_CGD, values_CGD, layer, merged in zip(pool.keys, pool.values, self.model.decoder_layers, self.merged):
-            query = self.before(self.base, layer, hidden_NTH, keys_CGD, values_CGD, plan.write, plan.cos_q, plan.sin_q, folded, merged)
-            if plan.first is not None:
+            query = self.before(
+                self.base, layer, hidden_NTH, keys_CGD, values_CGD, plan.write, plan.cos_q, plan.sin_q, mask is not None, merged
+            )
+            if plan.first is not None and self.attend_slots is not None:
                 tables = plan.cos_k[0, :, 0], plan.sin_k[0, :, 0]
                 seen_NTQD = self.attend_slots(query.contiguous(), keys_CGD, values_CGD, plan.read, plan.first, *tables)
-                hidden_NTH = self.after(self.base, layer, hidden_NTH, seen_NTQD.transpose(1, 2), folded)
+                hidden_NTH = self.after(self.base, layer, hidden_NTH, seen_NTQD.transpose(1, 2), mask is not None)
                 continue
             if isinstance(plan.read, tuple):
                 first, end = plan.read
                 key, value = self.rotate(keys_CGD[None, first:end], plan.cos_k, plan.sin_k), values_CGD[None, first:end]
             else:
                 key, value = self.read(keys_CGD, values_CGD, plan.read, plan.cos_k, plan.sin_k)
-            if folded:
+            if mask is not None:
                 seen = attend_folded(query, key, value, mask, eager, self.softmax)
             else:
                 seen = attend_causal(query, key, value, self.merge)
-            hidden_NTH = self.after(self.base, layer, hidden_NTH, seen, folded)
+            hidden_NTH = self.after(self.base, layer, hidden_NTH, seen, mask is not None)
         return self.model.final_norm(hidden_NTH)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aha.models.model import AhaModel, FrameScores
+from aha.models.model import FrameScores, WithHeads
 from aha.streaming.caches import DEFAULT_WINDOW
 from aha.streaming.decoder import ALIGNMENT, Decoder, Plan
 from aha.streaming.pool import KVPool
@@ -136,7 +136,7 @@ class _Graph:
         if not self.holds(frames):
             self.load(frames)
             self.look()
-            if upcoming and self.scores_host.is_pinned():  # the frames must have left the host buffer
+            if upcoming and self.scores_host.is_pinned():  # the copy out of the host buffer must be done before it is filled again
                 torch.cuda.current_stream().synchronize()
         if upcoming:
             self.load(upcoming)
@@ -155,14 +155,14 @@ class OnlineEngine:
 
     @torch.inference_mode()
     def __init__(
-        self, model: AhaModel, *, window: int = DEFAULT_WINDOW, max_streams: int = 1, tokenizer: Any = None, compiled: bool = False,
+        self, model: WithHeads, *, window: int = DEFAULT_WINDOW, max_streams: int = 1, tokenizer: Any = None, compiled: bool = False,
         max_batch: int | None = None,
     ):  # fmt: skip
         self.heads = list(model.config.heads)
         self.model, self.window = model, window + -window % ALIGNMENT
         self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
         self.decoder, self.tokens = Decoder(model, compiled), model.config.tokens_per_frame
-        if compiled:  # in large batches the tower is as fast as it is, and needs no seconds to compile
+        if compiled:  # helps small batches; of large ones the plain tower is as fast and needs no compiling
             model.compile_vision()
         self.max_batch = min(max_batch or max_streams, max_streams)
         self.pool = KVPool.of_model(model, max_streams * (self.window + SLACK) + self.max_batch * self.tokens, fixed=True)
@@ -194,7 +194,7 @@ class OnlineEngine:
         return step(sessions, [1] * len(frames), lambda feeds: self._run(feeds, frames, upcoming))
 
     def _run(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> FrameScores:
-        if len(feeds) > self.max_batch or not upcoming or self._graph(len(upcoming)) is not self._graph(len(feeds)):
+        if max(len(feeds), len(upcoming)) > self.max_batch or not upcoming or self._graph(len(upcoming)) is not self._graph(len(feeds)):
             upcoming = ()
         batches = range(0, len(feeds), self.max_batch)
         done = [self._run_batch(feeds[k : k + self.max_batch], frames[k : k + self.max_batch], upcoming) for k in batches]
@@ -206,9 +206,9 @@ class OnlineEngine:
         steps rounded up, the frames that come meanwhile would keep them long for ever."""
         return max((graph.size for graph in self.graphs if graph.size <= waiting), default=waiting)
 
-    def _graph(self, count: int) -> _Graph | None:
-        """The smallest step that is large enough."""
-        return next((graph for graph in self.graphs if graph.size >= count), None)
+    def _graph(self, count: int) -> _Graph:
+        """The smallest step that is large enough for `count` streams, which are at most max_batch."""
+        return next(graph for graph in self.graphs if graph.size >= count)
 
     def _run_batch(
         self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]

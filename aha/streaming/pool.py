@@ -31,7 +31,7 @@ class KVPool:
     @classmethod
     def of_model(cls, model: LlavaNextForCausalLM, capacity: int, fixed: bool = False) -> KVPool:
         return cls(
-            len(model.decoder_layers), model.config.num_key_value_heads, model.head_dim, capacity=capacity, dtype=model.decoder_dtype,
+            len(model.decoder_layers), model.config.key_heads, model.head_dim, capacity=capacity, dtype=model.decoder_dtype,
             device=model.decoder_device, fixed=fixed,
         )  # fmt: skip
 

@@ -24,6 +24,7 @@ class ReferenceCache(Cache):
     """kind: sink, sliding or static. positions: [L], rotary position of every cached key (may be negative)."""
 
     joins_text = True
+    window: int
 
     def __init__(self, kind: str, window: int, sink_tokens: int = 0, *, causal: bool = False):
         super().__init__(kind, window, sink_tokens)

@@ -25,7 +25,7 @@ from torch import Tensor
 from aha.conversation import DuetFormat, DuetState, load_tokenizer, tokenizer_folder
 from aha.core.prediction import score_rows
 from aha.errors import UserError
-from aha.models.model import AhaModel, FrameScores
+from aha.models.model import FrameScores, WithHeads
 from aha.streaming.caches import CACHES, DEFAULT_SINK_TOKENS, DEFAULT_WINDOW, SEMANTICS, Block, Cache
 from aha.streaming.decoder import Decoder
 from aha.streaming.policies import load_policy_state, policy_state
@@ -54,7 +54,7 @@ class Session:
 
     def __init__(
         self,
-        model: AhaModel,
+        model: WithHeads,
         query: str | None = None,
         *,
         tokenizer: Any = None,
@@ -141,7 +141,8 @@ class Session:
     def open_frames(self, count: int) -> list[Feed]:
         """Feed the text that lies before the next `count` frames, and take slots for them."""
         role = "prompt" if self.frames == 0 else "text"
-        text = [token for _ in range(count) for token in self.state.frame()]  # all of it before the first: an open turn adds none
+        # all of it lies before the first frame: later frames of an open turn add none
+        text = [token for _ in range(count) for token in self.state.frame()]
         tokens, feeds = len(self.format.frame_ids), []
         if text and self.cache.joins_text:
             feeds.append(Feed(text, 1, self._block(len(text) + tokens, "frame")))
@@ -174,7 +175,7 @@ class Session:
             if self.repetition_penalty is not None:
                 chosen = logits_V[penalised]
                 logits_V[penalised] = torch.where(chosen > 0, chosen / self.repetition_penalty, chosen * self.repetition_penalty)
-            token = logits_V.argmax()  # of NaN: its place, the first word of the vocabulary
+            token = logits_V.argmax()  # where logits are NaN, the place of the first NaN, which is checked next
             if not torch.isfinite(logits_V[token]):
                 raise UserError("the reply's logits are not finite; the model overflows, try --dtype float32 or bfloat16.")
             ids.append(int(token))
@@ -264,10 +265,10 @@ class Session:
     # ---- feeding ----
 
     @torch.inference_mode()
-    def feed_text(self, ids: Sequence[int], role: str, hold: bool = False) -> Tensor | None:
-        """Feed token ids, in pieces where the window is small -> hidden state of the last one [1, H]. role: see Cache.block. hold: what
-        the cache drops is not given back yet."""
-        hidden = None
+    def feed_text(self, ids: Sequence[int], role: str, hold: bool = False) -> Tensor:
+        """Feed token ids, in pieces where the window is small -> hidden state of the last one [1, H], of none [0, H].
+        role: see Cache.block. hold: what the cache drops is not given back yet."""
+        hidden = torch.empty(0, self.model.config.hidden_size)
         while ids:
             size = self.cache.piece() or len(ids)
             piece, ids = ids[:size], ids[size:]
@@ -335,7 +336,7 @@ def make_cache(
     return Cache(kind, None if kind in ("full", "static") else window, sinks if kind == "sink" else 0)
 
 
-def tokenizer_of(model: AhaModel) -> Any:
+def tokenizer_of(model: WithHeads) -> Any:
     """The tokenizer of the folders that the model was loaded from. Raises UserError where there is none."""
     folder = tokenizer_folder(resolve_folder(source) for source in model.tokenizer_sources)
     if folder is not None:

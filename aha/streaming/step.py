@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from aha.models.model import AhaModel, FrameScores
+from aha.models.model import FrameScores, WithHeads
 from aha.streaming.caches import Block
 from aha.streaming.decoder import Decoder
 from aha.streaming.pool import KVPool
@@ -49,7 +49,7 @@ def step(sessions: Sequence[Session], counts: Sequence[int], run: Callable[[list
     return scores
 
 
-def run_feeds(model: AhaModel, decoder: Decoder, pool: KVPool, feeds: list[Feed], visual_NKH: Tensor) -> FrameScores:
+def run_feeds(model: WithHeads, decoder: Decoder, pool: KVPool, feeds: list[Feed], visual_NKH: Tensor) -> FrameScores:
     """Feeds of one pool and their frames' tokens; feeds of one shape that follow each other go into one call of the decoder
     (keys at positions of their own are not mixed with keys at their ranks)."""
     visual_NKH = visual_NKH.to(model.decoder_device, model.decoder_dtype)

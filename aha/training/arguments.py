@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from llava_next import pick_attention
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import DataClassType
 
 from aha.conversation import checked_system_prompt
 from aha.core.addresses import hide_argument
@@ -95,7 +96,7 @@ class RunArguments(TrainingArguments):
     warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up: a fraction of all steps (below 1) or a number of steps."})
     per_device_train_batch_size: int = field(default=1, metadata={"help": "Samples per GPU and forward pass."})
     gradient_accumulation_steps: int = field(default=16, metadata={"help": "Forward passes per optimizer step."})
-    gradient_checkpointing: str = field(
+    gradient_checkpointing: str = field(  # type: ignore[assignment]  # of transformers' bool it makes a choice
         default="auto",
         metadata={
             "help": "Decoder layers that keep only their input and compute the rest again: auto (on a GPU: as few as memory forces, for "
@@ -142,8 +143,23 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if isinstance(self.report_to, str) and "," in self.report_to:
             self.report_to = self.report_to.split(",")
-        self.recomputation, self.gradient_checkpointing = self.gradient_checkpointing, False  # transformers' own is switched on in run.py
+        self.recomputation = self.gradient_checkpointing
+        self.gradient_checkpointing = False  # type: ignore[assignment]  # transformers' own, which is switched on in run.py
         super().__post_init__()
+
+    @property
+    def loggers(self) -> list[str]:
+        """`report_to` as a list."""
+        return [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or ())
+
+    @property
+    def chosen(self) -> Choices:
+        """What `parse` made of the flags on this machine."""
+        return self._chosen
+
+    @chosen.setter
+    def chosen(self, choices: Choices) -> None:
+        self._chosen = choices
 
 
 def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]:
@@ -168,14 +184,15 @@ def parse(argv: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments]
             # would be compiled at the first step (a minute or more, and a C++ compiler); gloo does the same work
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     description = "Fine-tune the highlight model."
-    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments), prog="python -m aha.train", description=description)
+    classes = [DataClassType(arguments) for arguments in (ModelArguments, DataArguments, RunArguments)]
+    parser = HfArgumentParser(classes, prog="python -m aha.train", description=description)
     try:
         model, data, run, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except (ValueError, ImportError) as error:
         raise UserError(f"flags cannot be used as given: {str(error).splitlines()[0]}") from error
     if rest:
         raise UserError(f"unknown flag {rest[0]}; see python -m aha.train --help.")
-    for logger in {"wandb", "tensorboard"} & set(run.report_to):
+    for logger in {"wandb", "tensorboard"} & set(run.loggers):
         need(logger, "train", f"--report_to {logger}")
     run.chosen = chosen(machine, model, run)
     run.compile_layers, run.low_memory_optimizer = run.chosen.compile_layers, run.chosen.low_memory_optimizer
@@ -220,8 +237,8 @@ def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None
         if value is not None and value <= 0:
             raise UserError(f"--{name} is {value}; it must be above 0.")
     if run.deepspeed_plugin is not None and run.deepspeed_plugin.zero_stage == 3:
-        for name, value in {"load_in_4bit": model.load_in_4bit, "compile_layers": run.compile_layers}.items():
-            if value:
+        for name, wanted in {"load_in_4bit": model.load_in_4bit, "compile_layers": run.compile_layers}.items():
+            if wanted:
                 raise UserError(f"--{name} cannot be used with ZeRO-3, which takes weights apart; use configs/deepspeed/zero2.json.")
     checked_system_prompt(data.system_prompt)
     if model.lora_targets and model.lora_pretrained:

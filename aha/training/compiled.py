@@ -11,6 +11,7 @@ is here a function of the element's number and of a seed that is drawn once per 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from llava_next import run_layer
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from aha.models import AhaModel
+from aha.models.adapters import lora_of
+from aha.training.recompute import set_flag
 
 
 def run_and_recompute(layer: nn.Module, *args, **kwargs):
@@ -32,6 +35,9 @@ class SeededDropout(nn.Module):
     factor times a row's length is out of range. The scale is a tensor: a product with a Python number is kept for the backward pass by
     the compiler in place of being recomputed, 0.5 GiB for each layer of a 7B model.
     """
+
+    scale: Tensor
+    seed: Tensor
 
     def __init__(self, p: float, seed: Tensor):
         super().__init__()
@@ -54,7 +60,7 @@ def seed_dropout(model: AhaModel) -> None:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     seeds = torch.zeros(len(layers), dtype=torch.int32, device=model.decoder_device)
     for layer, seed in zip(layers, seeds.unbind()):
-        p = model.peft_config["default"].lora_dropout
+        p = lora_of(model).lora_dropout
         layer.lora_dropout["default"] = SeededDropout(p, seed) if p else nn.Identity()
     model.register_forward_pre_hook(lambda module, inputs: None if not module.training else draw(seeds))
 
@@ -71,9 +77,10 @@ def compile_layers(model: AhaModel) -> None:
     if model.decoder_device.type == "cuda":
         model.fuse_vision()
     functions = {False: torch.compile(run_layer, dynamic=True), True: torch.compile(run_and_recompute, dynamic=True)}
-    for layer in model.decoder_layers:
-        layer.gradient_checkpointing = False
-        layer.recomputed = True
+    layers: Sequence[nn.Module] = model.decoder_layers
+    for layer in layers:
+        set_flag(layer, "gradient_checkpointing", False)
+        set_flag(layer, "recomputed", True)
         layer.forward = functools.partial(run_compiled, functions, layer)
 
 

@@ -17,7 +17,7 @@ from aha.data.mixture import Mixture
 from aha.data.samples import QuestionSample, RelevanceSample, Sample
 from aha.errors import UserError
 from aha.models import AhaModel
-from aha.video.reader import Frame, VideoFrames, read_video
+from aha.video.reader import NO_PIXELS, Frame, VideoFrames, read_video
 
 
 def has_own_pixels(sample: Sample) -> bool:
@@ -45,7 +45,8 @@ class VisionCache:
             return None
         _, indices, times, frame_times = zip(*found.frames)
         return VideoFrames(
-            frames_TCHW=found.features_FPC, frame_indices=list(indices), times=list(times), frame_times=list(frame_times),
+            frames_TCHW=found.features_FPC,  # type: ignore[arg-type]  # features in the place of pixels, which the mixture hands on as they are
+            frame_indices=list(indices), times=list(times), frame_times=list(frame_times),
             video_fps=float("nan"), duration=float("nan"), frame_count=0, sample_fps=sampling["fps"],
         )  # fmt: skip
 
@@ -62,7 +63,7 @@ class VisionCache:
             if self.stored(path, max_frames=max_frames, size=size, **sampling) is None:
                 # One more than is planned: where the video ends there, scoring, which takes every frame, finds all of them.
                 video = read_video(path, max_frames=max_frames + 1, size=size, **sampling)
-                frames = [Frame(None, *row) for row in zip(video.frame_indices, video.times, video.frame_times, strict=True)]
+                frames = [Frame(NO_PIXELS, *row) for row in zip(video.frame_indices, video.times, video.frame_times, strict=True)]
                 features_FPC = model.used_patches(model.tower_features(torch.from_numpy(video.frames_TCHW)))
                 end = sampling["start"] + len(frames) / sampling["fps"]
                 complete = len(frames) <= max_frames or end >= video.duration + 1e-9

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 from pathlib import Path
+from typing import Any
 
 SOURCE = Path(__file__).with_name("arguments.py")
 OTHERS = """
@@ -17,8 +18,10 @@ steps, --report_to wandb, --push_to_hub True ...): --help_all lists them, after 
 """
 
 
-def literal(call: ast.Call, name: str) -> ast.expr:
-    return next(keyword.value for keyword in call.keywords if keyword.arg == name)
+def literal(value: ast.expr | None, name: str) -> Any:
+    """The keyword `name` of a field's `field(default=..., metadata=...)`, which every field of arguments.py has."""
+    assert isinstance(value, ast.Call)
+    return ast.literal_eval(next(keyword.value for keyword in value.keywords if keyword.arg == name))
 
 
 def value_of(annotation: ast.expr) -> str:
@@ -36,13 +39,13 @@ def our_flags(parser: argparse.ArgumentParser) -> None:
     for node in ast.parse(SOURCE.read_text(encoding="utf-8")).body:
         if not (isinstance(node, ast.ClassDef) and any(ast.unparse(decorator) == "dataclass" for decorator in node.decorator_list)):
             continue
-        group = parser.add_argument_group(ast.get_docstring(node).splitlines()[0].rstrip("."))
+        group = parser.add_argument_group((ast.get_docstring(node) or "").partition("\n")[0].rstrip("."))
         for field in node.body:
             if isinstance(field, ast.AnnAssign):
-                default = ast.literal_eval(literal(field.value, "default"))
-                about = ast.literal_eval(literal(field.value, "metadata"))["help"]
+                default = literal(field.value, "default")
+                about = literal(field.value, "metadata")["help"]
                 group.add_argument(
-                    f"--{field.target.id}",
+                    f"--{ast.unparse(field.target)}",
                     metavar=value_of(field.annotation),
                     help=about.replace("%", "%%") + ("" if default is None else f" (default {default})"),
                 )

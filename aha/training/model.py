@@ -14,7 +14,7 @@ from torch import nn
 from aha.core.heads import HEADS, MODULES
 from aha.errors import UserError
 from aha.models import AhaModel
-from aha.models.adapters import add_lora, modules_to_save, new_lora, trainable
+from aha.models.adapters import add_lora, lora_of, modules_to_save, new_lora, trainable
 from aha.training.arguments import ModelArguments
 from aha.training.quantized import quantize_decoder
 
@@ -95,11 +95,11 @@ def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.devic
     set_dropout(model, args.lora_dropout)
     if args.load_in_4bit:
         quantize_decoder(model, device)
-        model.to(device)
+        model.to(device)  # type: ignore[arg-type]  # transformers wraps torch's method, and its self is lost
     present = [m for m in modules_to_save(type(model)) if m not in MODULES or getattr(model, m) is not None]
     trained = args.modules_to_save or present
     names = trainable(model, trained)
-    lora = model.peft_config["default"]  # what is saved: what is trained, and what the starting adapter put in place of the base's
+    lora = lora_of(model)  # what is saved: what is trained, and what the starting adapter put in place of the base's
     lora.modules_to_save = sorted({*trained, *(lora.modules_to_save or ())} if args.lora_pretrained is not None else {*trained})
     check_trained(model, names)
     return model
@@ -108,7 +108,7 @@ def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.devic
 @torch.no_grad()
 def to_mmduet(model: AhaModel, seed: int) -> None:
     """Heads of MMDuet in a new model: relevance with 2 outputs, no uncertainty."""
-    weight = model.relevance_head.weight
+    weight = model.get_parameter("relevance_head.weight")
     generator = torch.Generator().manual_seed(seed + 1)
     start = torch.randn(2, model.config.hidden_size, generator=generator) * 0.02
     model.set_head("relevance", start.to(weight))
@@ -121,7 +121,7 @@ def set_dropout(model: AhaModel, p: float) -> None:
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             layer.lora_dropout["default"] = nn.Dropout(p) if p else nn.Identity()
-    model.peft_config["default"].lora_dropout = p
+    lora_of(model).lora_dropout = p
 
 
 def check_trained(model: AhaModel, names: list[str]) -> None:

@@ -13,6 +13,8 @@ The arithmetic itself is float32, in pieces of `CHUNK` elements; on a GPU each p
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -61,9 +63,9 @@ class LowMemoryAdamW(torch.optim.Optimizer):
 
     def __init__(self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        self._fused = None
+        self._fused: Callable[..., None] | None = None
 
-    def _update(self, device: torch.device):
+    def _update(self, device: torch.device) -> Callable[..., None]:
         if device.type != "cuda":
             return update
         if self._fused is None:
@@ -94,10 +96,10 @@ class LowMemoryAdamW(torch.optim.Optimizer):
             beta1, beta2 = group["betas"]
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._step(parameter, group, beta1, beta2)
+                    self._step(parameter, parameter.grad, group, beta1, beta2)
         return loss
 
-    def _step(self, parameter: Tensor, group: dict, beta1: float, beta2: float) -> None:
+    def _step(self, parameter: Tensor, gradient: Tensor, group: dict, beta1: float, beta2: float) -> None:
         state = self.state[parameter]
         if not state:
             state["step"] = 0
@@ -111,7 +113,7 @@ class LowMemoryAdamW(torch.optim.Optimizer):
         scalars = torch.tensor([group["lr"], 1 / (1 - beta1 ** state["step"]), 1 / (1 - beta2 ** state["step"])], dtype=torch.float32)
         lr, scale1, scale2 = scalars.to(parameter.device, non_blocking=True).unbind()
         rest = state.get("rest")
-        pieces = [t.view(-1).split(CHUNK) for t in (parameter.data, parameter.grad, state["exp_avg"], state["exp_avg_sq"])]
+        pieces = [t.view(-1).split(CHUNK) for t in (parameter.data, gradient, state["exp_avg"], state["exp_avg_sq"])]
         rests = [None] * len(pieces[0]) if rest is None else rest.view(-1).split(CHUNK)
         for weight, grad, first, second, left in zip(*pieces, rests):
             step_update(weight, grad, first, second, left, lr, scale1, scale2, beta1, beta2, group["eps"], group["weight_decay"])

@@ -45,6 +45,10 @@ def dequantize(packed: Tensor, scale: Tensor, levels: Tensor, dtype: torch.dtype
 class Linear4bit(nn.Module):
     """A frozen linear layer with a 4-bit weight; `device`: where it lives from now on."""
 
+    packed: Tensor
+    scale: Tensor
+    levels: Tensor
+
     def __init__(self, linear: nn.Linear, device: torch.device):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -63,4 +67,6 @@ def quantize_decoder(model: AhaModel, device: torch.device) -> None:
     """Replace the frozen weight under every LoRA layer by its 4-bit form on `device`, one layer at a time."""
     for module in model.modules():
         if isinstance(module, LoraLayer):
-            module.base_layer = Linear4bit(module.base_layer, device)
+            linear = module.base_layer
+            assert isinstance(linear, nn.Linear)  # LORA's layers are those of the decoder
+            module.base_layer = Linear4bit(linear, device)

@@ -45,6 +45,11 @@ class Cost:
         return cls(kept if compiled else 2.2 * kept, width * hidden, width * (10 * intermediate + 20 * hidden))
 
 
+def set_flag(layer: nn.Module, name: str, value: bool) -> None:
+    """A plain attribute; of a torch module type checkers expect tensors and modules only."""
+    setattr(layer, name, value)
+
+
 class Recompute:
     """Sets `layer.recomputed` of the decoder layers. `mode`: "auto", "all", "none", or a number of layers. `native`: layers that are not
     compiled, which transformers recomputes.
@@ -62,7 +67,7 @@ class Recompute:
         self.spill = False  # the inputs of this batch's layers wait on the host
         self.forced: list[tuple[int, int]] = []  # (tokens, recomputed layers) that ran out of memory
         self.tokens, self.before, self.peak, self.measured = 0, 0.0, 0.0, False
-        self.apply({"all": len(self.layers), "none": 0, "auto": len(self.layers)}.get(mode, mode))
+        self.apply(mode if isinstance(mode, int) else 0 if mode == "none" else len(self.layers))
 
     @property
     def plans(self) -> bool:
@@ -72,14 +77,17 @@ class Recompute:
         """The first `count` layers are recomputed."""
         self.recomputed = min(count, len(self.layers))
         for i, layer in enumerate(self.layers):
-            layer.recomputed = i < self.recomputed
+            again = i < self.recomputed
+            set_flag(layer, "recomputed", again)
             if self.native:
-                layer.gradient_checkpointing = layer.recomputed
+                set_flag(layer, "gradient_checkpointing", again)
 
     def plan(self, tokens: int, in_use: float) -> int:
         """How many layers a batch of `tokens` (padding included) must recompute when `in_use` bytes are taken before it."""
         self.resident = max(self.resident, in_use)
         count = len(self.layers)
+        if self.planned is None:
+            raise ValueError("nothing is planned without a limit")
         free = self.planned - self.resident - self.later - tokens * (self.cost.moment + count * self.cost.inputs)
         self.spill = free < 0
         keep = int(max(free, 0) // (tokens * (self.cost.kept - self.cost.inputs)))
@@ -113,7 +121,7 @@ class Recompute:
         return self.has_room(in_use)
 
     def has_room(self, in_use: float) -> bool:
-        return in_use + self.tokens * self.cost.moment <= self.limit
+        return self.limit is None or in_use + self.tokens * self.cost.moment <= self.limit
 
     def learn_kept(self, kept: float) -> None:
         """`kept`: bytes that the forward pass left for the backward pass. With few layers among them the rest weighs too much to tell."""

@@ -11,7 +11,7 @@ import contextlib
 import io
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -32,7 +32,7 @@ def load_resized(trainer: AhaTrainer, folder: Path) -> None:
         shutil.rmtree(universal, ignore_errors=True)
         convert(folder / tag, universal / tag)
     dist.barrier()
-    engine = trainer.deepspeed
+    engine: Any = trainer.deepspeed  # DeepSpeed has no types
     engine._config.load_universal_checkpoint = True
     engine.load_checkpoint(str(universal), tag=tag, load_module_strict=False)
     engine._config.load_universal_checkpoint = False

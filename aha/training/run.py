@@ -43,7 +43,7 @@ from aha.training.trainer import AhaTrainer
 from aha.training.validation import Validation
 
 FINISHED = "finished.json"
-USUAL_TOKENS = 6000  # of a sample of 120 frames: what a card must have room for with everything on it
+USUAL_TOKENS = 6000  # of a usual sample (120 frames): a card must have room for one with everything on it
 
 
 def loss_weights(objective: str, given: list[str] | None) -> LossWeights:
@@ -104,7 +104,7 @@ def train(argv: list[str]) -> None:
     if main:
         prepare_folder(Path(run.output_dir), run, resume)
     checkpoint.barrier()
-    wandb_config = prepare_wandb(run.output_dir, main) if "wandb" in run.report_to else {}
+    wandb_config = prepare_wandb(run.output_dir, main) if "wandb" in run.loggers else {}
 
     torch.manual_seed(run.seed)
     dtype = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else torch.float32
@@ -129,7 +129,7 @@ def train(argv: list[str]) -> None:
         model, run, TrainingSet(mixture, features), recompute=recompute, objective=objective, tokenizer=tokenizer, record=record,
         validation=None if held_out is None else Validation(held_out, features),
     )  # fmt: skip
-    if "wandb" in run.report_to:
+    if "wandb" in run.loggers:
         trainer.add_callback(Dashboard(record.settings, wandb_config))
     trainer.add_callback(LogFile(trainer.history))
     if not run.disable_tqdm:
@@ -139,7 +139,7 @@ def train(argv: list[str]) -> None:
     trainer.save_model(run.output_dir)
     if main:
         if trainer.state.best_model_checkpoint is not None:
-            keep_best(trainer)
+            keep_best(trainer, Path(trainer.state.best_model_checkpoint))
         write_text(Path(run.output_dir) / "README.md", model_card(run.output_dir, base=model_args.llm_pretrained, merged=False))
         if run.push_to_hub:
             print(f"uploaded: {upload(run.output_dir, run.hub_model_id or Path(run.output_dir).name)}", flush=True)
@@ -167,7 +167,8 @@ def prepare_layers(model: AhaModel, run: RunArguments) -> Recompute:
     if chosen.compile_layers:
         compile_layers(model)
     else:
-        run.gradient_checkpointing = run.activation_checkpointing = chosen.recompute != "none"
+        run.activation_checkpointing = chosen.recompute != "none"
+        run.gradient_checkpointing = run.activation_checkpointing  # type: ignore[assignment]  # see RunArguments
     return Recompute(model, chosen.recompute, cost, limit, later, native=not chosen.compile_layers)
 
 
@@ -198,9 +199,9 @@ def prepare_folder(folder: Path, run: RunArguments, resume: Path | None) -> None
     (folder / FINISHED).unlink(missing_ok=True)
 
 
-def keep_best(trainer: AhaTrainer) -> None:
-    """Copy the adapter of the best checkpoint to `best/` of the run folder."""
-    source, target = Path(trainer.state.best_model_checkpoint), Path(trainer.args.output_dir) / "best"
+def keep_best(trainer: AhaTrainer, source: Path) -> None:
+    """Copy the adapter of the best checkpoint, `source`, to `best/` of the run folder."""
+    target = Path(trainer.args.output_dir) / "best"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for path in source.iterdir():
@@ -245,7 +246,7 @@ def finish(trainer: AhaTrainer) -> None:
         parts = trainer.speed.summary()
         if parts:
             print(summary_line(parts), flush=True)
-            if "wandb" in trainer.args.report_to:
+            if "wandb" in trainer.args.loggers:
                 send_summary(parts)
         facts = {"world_size": world, "zero_stage": stage, "parameters_equal": equal, "parameter_hash": hashes[0], "step_seconds": parts}
         trainer.history.event("finished", step=trainer.state.global_step, **facts)

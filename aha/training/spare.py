@@ -15,6 +15,8 @@ from aha.models import AhaModel
 class HostEmbedding(nn.Module):
     """A frozen embedding whose table stays on the host, wherever the model is moved to; rows are looked up there."""
 
+    table_VH: Tensor
+
     def __init__(self, embedding: nn.Embedding):
         super().__init__()
         self.device = embedding.weight.device
@@ -26,7 +28,9 @@ class HostEmbedding(nn.Module):
 
 
 def embeddings_on_host(model: AhaModel) -> None:
-    model.set_input_embeddings(HostEmbedding(model.get_input_embeddings()))
+    table = model.get_input_embeddings()
+    assert isinstance(table, nn.Embedding)
+    model.set_input_embeddings(HostEmbedding(table))
 
 
 def inputs_on_host(shape: tuple[int, ...]) -> contextlib.AbstractContextManager:

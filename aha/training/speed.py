@@ -30,9 +30,11 @@ class ModelFlops:
     recomputation by gradient checkpointing does not count, so that MFU compares between settings. `again`: what recomputation adds."""
 
     def __init__(self, model: AhaModel):
-        config, named = model.config, list(model.decoder_layers.named_parameters())
+        config, layers = model.config, model.decoder_layers
+        named = [parameter for layer in layers for parameter in layer.named_parameters()]
+        packed = [b for layer in layers for n, b in layer.named_buffers() if n.endswith(".packed")]
         decoder = sum(p.numel() for n, p in named if p.ndim == 2 and ".lora_" not in n)
-        decoder += sum(b.numel() * 2 for n, b in model.decoder_layers.named_buffers() if n.endswith(".packed"))  # 4-bit, two in a byte
+        decoder += sum(b.numel() * 2 for b in packed)  # 4-bit, two in a byte
         lora = sum(p.numel() for n, p in named if ".lora_" in n)
         self.layers = config.num_hidden_layers
         self.per_token = 4 * decoder + 6 * lora
@@ -118,7 +120,7 @@ class Speed:
         self.device = model.decoder_device
         self.peak = peak_flops(self.device)
         self.sections = Sections(self.device)
-        model.tower_features = self.sections.around("vision", model.tower_features)
+        vars(model)["tower_features"] = self.sections.around("vision", model.tower_features)  # of this model alone
         self.last_step = 0
         self.total = dict.fromkeys((*SECTIONS, "all"), 0.0)
         self.steps = 0

@@ -112,6 +112,9 @@ class AhaTrainer(Trainer):
     """`objective`: `aha_losses` or `mmduet_losses`; `record`: what a checkpoint carries beside the weights."""
 
     args: RunArguments
+    model: AhaModel
+    train_dataset: TrainingSet
+    objective: Objective
 
     def __init__(
         self,
@@ -170,7 +173,7 @@ class AhaTrainer(Trainer):
                 tower_batch = len(pixels)
         else:
             features = torch.cat([self._features(f) for f in frames])
-        sixteen_bit = self.deepspeed is None and self.model.lm_head.weight.dtype != torch.float32  # as it is: nothing to cast
+        sixteen_bit = self.deepspeed is None and self.model.lm_head.weight.dtype != torch.float32  # such a model needs no autocast
         with torch.autocast(self.args.device.type, enabled=False) if sixteen_bit else contextlib.nullcontext():
             return model(
                 input_ids=batch["input_ids_BT"], frames=pixels, vision_features=features, logits_mask=batch["labels_BT"] != IGNORE_INDEX,
@@ -234,7 +237,7 @@ class AhaTrainer(Trainer):
                     return output
                 del output
                 continue
-            # here the exception and the tensors that its traceback held are gone
+            # outside the except block, so that the tensors held by the traceback are freed
             if not self.recompute.tighten():
                 raise UserError(out_of_memory(inputs, said))
             clear_device_cache(garbage_collection=True)
@@ -318,9 +321,9 @@ class AhaTrainer(Trainer):
         dist.all_gather_object(gathered, self._step_ids)
         return [i for ids in gathered for i in ids]
 
-    def floating_point_ops(self, inputs) -> float:
+    def floating_point_ops(self, inputs) -> int:
         batch = len(inputs["num_frames"])
-        return self.speed.model_flops(batch, inputs["num_tokens"] / batch, sum(inputs["num_frames"]))
+        return int(self.speed.model_flops(batch, inputs["num_tokens"] / batch, sum(inputs["num_frames"])))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

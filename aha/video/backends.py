@@ -22,6 +22,7 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 
 from aha.core.extras import install_line
 from aha.errors import UserError
@@ -99,7 +100,7 @@ def _decode_by_pts(index: VideoIndex, wanted: list[int], threads: int, skip: boo
                 stream.codec_context.flush_buffers()
             needs_skip = target + 1 < len(wanted) and first[target + 1] > max(own[target], done) + threads
             if not needs_skip and target + 1 < len(wanted):
-                first[target + 1] = 0  # no gap worth it: decode straight on
+                first[target + 1] = 0  # no gap is worth skipping: decode straight on
             while done <= own[target]:
                 packet = next(packets, None)
                 if packet is None:
@@ -120,7 +121,7 @@ def _decode_by_pts(index: VideoIndex, wanted: list[int], threads: int, skip: boo
 
 def _start_of(index: VideoIndex, keys: list[int], own: int, pts: int) -> int:
     k = bisect.bisect_right(keys, own) - 1
-    while k > 0 and (index.packet_pts[keys[k]] is None or index.packet_pts[keys[k]] > pts):
+    while k > 0 and ((start := index.packet_pts[keys[k]]) is None or start > pts):
         k -= 1
     return keys[max(k, 0)]
 
@@ -155,7 +156,7 @@ def upright_rgb(frame: av.VideoFrame, pixel_aspect: float, matrices: Matrices) -
     image_HWC = frame.to_ndarray(format="rgb24")
     if frame.rotation not in matrices:
         data = frame.side_data.get("DISPLAYMATRIX")
-        matrices[frame.rotation] = struct.unpack("<9i", bytes(data)) if data is not None else None
+        matrices[frame.rotation] = struct.unpack("<9i", bytes(data)) if isinstance(data, SideData) else None
     matrix = matrices[frame.rotation]
     return turn_upright(image_HWC, matrix), 1 / pixel_aspect if swaps_axes(matrix) else pixel_aspect
 
@@ -189,7 +190,7 @@ def decode_decord(index: VideoIndex, wanted: list[int], threads: int) -> Iterato
             for frame_index, image_HWC in zip(chunk, frames_THWC):
                 yield frame_index, image_HWC, turned_aspect
     finally:
-        del reader  # it decodes on in the background, into memory, for as long as it lives
+        del reader  # as long as it lives, it goes on decoding into memory in the background
 
 
 def decode_torchcodec(index: VideoIndex, wanted: list[int], threads: int) -> Iterator[tuple[int, np.ndarray, float]]:

@@ -58,8 +58,9 @@ class Clock:
             if self._last_dts is not None:
                 step = dts - self._last_dts
                 usual = statistics.median_low(self._steps) if self._steps else self._assumed
-                if -step * self.time_base > max(STEP_BACK, 2 * usual * self.time_base) or self._is_jump(packet):
-                    self._begin(packet, usual)
+                back = float(-step * self.time_base)
+                if back > max(STEP_BACK, float(2 * usual * self.time_base)) or self._is_jump(packet, dts, step):
+                    self._begin(packet, dts, self._last_dts, usual)
                 elif step > 0:
                     self._steps.append(step)
             self._last_dts = dts
@@ -76,16 +77,15 @@ class Clock:
             return
         last = self._others.get(packet.stream_index)
         self._others[packet.stream_index] = packet.dts
-        if last is not None:
+        if last is not None and packet.time_base is not None:
             step = float((packet.dts - last) * packet.time_base)
             if 0 < step <= PLAYING:
                 self._played[packet.stream_index] = self._played.get(packet.stream_index, 0.0) + step
 
-    def _is_jump(self, packet: av.Packet) -> bool:
-        """Whether a step forward is a clock set anew. Told by the pts: of some containers the dts are guesses that follow later."""
-        if packet.pts is None or self._highest is None:
-            now, step = packet.dts, packet.dts - self._last_dts
-        else:
+    def _is_jump(self, packet: av.Packet, now: int, step: int) -> bool:
+        """Whether a step forward is a clock set anew. now, step: by the dts, which count where there is no pts: of some containers they are
+        guesses that follow later."""
+        if packet.pts is not None and self._highest is not None:
             now, step = packet.pts, packet.pts + self._offset - self._highest
         seconds = float(step * self.time_base)
         if seconds <= PLAYING or max(self._played.values(), default=0.0) > seconds / 2:
@@ -94,13 +94,13 @@ class Clock:
             return True
         return float(now * self.time_base) > self._end if self._end is not None else seconds > LONGEST_HOLD
 
-    def _begin(self, packet: av.Packet, usual: int) -> None:
-        """A new epoch begins with this packet."""
+    def _begin(self, packet: av.Packet, dts: int, last_dts: int, usual: int) -> None:
+        """A new epoch begins with this packet, `dts`, after one of `last_dts`."""
         epoch = len(self.offsets_s)
         if self._known is not None:
             self._offset = round(self._known[min(epoch, len(self._known) - 1)] / self.time_base)
         elif packet.is_keyframe and packet.pts is not None and self._highest is not None:
             self._offset = self._highest + usual - packet.pts
         else:  # in the middle of a group of pictures: the order of decoding goes on
-            self._offset = self._last_dts + self._offset + usual - packet.dts
+            self._offset = last_dts + self._offset + usual - dts
         self.offsets_s.append(self._offset * self.time_base)

@@ -41,8 +41,8 @@ def degrade_frame(frame_CHW: np.ndarray, kind: str, rng: random.Random) -> np.nd
     if kind == "quality":
         rows, columns = (np.arange(n) * min(_COARSE, n) // n for n in (height, width))
         counts = np.outer(np.bincount(rows), np.bincount(columns))
-        sums = np.zeros((3, rows[-1] + 1, columns[-1] + 1))
-        np.add.at(sums, (slice(None), rows[:, None], columns[None, :]), frame_CHW)
+        firsts = [np.searchsorted(cells, np.arange(cells[-1] + 1)) for cells in (rows, columns)]
+        sums = np.add.reduceat(np.add.reduceat(frame_CHW.astype(np.float64), firsts[0], axis=1), firsts[1], axis=2)
         return (sums / counts).astype(np.uint8)[:, rows][:, :, columns]
     if kind == "color_banding":
         return frame_CHW // 64 * 64

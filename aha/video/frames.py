@@ -120,8 +120,8 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Raises UserError, naming the file, where it is missing or no image.
     """
-    with _image_errors(path), Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
+    with _image_errors(path), Image.open(path) as stored:
+        image: Image.Image = ImageOps.exif_transpose(stored)
         if image.mode.startswith("I"):  # 16-bit grey: the upper byte, as for every other 16-bit format
             return np.repeat((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
         if image.mode == "F":

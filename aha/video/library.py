@@ -58,13 +58,12 @@ def index_videos(
     index: dict[str, dict[str, Any]] = {}
     new: list[str] = []
     for name in names:
-        entry = known.get(name)
+        entry: Any = known.get(name)
         if _is_current(entry, folder / name):
             index[name] = {**entry, "path": str(folder / name)}
         else:
             new.append(name)
-    for name, entry in zip(new, _probe_all([str(folder / name) for name in new], workers)):
-        index[name] = entry
+    index |= zip(new, _probe_all([str(folder / name) for name in new], workers))
     if new or len(known) != len(index):
         unreadable = [f"  {name}: {index[name]['error']}" for name in new if not index[name]["valid"]]
         if unreadable and report:
@@ -136,7 +135,7 @@ def _without_suffix(name: str) -> str:
 
 def _is_current(entry: Any, path: Path) -> bool:
     """True where `entry` was made from the file as it is now."""
-    numbers = [entry.get(key) for key in ("duration", "fps", "frame_count")] if isinstance(entry, dict) else []
+    numbers: list[Any] = [entry.get(key) for key in ("duration", "fps", "frame_count")] if isinstance(entry, dict) else []
     if not numbers or not all(type(number) in (int, float) and 0 <= number < float("inf") for number in numbers):
         return False
     if entry.get("valid") is not True and not (entry.get("valid") is False and isinstance(entry.get("error"), str)):

@@ -98,8 +98,10 @@ def _cached_index(path: str, size: int, mtime_ns: int, limits: Limits) -> VideoI
             size_wxh = f"{codec.width}x{codec.height}"
             raise UserError(f"video {path} has pictures of {size_wxh} pixels, more than the {limits.pixels} allowed here; make it smaller.")
         failures: list[Exception] = []
-        packet_pts, packet_is_key, durations = [], [], {}  # durations: pts of every frame that is shown -> duration
-        epoch_key = None  # pts of the key frame with which a later epoch begins
+        packet_pts: list[int | None] = []
+        packet_is_key: list[bool] = []
+        durations: dict[int, int] = {}  # pts of every frame that is shown -> its duration
+        epoch_key: int | None = None  # pts of the key frame with which a later epoch begins
         without_pts = False
         last_dts, last_is_whole = None, True
         clock, epochs = Clock(container, stream), 1
@@ -121,7 +123,7 @@ def _cached_index(path: str, size: int, mtime_ns: int, limits: Limits) -> VideoI
             raise UserError(f"video {path} holds no frames; download it again or make it anew.")
         if True not in packet_is_key:
             packet_is_key[0] = True
-        time_base, fps, container_name = stream.time_base, _frame_rate(stream), container.format.name
+        time_base, rate, container_name = time_base_of(stream), _frame_rate(stream), container.format.name
         cut_off = bool(failures) or _is_cut_off(path, size, container_name, stream, len(packet_pts))
         # AVI stores no time stamps: with B-frames those that FFmpeg makes up are not the frames' own.
         by_count = without_pts or not durations or (container_name == "avi" and codec.has_b_frames)
@@ -129,21 +131,21 @@ def _cached_index(path: str, size: int, mtime_ns: int, limits: Limits) -> VideoI
         pixel_aspect, begin = pixel_aspect_of(stream), Fraction(container.start_time or 0, 1_000_000)
         number, other_videos = stream.index, len(video_tracks(container)) - 1
     if by_count:
-        pts = _decoded_pts(path, time_base, fps)
+        pts = _decoded_pts(path, time_base, rate)
         pts = pts[: max(1, len(pts) - REORDERED)] if cut_off else pts
     else:
         # Frames shown before the first key frame cannot be decoded: a recording that was cut from a broadcast starts like this.
         first_key = packet_pts[packet_is_key.index(True)]
         pts = sorted(p for p in durations if first_key is None or p >= first_key)
         if last_dts is not None and (cut_off or not last_is_whole):
-            pts = [p for p in pts if p <= last_dts and p != packet_pts[-1]]  # between later ones frames may be lost
-        elif last_dts is not None and fps is not None and container_name in UNINDEXED:
-            pts = _without_gaps_after(last_dts, pts, interval=1.5 / (fps * time_base))
+            # the frames after the last decoding time may have gaps where the file is cut
+            pts = [p for p in pts if p <= last_dts and p != packet_pts[-1]]
+        elif last_dts is not None and rate is not None and container_name in UNINDEXED:
+            pts = _without_gaps_after(last_dts, pts, interval=1.5 / float(rate * time_base))
         if not pts:
             raise UserError(f"video {path} is cut off before its first frame is complete; download it again.")
     span = (pts[-1] - pts[0]) * time_base
-    if fps is None:
-        fps = (len(pts) - 1) / span if span > 0 else Fraction(1)
+    fps = rate or ((len(pts) - 1) / span if span > 0 else Fraction(1))
     if span > MAX_SECONDS:
         raise UserError(
             f"video {path} has time stamps more than {MAX_SECONDS // 86400:.0f} days apart, so it is damaged; download it again."
@@ -163,6 +165,13 @@ def _cached_index(path: str, size: int, mtime_ns: int, limits: Limits) -> VideoI
         cut_off=cut_off, by_count=by_count, packet_pts=packet_pts, packet_is_key=packet_is_key, stream=number, other_videos=other_videos,
         late=late, clock_offsets=tuple(clock.offsets_s), max_pixels=limits.pixels,
     )  # fmt: skip
+
+
+def time_base_of(stream: av.stream.Stream) -> Fraction:
+    """Seconds of a unit of the stream's time stamps. Raises UserError where the file does not say it: they then mean nothing."""
+    if stream.time_base is None:
+        raise UserError("the stream has no time base, so the file is damaged; download it again or make it anew.")
+    return stream.time_base
 
 
 def _frame_rate(stream: av.video.stream.VideoStream) -> Fraction | None:
@@ -226,12 +235,12 @@ def _decoded_pts(path: str, time_base: Fraction, fps: Fraction | None) -> list[i
     container, stream = open_decoder(path, threads=2)
     with container:
         packets = itertools.chain(packets_of(container, stream), [None])
-        pts = [frame.pts for packet in packets for frame in decode_packet(stream, packet)]
-    if not pts:
+        stamps = [frame.pts for packet in packets for frame in decode_packet(stream, packet)]
+    if not stamps:
         raise UserError(f"video {path} has no frame that can be decoded; download it again or re-encode it.")
-    if None in pts or any(b <= a for a, b in zip(pts, pts[1:])):
-        step = 1 / ((fps or Fraction(25)) * time_base)
-        pts = [round(i * step) for i in range(len(pts))]
-        if len(set(pts)) != len(pts):
-            pts = list(range(len(pts)))
-    return pts
+    pts = [stamp for stamp in stamps if stamp is not None]
+    if len(pts) == len(stamps) and all(a < b for a, b in zip(pts, pts[1:])):
+        return pts
+    step = 1 / ((fps or Fraction(25)) * time_base)
+    spaced = [round(i * step) for i in range(len(stamps))]
+    return spaced if len(set(spaced)) == len(spaced) else list(range(len(spaced)))

@@ -22,11 +22,11 @@ import bisect
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from llava_next import PUBLISHED
@@ -43,6 +43,7 @@ BACKENDS = {"pyav": decode_pyav, "decord": decode_decord, "torchcodec": decode_t
 SAMPLINGS = ("timestamps", "reference")
 ROUNDED = 1e-3  # seconds by which intervals differ that were rounded to milliseconds
 
+Backend = Literal["pyav", "decord", "torchcodec"]
 Source = str | os.PathLike | Sequence[str | os.PathLike] | np.ndarray
 
 
@@ -71,6 +72,9 @@ class Frame(NamedTuple):
     frame_time: float  # seconds, when the frame is shown: its own time at or after `time`, or `time` where it is held ("reference": about)
 
 
+NO_PIXELS = np.empty((3, 0, 0), np.uint8)  # of a Frame whose picture lies elsewhere, or was seen by the vision tower already
+
+
 @dataclass(frozen=True)
 class VideoFrames:
     """Sampled frames of one video; the lists have one element per frame."""
@@ -96,7 +100,7 @@ class _Timeline:
     duration: Fraction
     promised_frames: int
     cut_off: bool
-    last_ticks: int = 0  # how long the last frame says that it lasts; 0 = it does not say
+    last_ticks: int = 0  # duration that the file states for its last frame; 0 = it states none
 
     def seconds(self, frame_index: int) -> float:
         return float(self.ticks[frame_index] * self.unit)
@@ -106,7 +110,7 @@ class _Timeline:
         """The usual frame interval: the median, or the longest that is the same but for rounding of time stamps (a unit, a millisecond)."""
         if len(self.ticks) < 2:
             return float(1 / (self.fps * self.unit))
-        intervals = np.diff(np.array(self.ticks, dtype=np.int64))
+        intervals = np.diff(np.array(self.ticks, dtype=np.int64)).astype(np.float64)
         median = float(np.median(intervals))
         return max(median, float(intervals[intervals <= median + max(1.0, ROUNDED / float(self.unit))].max()))
 
@@ -117,6 +121,24 @@ class _Choice:
     times: list[float]
     frame_times: list[float]
     sample_fps: float
+
+
+class ReadOptions(TypedDict, total=False):
+    """What `iter_frames` and `read_video` take; what each means stands with `iter_frames`, the defaults with `_open_source`."""
+
+    fps: float | Fraction | None
+    max_frames: int | None
+    num_frames: int | None
+    sampling: Literal["timestamps", "reference"]
+    rounding: Literal["up", "down"]
+    start: float | None
+    end: float | None
+    backend: Backend
+    size: int
+    resize: bool
+    source_fps: float | None
+    threads: int
+    limits: Limits | None
 
 
 def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
@@ -133,34 +155,17 @@ def probe(path: str | os.PathLike, limits: Limits | None = None) -> VideoInfo:
     )  # fmt: skip
 
 
-def read_video(
-    source: Source,
-    *,
-    fps: float | Fraction | None = None,
-    max_frames: int | None = None,
-    num_frames: int | None = None,
-    sampling: Literal["timestamps", "reference"] = "timestamps",
-    rounding: Literal["up", "down"] = "up",
-    start: float | None = None,
-    end: float | None = None,
-    backend: Literal["pyav", "decord", "torchcodec"] = "pyav",
-    size: int = PUBLISHED.side,
-    resize: bool = True,
-    source_fps: float | None = None,
-    threads: int = 2,
-    limits: Limits | None = None,
-) -> VideoFrames:
-    """Read sampled frames into memory. Arguments and errors as for `iter_frames`; also an error where they would not fit into memory."""
-    timeline, choice, frames = _open_source(
-        source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads, limits
-    )
-    frames_TCHW = None
+def read_video(source: Source, **options: Unpack[ReadOptions]) -> VideoFrames:
+    """Read sampled frames into memory. Options and errors as for `iter_frames`; also an error where they would not fit into memory."""
+    timeline, choice, frames = _open_source(source, **options)
+    frames_TCHW: np.ndarray | None = None
     for k, frame in enumerate(frames):
         if frames_TCHW is None:
             frames_TCHW = _allocate(timeline.name, len(choice.frame_indices), frame.frame_CHW.shape)
         elif frame.frame_CHW.shape != frames_TCHW.shape[1:]:
             raise UserError(f"{timeline.name}: the picture changes its size at frame {frame.frame_index}; read it with resize=True.")
         frames_TCHW[k] = frame.frame_CHW
+    assert frames_TCHW is not None  # a choice of no frames is an error
     return VideoFrames(
         frames_TCHW=frames_TCHW,
         frame_indices=choice.frame_indices,
@@ -173,23 +178,7 @@ def read_video(
     )
 
 
-def iter_frames(
-    source: Source,
-    *,
-    fps: float | Fraction | None = None,
-    max_frames: int | None = None,
-    num_frames: int | None = None,
-    sampling: Literal["timestamps", "reference"] = "timestamps",
-    rounding: Literal["up", "down"] = "up",
-    start: float | None = None,
-    end: float | None = None,
-    backend: Literal["pyav", "decord", "torchcodec"] = "pyav",
-    size: int = PUBLISHED.side,
-    resize: bool = True,
-    source_fps: float | None = None,
-    threads: int = 2,
-    limits: Limits | None = None,
-) -> Iterator[Frame]:
+def iter_frames(source: Source, **options: Unpack[ReadOptions]) -> Iterator[Frame]:
     """Yield sampled frames one by one, with constant memory.
 
     source       a video file; or a list of image files; or an array, uint8 [T,H,W,3] or [T,3,H,W], RGB
@@ -210,14 +199,25 @@ def iter_frames(
     Raises UserError (one sentence: what, where, cure): missing, empty or damaged file; no video in it; no frame between start and end; a
     chosen frame that cannot be decoded; a file that is cut off, where sampling runs past the cut; an argument out of range.
     """
-    _, _, frames = _open_source(
-        source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads, limits
-    )
-    return frames
+    return _open_source(source, **options)[2]
 
 
 def _open_source(
-    source, fps, max_frames, num_frames, sampling, rounding, start, end, backend, size, resize, source_fps, threads, limits
+    source: Source,
+    *,
+    fps: float | Fraction | None = None,
+    max_frames: int | None = None,
+    num_frames: int | None = None,
+    sampling: str = "timestamps",
+    rounding: str = "up",
+    start: float | None = None,
+    end: float | None = None,
+    backend: str = "pyav",
+    size: int = PUBLISHED.side,
+    resize: bool = True,
+    source_fps: float | None = None,
+    threads: int = 2,
+    limits: Limits | None = None,
 ) -> tuple[_Timeline, _Choice, Iterator[Frame]]:
     """Check the arguments, choose the frames, and return a generator that decodes them."""
     if fps is not None and num_frames is not None:
@@ -236,6 +236,7 @@ def _open_source(
     if sampling == "reference" and fps is None and num_frames is None:
         raise UserError('sampling="reference" needs fps or num_frames.')
 
+    decode: Callable[[list[int]], Iterator[tuple[int, np.ndarray, float]]]
     if isinstance(source, np.ndarray):
         frames_THWC = check_array(source)
         timeline = _even_timeline("array of frames", len(frames_THWC), source_fps)
@@ -257,7 +258,7 @@ def _open_source(
 
     def frames() -> Iterator[Frame]:
         decoded = decode(sorted(set(choice.frame_indices)))
-        last_index, frame_CHW = -1, None
+        last_index, frame_CHW = -1, NO_PIXELS
         for frame_index, time, frame_time in zip(choice.frame_indices, choice.times, choice.frame_times):
             if frame_index != last_index:
                 last_index, image_HWC, pixel_aspect = next(decoded)

@@ -27,7 +27,14 @@ from aha.core.files import read_text
 from aha.errors import UserError
 
 LONGEST_NAME = 80
-KEYS = {"name": str, "address": str, "queries": list, "frame_fps": (int, float), "on_event": list, "max_alerts_per_hour": (int, float)}
+KEYS: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "address": str,
+    "queries": list,
+    "frame_fps": (int, float),
+    "on_event": list,
+    "max_alerts_per_hour": (int, float),
+}
 
 
 @dataclass(frozen=True)

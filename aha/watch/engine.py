@@ -73,7 +73,7 @@ class Source:
     def __init__(self, camera: Camera):
         self.camera = camera
         self.streams: list[Stream] = []
-        self.feed: Feed | None = None
+        self._feed: Feed | None = None
         self.ring = PacketRing() if camera.on_event else None  # for the clips of highlights
         self.lost_before = 0  # frames dropped before a restart
         self.told, self.dropped_before, self.worst, self.behind = -math.inf, 0, 0.0, 0.0
@@ -91,7 +91,16 @@ class Source:
 
     @property
     def dropped(self) -> int:
-        return self.lost_before + (0 if self.feed is None else self.feed.dropped)
+        return self.lost_before + (0 if self._feed is None else self._feed.dropped)
+
+    @property
+    def feed(self) -> Feed:
+        assert self._feed is not None  # Watch.open gives it before anybody else sees the source
+        return self._feed
+
+    @feed.setter
+    def feed(self, feed: Feed) -> None:
+        self._feed = feed
 
     def clip(self, start: float, end: float) -> bytes | None:
         """The moment as a small video; None where its packets are gone."""
@@ -115,7 +124,8 @@ class Watch:
         max_streams: int, named: bool, run_id: str, store: Store | None = None,
         seen: Callable[[Stream, float, float, np.ndarray], None] = _unseen,
     ):  # fmt: skip
-        make_cache(args.cache, args.window, None, tokens_per_frame=model.model.config.tokens_per_frame)  # its UserError before the warm-up
+        # raises its UserError before the warm-up
+        make_cache(args.cache, args.window, None, tokens_per_frame=model.model.config.tokens_per_frame)
         self.model, self.args, self.settings, self.emit = model, args, settings, emit
         self.named, self.run_id, self.store, self.seen = named, run_id, store, seen
         compiled = model.model.decoder_device.type == "cuda" and not args.no_compile
@@ -153,7 +163,6 @@ class Watch:
             source.streams.append(stream)
             self.by_session[id(session)] = stream
             places.append(self._go_on(stream))
-        self.sources[camera.name] = source
         place = min((place for place in places if place is not None), key=lambda place: place.time, default=None)
         for stream in source.streams:
             if place is None:
@@ -161,6 +170,7 @@ class Watch:
                 self._tell(stream, {"event": "start", "time": 0.0, **about, "frame_fps": camera.frame_fps})
         side = self.model.model.config.frame.side
         source.feed = feed or open_feed(camera, self.args, side, self.named, place, self.changed.set, source.ring)
+        self.sources[camera.name] = source
 
     def close(self, name: str, ended: str) -> None:
         """The end of a source: what is open is decided, and its place in the engine is free."""
@@ -301,7 +311,7 @@ class Watch:
     def _marked(self, stream: Stream, event: Event) -> Event:
         """With the name of the stream where there are several, and an id: the same event has the same one after a restart."""
         kind, moment = event.pop("event"), event.pop("time")
-        whose = {"stream": stream.source.camera.name} if self.named else {}
+        whose: dict[str, str | None] = {"stream": stream.source.camera.name} if self.named else {}
         if stream.source.camera.streams > 1:
             whose["query"] = stream.query
         parts = [self.run_id, stream.key, kind, f"{moment:.6g}", *([f"{event['start']:.6g}"] if "start" in event else [])]
@@ -314,6 +324,8 @@ class Watch:
 
     def _save(self, stream: Stream, wall: float | None = None) -> None:
         """A snapshot; wall: when its last frame was scored (time.time), if that was not just now."""
+        if self.store is None:
+            return
         source, camera = stream.source, stream.source.camera
         state = stream.watcher.state_dict()
         self.store.snapshot(stream.key, {

@@ -73,7 +73,7 @@ class Mqtt:
             client.tls_set()
         status = f"{self.prefix}/{topic_of(self.stream)}/status"
         client.will_set(status, "offline", qos=1, retain=True)
-        client.connect(self.parts.hostname, self.parts.port or (8883 if tls else 1883))
+        client.connect(self.parts.hostname or "", self.parts.port or (8883 if tls else 1883))
         client.loop_start()
         self.client = client
         for topic, message in discovery(self.prefix, self.stream).items():

@@ -113,11 +113,11 @@ def _shifted(items: Iterator[Item], place: Place | None, fps: float, ring: Packe
     offset = None if place is not None else 0.0
     for item in items:
         if isinstance(item, SourceFrame):
-            if offset is None:
+            if offset is None and place is not None:
                 ticks = max(1, math.ceil((time.time() - place.wall) * fps - 1e-6))
                 offset = (round(place.time * fps) + ticks) / fps - item.time
                 if ring is not None:
                     ring.offset = offset
                 yield Resumed((ticks - 1) / fps)
-            item = SourceFrame(item.image_CHW, item.time + offset, item.arrived)
+            item = SourceFrame(item.image_CHW, item.time + (offset or 0.0), item.arrived)
         yield item

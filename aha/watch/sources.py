@@ -28,7 +28,7 @@ from aha.video.clock import Clock
 from aha.video.container import NETWORK, TIMEOUT, allowed, is_playlist, pixel_aspect_of, reason, tags_as_they_are, video_stream
 from aha.video.frames import letterbox
 from aha.video.packet_index import UNINDEXED
-from aha.video.reader import ROUNDED, iter_frames
+from aha.video.reader import ROUNDED, Backend, iter_frames
 from aha.watch.clips import PacketRing
 
 LONGEST_RETRY = 8.0  # seconds between two attempts to reconnect
@@ -82,7 +82,7 @@ class Sampler:
     def decided_by(self, seconds: float) -> list[tuple[float, bool]]:
         """(time, whether the frame before is on screen) of each sample that is decided when the frame at `seconds` is there."""
         if self.previous is None:
-            self.next = max(self.next, int(seconds * self.fps + 1e-6))  # nothing is on screen: the grid goes on here
+            self.next = max(self.next, int(seconds * self.fps + 1e-6))  # no frame is on screen yet, so the sampling grid goes on from here
         elif seconds > self.previous:
             self._intervals.append(seconds - self.previous)
         decided = []
@@ -125,7 +125,7 @@ def camera_of(source: str) -> str | None:
 
 
 def read_file(
-    path: str, fps: float, side: int = PUBLISHED.side, backend: str = "pyav", start: float | None = None
+    path: str, fps: float, side: int = PUBLISHED.side, backend: Backend = "pyav", start: float | None = None
 ) -> Iterator[SourceFrame]:
     """A local file, as fast as it is asked for, from `start` seconds on. Raises UserError."""
     for frame in iter_frames(path, fps=fps, size=side, backend=backend, start=start):
@@ -236,7 +236,7 @@ def _read_network(
             place.go_on(last + gap)
             yield Reconnected(gap)
         else:
-            if not place.is_repaired:  # else its time stamps do not say where it was: all is sent again, and what was seen is skipped
+            if not place.is_repaired:  # else time stamps do not tell where to go on: all is read again, what was seen is skipped
                 _seek(container, last)
             yield Reconnected(0.0)
 
@@ -333,13 +333,15 @@ def _sampled(
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
-            continue  # after a cut the first packets may lack what they refer to
+            continue  # right after a cut, packets may refer to pictures that were not recorded
         for frame in frames:
+            if not isinstance(frame, av.VideoFrame):
+                continue
             seconds = _seconds_of(frame, place, step)
             if ring is not None:
                 ring.place(place.origin)
             for due, before in sampler.decided_by(seconds):
-                yield SourceFrame(converter(on_screen if before else frame), due, time.monotonic())
+                yield SourceFrame(converter(on_screen if before and on_screen is not None else frame), due, time.monotonic())
             on_screen, place.arrived = frame, time.monotonic()
     if on_screen is not None and (place.known_length is None or place.is_end()):
         for due in sampler.held(float((on_screen.duration or 0) * (on_screen.time_base or 0))):
@@ -357,7 +359,7 @@ def _seconds_of(frame: av.VideoFrame, place: _Place, step: float) -> float:
     if place.last is None or seconds > place.last:
         place.last = seconds
         place.reached += 1
-    return place.last if place.known_length is None else seconds  # a live stream never goes back
+    return max(place.last or 0.0, seconds) if place.known_length is None else seconds  # a live stream never goes back
 
 
 class _Converter:
@@ -366,14 +368,15 @@ class _Converter:
     def __init__(self, pixel_aspect: float, side: int):
         self.pixel_aspect, self.side = pixel_aspect, side
         self._matrices: Matrices = {}
-        self._frame: av.VideoFrame | None = None
-        self._image_CHW: np.ndarray | None = None
+        self._last: tuple[av.VideoFrame, np.ndarray] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        if frame is not self._frame:
-            image_HWC, pixel_aspect = upright_rgb(frame, self.pixel_aspect, self._matrices)
-            self._frame, self._image_CHW = frame, np.ascontiguousarray(letterbox(image_HWC, self.side, pixel_aspect).transpose(2, 0, 1))
-        return self._image_CHW
+        if self._last is not None and self._last[0] is frame:
+            return self._last[1]
+        image_HWC, pixel_aspect = upright_rgb(frame, self.pixel_aspect, self._matrices)
+        image_CHW = np.ascontiguousarray(letterbox(image_HWC, self.side, pixel_aspect).transpose(2, 0, 1))
+        self._last = frame, image_CHW
+        return image_CHW
 
 
 def check_file(source: str) -> None:

@@ -67,7 +67,8 @@ class Watcher:
 
     def hear(self, time: float, scores: FrameScores, feature_H: Tensor) -> list[dict[str, Any]]:
         """The frame at `time` seconds has these scores, each [1] -> what was decided at this frame."""
-        informative, relevance, uncertainty = (None if value is None else float(value) for value in scores)
+        informative, relevance = float(scores.informative), float(scores.relevance)
+        uncertainty = None if scores.uncertainty is None else float(scores.uncertainty)
         row = _Row(self.frames, time, float(self.settings.fusion(informative, relevance, uncertainty)), informative, relevance, uncertainty)
         self._rows.append(row)
         self.frames += 1
@@ -129,7 +130,7 @@ class Watcher:
         best = max([*rows, *([self._old_best] if self._old_best else [])], key=lambda row: row.fused)
         count = self._old_count + len(rows)
         score = (self._old_sum + sum(row.fused for row in rows)) / count
-        unsure = None if best.uncertainty is None else (self._old_unsure + sum(row.uncertainty for row in rows)) / count
+        unsure = None if best.uncertainty is None else (self._old_unsure + sum(row.uncertainty or 0.0 for row in rows)) / count
         self._old_count, self._old_sum, self._old_unsure, self._old_best = 0, 0.0, 0.0, None
         self.segments += 1
         span = {"start": start, "end": end, "score": score}

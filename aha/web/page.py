@@ -65,8 +65,11 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
             message = without_folder(str(error), Path(video)) if video else str(error)
             raise gr.Error(html.escape(message, quote=False), print_exception=False) from error
 
+    def session_of(request: gr.Request) -> str:
+        return request.session_hash or ""
+
     def visitor_of(request: gr.Request) -> Visitor:
-        visitor = visitors.find(request.session_hash)
+        visitor = visitors.find(session_of(request))
         if visitor is None:
             raise UserError("there is no video yet; upload one or pick an example, and press Start.")
         return visitor
@@ -82,11 +85,11 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
         with told(video):
             if not video:
                 raise UserError("there is no video yet; upload one or pick an example.")
-            visitor = visitors.start(request.session_hash, Path(video), query)
+            visitor = visitors.start(session_of(request), Path(video), query)
             return (*shown(visitor, *sliders), visitor.version, gr.DownloadButton(visible=False), gr.DownloadButton(visible=False))
 
     def poll(request: gr.Request, seen: int, *sliders: float) -> tuple[Any, ...]:
-        visitor = visitors.find(request.session_hash)
+        visitor = visitors.find(session_of(request))
         if visitor is None:
             return GONE if seen >= 0 else (gr.skip(),) * 6
         version = visitor.version
@@ -96,7 +99,7 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
             return (*shown(visitor, *sliders), version)
 
     def slide(request: gr.Request, *sliders: float) -> tuple[Any, ...]:
-        visitor = visitors.find(request.session_hash)
+        visitor = visitors.find(session_of(request))
         if visitor is None:
             return (gr.skip(),) * 5
         with told():
@@ -121,7 +124,7 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
         )
 
     def leave(request: gr.Request) -> None:
-        visitors.leave(request.session_hash)
+        visitors.leave(session_of(request))
 
     with gr.Blocks(title="Aha!", analytics_enabled=False) as page:
         gr.Markdown(f"# Aha!\nSay what to look for; the video is watched frame by frame and scored as it goes.\n\n*{note}*")
@@ -166,7 +169,7 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
         seen = gr.State(-1)
         sliders = [share, alpha, beta, epsilon, threshold, information, change]
         panel = [status, curve, moments, log, pause_button]
-        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         start_button.click(start, [video, query, *sliders], [*panel, seen, reel_download, report_download], **quiet)
         query.submit(start, [video, query, *sliders], [*panel, seen, reel_download, report_download], **quiet)
         pause_button.click(pause, **quiet)

@@ -276,6 +276,7 @@ class Visitor:
     def _score(self) -> None:
         session = self.model.stream(self.query, frame_fps=self.limits.fps)
         side = self.model.model.config.frame.side
+        assert self.video is not None  # a thread is started for a video
         frames, batch = iter_frames(self.video, fps=self.limits.fps, size=side, limits=self._video_limits), []
         for frame in frames:
             batch.append(frame)

@@ -63,7 +63,7 @@ def _tvsum(annotations: str) -> dict[str, Any]:
 
 
 def process_tvsum(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Metrics of one video: correlations with each of 20 people at 1 fps, top-5 mAP of 2-second clips, F1 of the official summary."""
+    """Metrics of one video: correlations with each of 20 annotators at 1 fps, top-5 mAP of 2-second clips, F1 of the official summary."""
     from aha.eval.grids import second_frames
     from aha.eval.tvsum_protocols import Truth, score_video
 
