@@ -3,8 +3,8 @@
     python -m aha.merge --llm_pretrained lmms-lab/llava-onevision-qwen2-7b-ov \\
         --lora_pretrained outputs/aha_tvsum --output outputs/aha_merged
 
-The folder holds config.json, safetensors, the tokenizer and a model card with data, settings, metrics (--metrics) and trained-on videos;
-AhaModel.from_pretrained and every command's --llm_pretrained take it. --push_to_hub ORG/NAME uploads it as well.
+The folder holds config.json, safetensors, the tokenizer and a model card with data, settings, metrics (--metrics), the tables of
+scripts/reproduce.sh (--results) and what was trained on: the run's own record, or of a published adapter its mixture; AhaModel.from_pretrained and every command's --llm_pretrained take it. --push_to_hub ORG/NAME uploads it as well.
 """
 
 from __future__ import annotations
@@ -12,14 +12,38 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
+from aha.core.environment import ROOT
 from aha.core.files import finish_output, open_output
+from aha.data.mixture import read_config
 from aha.errors import run_command
+from aha.results.beside import read_results
 from aha.results.document import read_document
+from aha.scoring.known_models import KNOWN
 from aha.training.card import model_card, upload
 
+MMDUET = {"MMDuet, which it starts from": "mmduetit.json"}
+MIXTURES = {  # published adapter -> what was trained -> its mixture in configs/datasets
+    "mmduet-7b": {"MMDuet": "mmduetit.json"},
+    "aha-7b": {"Aha": "aha.json", **MMDUET},
+}
 
-def merge(base: str, adapter: str, output: Path, *, dtype: str, device: str, metrics: dict | None) -> None:
+
+def sources_of(adapter: str, mixture: Path | None) -> dict[str, list[dict[str, Any]]]:
+    """{what was trained: entries of its mixture}: of `mixture` (ours, or in the form of MMDuet's and Aha's files), else of the published
+    adapters those of configs/datasets. Raises UserError for a mixture that cannot be read."""
+    if mixture is not None:
+        return {f"{adapter} ({mixture.name})": read_config(mixture)}
+    known = next((name for name, model in KNOWN.items() if adapter in (model.adapter, *model.folders)), None)
+    files = {name: ROOT / f"configs/datasets/{file}" for name, file in MIXTURES.get(known or "", {}).items()}
+    return {name: read_config(path) for name, path in files.items() if path.is_file()}
+
+
+def merge(
+    base: str, adapter: str, output: Path, *, dtype: str, device: str, metrics: dict | None,
+    results: dict | None = None, mixture: Path | None = None,
+) -> None:  # fmt: skip
     """Write the merged model to `output`. LoRA products are computed in float32 and rounded once. Raises UserError."""
     import torch
     from llava_next import resolve_folder
@@ -32,7 +56,8 @@ def merge(base: str, adapter: str, output: Path, *, dtype: str, device: str, met
     check_base(adapter_folder, resolve_folder(base), base)
     model = AhaModel.from_base(base, adapter_folder, dtype=getattr(torch, dtype), device=device, merge=True)
     tokenizer = tokenizer_of(model)
-    card = model_card(adapter_folder, base=base, merged=True, metrics=metrics)
+    sources = {} if mixture is None and (adapter_folder / "settings.json").is_file() else sources_of(adapter, mixture)
+    card = model_card(adapter_folder, base=base, merged=True, metrics=metrics, results=results, sources=sources)
     model.save_pretrained(output, tokenizer=tokenizer, card=card)
     for name in ("settings.json", "versions.json", "trained_on_videos.json"):
         if (adapter_folder / name).is_file():
@@ -49,11 +74,21 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to merge (default %(default)s)")
     parser.add_argument("--metrics", type=Path, help="metrics file of python -m aha.eval.*, for the model card")
+    parser.add_argument("--results", type=Path, help="results.json of scripts/reproduce.sh, for the model card")
+    parser.add_argument(
+        "--mixture", type=Path, help="what the adapter was trained on, for the model card: a mixture file of ours, MMDuet's or Aha's form"
+    )
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="also upload the folder (private repository; needs HF_TOKEN)")
     args = parser.parse_args(argv)
     metrics = None if args.metrics is None else read_document(args.metrics)
+    results = None if args.results is None else read_results(args.results)
+    if args.mixture is not None:
+        read_config(args.mixture)  # a wrong one is said before the output is made
     open_output(args.output, overwrite=False, flag="empty it")
-    merge(args.llm_pretrained, args.lora_pretrained, args.output, dtype=args.dtype, device=args.device, metrics=metrics)
+    merge(
+        args.llm_pretrained, args.lora_pretrained, args.output, dtype=args.dtype, device=args.device, metrics=metrics,
+        results=results, mixture=args.mixture,
+    )  # fmt: skip
     finish_output(args.output)
     print(f"merged model: {args.output}")
     if args.push_to_hub:

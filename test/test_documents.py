@@ -207,6 +207,8 @@ def check(words: list[str]) -> str | None:
         module, arguments = rest[1], rest[2:]
         if not module.startswith(("aha", "aha_lmms_eval")) or re.search(r"[A-Z*]", module):
             return None  # somebody else's program, or any of ours
+        if (REPO / module.replace(".", "/") / "__main__.py").is_file() and module != "aha.cli":
+            module += ".__main__"
         function = vars(importlib.import_module(module)).get("main")
         return parse(module, function, arguments) if function or arguments else None
     if rest and rest[0].endswith(".py"):
@@ -224,7 +226,9 @@ def check_script(words: list[str]) -> str | None:
         return "no such script"
     if path.name == "test.sh" or arguments[:1] in (["--help"], ["-h"]):
         return None
-    if path.name == "kfold_tvsum.sh":
+    if path.name == "reproduce.sh":
+        module = "aha.reproduce.__main__"
+    elif path.name == "kfold_tvsum.sh":
         arguments = without(arguments, "--splits", "--h5", "--output")
         if arguments[:1] == ["--demo"]:
             module, arguments = "aha.demo.kfold", ["OUTPUT", "--train", "0", *arguments[1:]]

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from paths import REPO
-from tiny_benchmarks import tiny_model, write_hisum, write_video
+from tiny_benchmarks import tiny_model, write_benchmark, write_hisum
 
 from aha import score
 from aha.core.prediction import read_predictions
@@ -18,34 +18,6 @@ from aha.eval import charades, hisum, magqa, qvhighlights, youcook2
 pytest.importorskip("torch")
 SCRIPTS = REPO / "scripts" / "inference"
 NAMES = ("tvsum", "hisum", "charades", "qvh", "youcook2", "magqa")
-LINES = {  # one line of each benchmark's annotations; {id} is the video, @ the question
-    "charades": ("charades_sta_test.txt", "{id} 1.0 4.0##person opens a door."),
-    "qvh": ("highlight_val_release.jsonl", json.dumps({
-        "qid": "@", "query": "a door", "duration": 6, "vid": "{id}", "relevant_clip_ids": [1], "saliency_scores": [[4, 3, 4]],
-        "relevant_windows": [[2, 4]],
-    })),
-    "youcook2": ("val-random_prompt.json", json.dumps({
-        "question_id": "@", "video": "{id}.mp4", "conversation": [{"role": "user", "content": "Narrate.", "time": 0}],
-        "answer": [{"role": "assistant", "time": [0, 3], "content": "Cut it."}, {"role": "assistant", "time": [3, 6], "content": "Fry it."}],
-    })),
-    "magqa": ("magqa_test.json", json.dumps({
-        "question_id": "@", "video": "{id}.mp4", "conversation": [{"role": "user", "content": "What happens?", "time": 0}],
-        "answer": [{"role": "assistant", "time": [0, 3], "content": "A door opens."}],
-    })),
-}  # fmt: skip
-
-
-def write_benchmark(root, name, present=2, wanted=3):
-    """Videos of 6 seconds and annotations for one more than there are."""
-    file, line = LINES[name]
-    lines = []
-    for i in range(wanted):
-        if i < present:
-            write_video(root / "videos" / f"v{i}_0.0_6.0.mp4", 6, seed=i)
-        lines.append(line.replace("{id}", f"v{i}_0.0_6.0").replace("@", f"q{i}"))
-    (root / "annotations").mkdir()
-    text = "[" + ",".join(lines) + "]" if file.endswith(".json") else "\n".join(lines)
-    (root / "annotations" / file).write_text(text)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,11 +26,11 @@ def write_video(path: Path, seconds: int, seed: int, fps: int = 5) -> None:
         container.mux(stream.encode())
 
 
-def write_tvsum(root: Path) -> Path:
-    """Three videos of 8 seconds in TVSum's folder layout; returns `root`."""
+def write_tvsum(root: Path, videos: int = 3) -> Path:
+    """Videos of 8 seconds in TVSum's folder layout; returns `root`."""
     random = np.random.default_rng(0)
     info, rows = ["category\tvideo_id\ttitle\turl\tlength"], []
-    for i, category in enumerate(["VT", "GA", "MS"]):
+    for i, category in enumerate(["VT", "GA", "MS", "PK", "PR"][:videos]):
         video_id = f"video{i}"
         write_video(root / "ydata-tvsum50-v1_1" / "video" / f"{video_id}.mp4", 8, seed=i)
         info.append(f"{category}\t{video_id}\tA title of {category}\turl\t0:08")
@@ -56,6 +56,36 @@ def write_hisum(root: Path) -> Path:
     (annotations / "mr_hisum_split.json").write_text(json.dumps({"train_keys": [], "val_keys": [], "test_keys": ["video_0", "video_1"]}))
     (annotations / "metadata.csv").write_text("video_id,youtube_id,title\n" + "".join(f"video_{i},yt{i},A title\n" for i in range(2)))
     return root
+
+
+LINES = {  # one line of each benchmark's annotations; {id} is the video, @ the question
+    "charades": ("charades_sta_test.txt", "{id} 1.0 4.0##person opens a door."),
+    "qvh": ("highlight_val_release.jsonl", json.dumps({
+        "qid": "@", "query": "a door", "duration": 6, "vid": "{id}", "relevant_clip_ids": [1], "saliency_scores": [[4, 3, 4]],
+        "relevant_windows": [[2, 4]],
+    })),
+    "youcook2": ("val-random_prompt.json", json.dumps({
+        "question_id": "@", "video": "{id}.mp4", "conversation": [{"role": "user", "content": "Narrate.", "time": 0}],
+        "answer": [{"role": "assistant", "time": [0, 3], "content": "Cut it."}, {"role": "assistant", "time": [3, 6], "content": "Fry it."}],
+    })),
+    "magqa": ("magqa_test.json", json.dumps({
+        "question_id": "@", "video": "{id}.mp4", "conversation": [{"role": "user", "content": "What happens?", "time": 0}],
+        "answer": [{"role": "assistant", "time": [0, 3], "content": "A door opens."}],
+    })),
+}  # fmt: skip
+
+
+def write_benchmark(root: Path, name: str, present: int = 2, wanted: int = 3) -> None:
+    """Videos of 6 seconds and annotations for one more than there are."""
+    file, line = LINES[name]
+    lines = []
+    for i in range(wanted):
+        if i < present:
+            write_video(root / "videos" / f"v{i}_0.0_6.0.mp4", 6, seed=i)
+        lines.append(line.replace("{id}", f"v{i}_0.0_6.0").replace("@", f"q{i}"))
+    (root / "annotations").mkdir()
+    text = "[" + ",".join(lines) + "]" if file.endswith(".json") else "\n".join(lines)
+    (root / "annotations" / file).write_text(text)
 
 
 def tiny_model() -> list[str]:

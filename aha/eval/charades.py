@@ -27,6 +27,7 @@ from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Prediction
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select_protocols
+from aha.eval.published import Counted
 from aha.eval.questions import Question, conversation, duration, find_annotations, opened, question, read_entries, timed_curves, unique
 from aha.eval.task import MMDUETIT, DataSet, File, Task
 from aha.metrics import grounding, moments
@@ -114,6 +115,9 @@ class Charades(Benchmark):
     threshold: float
     wanted: Sequence[str] | None  # --protocols
     answers: str = "scores"
+
+    def sets(self, scored: Scored) -> dict[str, Counted]:
+        return {"test": Counted(scored.count, len(self.questions))}
 
     def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = answers_of(path, self.chosen, "question_id")

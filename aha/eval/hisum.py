@@ -24,6 +24,7 @@ from aha.core.prediction import Samples, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, run, select, select_protocols
 from aha.eval.data_hisum import SUBSETS, HiSumFile, HiSumMetadata, HiSumVideo, find_hisum, read_keys, read_metadata, read_split, read_titled
+from aha.eval.published import Counted
 from aha.eval.task import DataSet, File, Item, Task
 from aha.metrics.hisum import PROTOCOLS as DEFINITIONS
 from aha.metrics.hisum import score_video
@@ -79,8 +80,14 @@ def on_seconds(samples: Samples, seconds: int, where: str) -> np.ndarray:
 
 @dataclass(kw_only=True)
 class HiSum(Benchmark):
+    """subset: the part of the split that was asked for, and how many videos it has; None without a split."""
+
     file: HiSumFile
     metadata: HiSumMetadata
+    subset: tuple[str, int] | None
+
+    def sets(self, scored: Scored) -> dict[str, Counted]:
+        return {} if self.subset is None else {self.subset[0]: Counted(scored.count, self.subset[1])}
 
     @property
     def names(self) -> list[str]:
@@ -219,11 +226,12 @@ def load(
     known = read_metadata(metadata) if metadata is not None else HiSumMetadata()
     where = str(file.path)
     chosen = read_split(split, subset, file.ids, file.path) if split is not None else list(file.ids)
+    part = None if split is None else (subset, len(chosen))
     wanted = set(select(list(file.ids), where, [known.youtube.get(i, i) if i not in file.ids else i for i in video_ids or ()], None))
     chosen = [i for i in chosen if i in wanted]
     return HiSum(
         annotations=where, chosen=select(chosen, where, None, limit), protocols=select_protocols(PROTOCOLS, protocols),
-        categories=known.categories, file=file, metadata=known,
+        categories=known.categories, file=file, metadata=known, subset=part,
     )  # fmt: skip
 
 

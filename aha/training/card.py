@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aha.core.files import read_json
 from aha.errors import UserError
+from aha.results.beside import NO_RESULT, by_table, leaderboard_row, markdown, rows_of
 
 HEAD = """---
 library_name: {library}
@@ -72,8 +74,44 @@ def numbers(metrics: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def model_card(run: str | os.PathLike, *, base: str, merged: bool, metrics: dict[str, Any] | None = None) -> str:
-    """Markdown for the run folder (or adapter folder) `run`. metrics: a metrics file of `aha.eval`, read. Raises UserError."""
+def results_section(results: Mapping[str, Any]) -> str:
+    """What scripts/reproduce.sh found: the warning where it is no result, the leaderboard row, every number with its protocol and the
+    published one beside it, and how it was made."""
+    run, chosen = results["run"], results["run"]["settings"]
+    parts = ["## Results"]
+    if run["no_result"]:
+        parts.append(f"> **{NO_RESULT}: {'; '.join(run['no_result'])}. Quote none of these numbers.**")
+    parts.append(
+        f"Scored as `{chosen['model']}` ({', '.join(run['weights']['sources'])}) by `bash scripts/reproduce.sh --tables "
+        f"{','.join(chosen['tables'])}`, {run['finished'][:10]}, commit {', '.join(run['commits'])}. Intervals: 95%, bootstrap over videos. "
+        "A published number is compared with where the last column says yes."
+    )
+    parts.append(leaderboard_row(chosen["model"], results["leaderboard"]))
+    for (table_id, title), rows in by_table(rows_of(results, "the results file")).items():
+        parts.append(f"### Table {table_id}: {title}\n\n{markdown(rows)}")
+    return "\n\n".join(parts)
+
+
+def sources_section(sources: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The data sets of mixtures: {what was trained on them: entries}."""
+    lines = []
+    for what, entries in sources.items():
+        lines.append(f"{what}:\n")
+        lines += [f"- {entry['name']} ({entry['type']}), {_origin(entry)}" for entry in entries]
+        lines.append("")
+    return "## Data sets trained on\n\n" + "\n".join(lines).rstrip() + "\n\nTest sets of the same data sets are no new domain."
+
+
+def _origin(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("source") or Path(str(entry["videos"])).name)
+
+
+def model_card(
+    run: str | os.PathLike, *, base: str, merged: bool, metrics: dict[str, Any] | None = None, results: Mapping[str, Any] | None = None,
+    sources: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> str:  # fmt: skip
+    """Markdown for the run folder (or adapter folder) `run`. metrics: a metrics file of `aha.eval`, read; results: a results.json of
+    scripts/reproduce.sh, read; sources: {what was trained: entries of its mixture}, where no run record says it. Raises UserError."""
     from aha.models.adapters import portable_base
 
     run, base = Path(run), portable_base(base)
@@ -98,6 +136,10 @@ def model_card(run: str | os.PathLike, *, base: str, merged: bool, metrics: dict
         parts.append("## Validation\n\n" + table({name: value for name, value in validation.items() if name.startswith("eval_")}))
     if metrics is not None:
         parts.append("## Benchmark results\n\n" + table(numbers(metrics)))
+    if results is not None:
+        parts.append(results_section(results))
+    if sources:
+        parts.append(sources_section(sources))
     if trained_on is not None:
         parts.append(f"## Videos trained on ({len(trained_on)})\n\nDo not test on these: " + ", ".join(trained_on))
     if versions:
