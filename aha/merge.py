@@ -4,7 +4,8 @@
         --lora_pretrained outputs/aha_tvsum --output outputs/aha_merged
 
 The folder holds config.json, safetensors, the tokenizer and a model card with data, settings, metrics (--metrics), the tables of
-scripts/reproduce.sh (--results) and what was trained on: the run's own record, or of a published adapter its mixture; AhaModel.from_pretrained and every command's --llm_pretrained take it. --push_to_hub ORG/NAME uploads it as well.
+scripts/reproduce.sh (--results) and what was trained on: the run's own record, or of a published adapter its mixture;
+AhaModel.from_pretrained and every command's --llm_pretrained take it. --push_to_hub ORG/NAME uploads it as well.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
     with Hub({"org/name": folder}) as hub:
         ...  # HF_ENDPOINT=hub.address
 
-It can cut a download in the middle (`cut`), ask for a login (`gated`), and notes what was asked for (`asked`).
+It can cut a download in the middle (`cut`), ask for a login (`gated`), and notes what was asked for (`asked`). What is pushed to it lies in
+`pushed` ({org/name: {file: bytes}}).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -25,6 +27,7 @@ class Hub:
         self.repositories, self.cut, self.gated = repositories, {}, set()
         self.asked: list[tuple[str, str, str | None]] = []  # method, path, Range
         self.sent: dict[str, int] = {}  # bytes of each file
+        self.pushed: dict[str, dict[str, bytes]] = {}
 
     def __enter__(self) -> Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -59,6 +62,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.answer()
+
+    def do_POST(self):
+        """A repository is made, its files are announced and come in one commit, each as a whole."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        name = "/".join(self.path.split("?")[0].split("/")[3:5])
+        if self.path.startswith("/api/repos/create"):
+            made = json.loads(body)
+            answer = {"url": f"{self.hub.address}/{made.get('organization', 'somebody')}/{made['name']}"}
+        elif self.path.startswith("/api/validate-yaml"):
+            answer = {"errors": [], "warnings": []}
+        elif "/preupload/" in self.path:
+            answer = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]}
+        else:
+            lines = [json.loads(line) for line in body.splitlines()]
+            files = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
+            self.hub.pushed.setdefault(name, {}).update(files)
+            answer = {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.hub.address}/{name}/commit/{COMMIT}"}
+        self.command = "GET"  # `send` writes the body
+        self.send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def send(self, code: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
         self.send_response(code)

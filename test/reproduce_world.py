@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,9 +18,15 @@ ADAPTER = "aiden200/aha"
 SEE = Path("bin/nvidia-smi")
 
 
-def published_hub() -> Hub:
-    base, adapter = shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter")
-    return Hub({BASE_7B: base, ADAPTER: adapter, "wangyueqian/MMDuet": shared_fixture("reference/mmduet-adapter")})
+def published_hub(folder: Path) -> Hub:
+    """The published repositories, tiny; `folder` takes the adapters, which name the published base."""
+    found = {BASE_7B: shared_fixture("reference/llava-onevision-qwen2-tiny-ov")}
+    for name, source in ((ADAPTER, "aha-adapter"), ("wangyueqian/MMDuet", "mmduet-adapter")):
+        found[name] = Path(shutil.copytree(shared_fixture(f"reference/{source}"), folder / source))
+        settings = found[name] / "adapter_config.json"
+        settings.chmod(0o644)
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"base_model_name_or_path": BASE_7B}))
+    return Hub(found)
 
 
 def write_data(root: Path, names: tuple[str, ...] = ("tvsum", "hisum", "charades", "youcook2", "magqa"), videos: int = 5) -> Path:

@@ -18,6 +18,7 @@ from reproduce_world import ADAPTER, fake_card, published_hub, write_data
 from aha import cli
 from aha.errors import UserError
 from aha.eval import published
+from aha.merge import sources_of
 from aha.reproduce import __main__ as door
 from aha.reproduce import check, ledger, report, steps
 from aha.reproduce.tables import SCORING, TABLES, Run, chosen_tables, commands
@@ -46,7 +47,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setenv("NUM_GPUS", "1")
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
-    with published_hub() as hub:
+    with published_hub(tmp_path / "published") as hub:
         for name in ("HUGGINGFACE_CO_URL_TEMPLATE", "ENDPOINT"):  # which hold the address since their import
             monkeypatch.setattr(constants, name, getattr(constants, name).replace(constants.ENDPOINT, hub.address))
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -123,19 +124,19 @@ def test_wrong_flags_are_one_sentence(argv, said):
 def test_a_table_from_the_hub_to_the_report(machine, capsys):
     """One table with --limit: fetched by name, scored, evaluated, told; a second call does nothing, other settings only what they change."""
     write_data(Path("datasets"), ("charades",))
-    argv = ["--tables", "6", "--limit", "1", "--device", "cpu"]
+    argv = ["--tables", "6", "--limit", "2", "--device", "cpu"]
     door.main(argv)
     out = Path("outputs/reproduce")
     document = json.loads((out / "results.json").read_text())
     text, page = (out / "REPORT.md").read_text(), (out / "report.html").read_text()
     for shown in (text, page):
         assert (
-            "NO RESULT: only the first 1 videos of each benchmark were scored (--limit); the weights are not those of a real model" in shown
+            "NO RESULT: only the first 2 videos of each benchmark were scored (--limit); the weights are not those of a real model" in shown
         )
         assert "--dataset charades --frame_fps 2 --max_num_frames 400" in shown and "fixed_threshold_w8_t0.50" in shown
-        assert "0.4280" in shown and "Aha (2025)" in shown and "one threshold serves all questions" in shown
+        assert "42.80" in shown and "Aha (2025)" in shown and "one threshold serves all questions" in shown
     assert [row["metric"] for row in document["rows"] if row["by"] == "Aha (2025)"] == ["R@0.5", "R@0.7"]
-    assert all(row["scored"] == 1 and row["of"] == 3 and 0 <= row["ours"] <= 1 and row["interval"] for row in document["rows"])
+    assert all(row["scored"] == 2 and row["of"] == 3 and 0 <= row["ours"] <= 100 and row["interval"] for row in document["rows"])
     assert document["run"]["weights"]["sources"] == [f"{name} at {'c' * 12}" for name in (BASE_7B, ADAPTER)]
     assert "ledger: outputs/reproduce/RESULTS.md" in capsys.readouterr().out
     sent = dict(machine.sent)
@@ -143,10 +144,10 @@ def test_a_table_from_the_hub_to_the_report(machine, capsys):
     said = capsys.readouterr().out
     assert machine.sent == sent and "score-charades: done before" in said and "eval-charades: done before" in said
     assert "(this run is in it already)" in said and "1 of 2" not in said
-    door.main([*argv[:3], "2", *argv[4:]])
+    door.main([*argv[:3], "1", *argv[4:]])
     assert "done before" not in capsys.readouterr().out
     entries = ledger.read(out / "RESULTS.jsonl")
-    assert [entry["settings"]["limit"] for entry in entries] == [1, 2] and (out / "RESULTS.md").read_text().count("NO RESULT") == 2
+    assert [entry["settings"]["limit"] for entry in entries] == [2, 1] and (out / "RESULTS.md").read_text().count("NO RESULT") == 2
 
 
 def test_a_step_that_fails_leaves_the_others(machine, capsys):
@@ -215,6 +216,45 @@ def test_the_ledger_of_the_repository_is_written_from_its_lines():
     folder = REPO / "benchmarks"
     assert (folder / "RESULTS.md").read_text() == ledger.markdown(ledger.read(folder / "RESULTS.jsonl"), ledger.HEAD)
     assert not any(entry["no_result"] for entry in ledger.read(folder / "RESULTS.jsonl"))
+
+
+def test_the_model_card_and_its_repository_come_from_a_run(machine, tmp_path):
+    """Merged with --results and pushed: the card that the hub gets has the tables, the protocols and what the model was trained on."""
+    row = {"table": "1", "title": "TVSum", "row": "zero-shot weights", "protocol": "aha_1fps_mean", "metric": "top5", "ours": 0.9, "scored": 50,
+           "interval": [0.88, 0.92], "of": 50, "published": 0.916, "by": "Aha, zero-shot (2025)", "comparable": "with care: why"}  # fmt: skip
+    run = {"settings": {"model": "aha-7b", "tables": ["1"]}, "no_result": ["a test"], "commits": ["abc"], "finished": "2026-11-26T20:00:00+00:00",
+           "weights": {"sources": [f"{ADAPTER} at ccc"]}}  # fmt: skip
+    Path("results.json").write_text(json.dumps({"run": run, "rows": [row], "leaderboard": {"TVSum top5": 0.9}, "steps": []}))
+    words = ["merge", "--llm_pretrained", BASE_7B, "--lora_pretrained", ADAPTER, "--output", "merged", "--results", "results.json"]
+    cli.run([*words, "--push_to_hub", "somebody/aha-merged"])
+    card = machine.pushed["somebody/aha-merged"]["README.md"].decode()
+    assert card == Path("merged/README.md").read_text() and set(machine.pushed["somebody/aha-merged"]) >= {
+        "config.json",
+        "model.safetensors",
+    }
+    for said in (
+        "> **NO RESULT: a test. Quote none of these numbers.**", "| model | TVSum top5 |", "| aha-7b | 0.9000 |", "### Table 1: TVSum",
+        "| zero-shot weights | aha_1fps_mean | top5 | 0.9000 | 0.880..0.920 | 50 of 50 | 0.9160 | Aha, zero-shot (2025) | with care: why |",
+        "## Data sets trained on", "- hihd (hihd), https://huggingface.co/datasets/aiden200/aha-annotationsv1", "MMDuet, which it starts from:",
+        "- didemo (grounding)",
+    ):  # fmt: skip
+        assert said in card, said
+    theirs = [
+        {
+            "dataset_cls": "HiSumDataset",
+            "video_root": "mine/videos",
+            "anno_file": "s.json",
+            "hisum_h5_file": "h.h5",
+            "hisum_metadata": "m.csv",
+        }
+    ]
+    Path("aha_config.json").write_text(json.dumps(theirs))
+    (entries,) = sources_of(ADAPTER, Path("aha_config.json")).values()
+    assert entries[0]["name"] == "mine_hisum" and sources_of("other/adapter", None) == {}
+    Path("results.json").write_text("{}")
+    with pytest.raises(UserError, match="results.json is no results file"):
+        cli.run([*words[:6], "again", *words[7:]])
+    assert not Path("again").exists()
 
 
 # ---- the list ----

@@ -60,7 +60,7 @@ def look(tables: Sequence[Table], run: Run) -> tuple[list[str], list[str]]:
     missing += absent + _disk(tables, run, to_download)
     if any(score.dataset == "magqa" for score in scores_of(tables)):
         missing += _judge(run)
-    if any(score.dataset == "youcook2" for score in scores_of(tables)) and (lacking := _captions()):
+    if any(score.dataset == "youcook2" for score in scores_of(tables)) and (lacking := captions_lack()):
         notes.append(f"table 9 will lack METEOR and SODA_c: {lacking}")
     return missing, notes
 
@@ -202,7 +202,7 @@ def _judge(run: Run) -> list[str]:
     ]
 
 
-def _captions() -> str:
+def captions_lack() -> str:
     """What METEOR and SODA_c lack, with its cure; "" for nothing."""
     lacking = [] if shutil.which("java") else ["Java (install a Java runtime)"]
     lacking += [] if installed("pycocoevalcap") else [f"pycocoevalcap ({install_line('captions')})"]

@@ -81,10 +81,10 @@ def results_section(results: Mapping[str, Any]) -> str:
     parts = ["## Results"]
     if run["no_result"]:
         parts.append(f"> **{NO_RESULT}: {'; '.join(run['no_result'])}. Quote none of these numbers.**")
+    how = f"`bash scripts/reproduce.sh --tables {','.join(chosen['tables'])}`, {run['finished'][:10]}, commit {', '.join(run['commits'])}"
     parts.append(
-        f"Scored as `{chosen['model']}` ({', '.join(run['weights']['sources'])}) by `bash scripts/reproduce.sh --tables "
-        f"{','.join(chosen['tables'])}`, {run['finished'][:10]}, commit {', '.join(run['commits'])}. Intervals: 95%, bootstrap over videos. "
-        "A published number is compared with where the last column says yes."
+        f"Scored as `{chosen['model']}` ({', '.join(run['weights']['sources'])}) by {how}. Intervals: 95%, bootstrap over videos. A "
+        "published number is to be compared with where the last column says yes."
     )
     parts.append(leaderboard_row(chosen["model"], results["leaderboard"]))
     for (table_id, title), rows in by_table(rows_of(results, "the results file")).items():
@@ -106,6 +106,12 @@ def _origin(entry: Mapping[str, Any]) -> str:
     return str(entry.get("source") or Path(str(entry["videos"])).name)
 
 
+def title_of(run: Path) -> str:
+    """The folder's name; of a repository in the hub's cache (models--ORG--NAME/snapshots/REVISION) ORG/NAME."""
+    run = run.resolve()
+    return run.parent.parent.name.removeprefix("models--").replace("--", "/") if run.parent.name == "snapshots" else run.name
+
+
 def model_card(
     run: str | os.PathLike, *, base: str, merged: bool, metrics: dict[str, Any] | None = None, results: Mapping[str, Any] | None = None,
     sources: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
@@ -120,7 +126,7 @@ def model_card(
     code = MERGED_CODE if merged else ADAPTER_CODE.format(base=base)
     what = "Whole model: base and adapter merged." if merged else f"LoRA adapter (PEFT layout) for `{base}`."
     hub_base = f"base_model: {base}\n" if base.count("/") == 1 and not Path(base).exists() else ""
-    parts = [HEAD.format(library="aha-video" if merged else "peft", base=hub_base, title=run.resolve().name, what=what, code=code).strip()]
+    parts = [HEAD.format(library="aha-video" if merged else "peft", base=hub_base, title=title_of(run), what=what, code=code).strip()]
     if settings:
         mixture = settings.get("mixture", [])
         line = "- {name} ({type}): {samples} samples, {fps} frames/s, at most {max_num_frames} frames each, weight {weight}"
