@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aha.core.environment import lock_folder
+from aha.core.environment import lock_file
 from aha.errors import UserError, run_command
 from aha.reproduce import check, ledger, report
 from aha.reproduce.steps import Runner, estimate
@@ -87,7 +87,8 @@ def checked(tables: Sequence[Table], run: Run) -> list[str]:
 
 def reproduce(tables: Sequence[Table], run: Run, notes: Sequence[str]) -> None:
     out = Path(run.out)
-    lock = lock_folder(run.out)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = lock_file(out / ".lock", out, "--output")
     cards = [] if run.device == "cpu" else check.cards()
     runner = Runner(run, int(os.environ.get("NUM_GPUS") or len(cards) or 1))
     runner.fetch()

@@ -43,7 +43,8 @@ def place(document: Mapping[str, Any]) -> Path:
 def entry(document: Mapping[str, Any]) -> dict[str, Any]:
     """One line: the run without its commands (its report has them), and its rows."""
     run = {key: value for key, value in document["run"].items() if key != "notes"}
-    return {**run, "leaderboard": document["leaderboard"], "rows": document["rows"]}
+    settings = {key: value for key, value in run["settings"].items() if key not in ("out", "data")}  # paths of one machine
+    return {**run, "settings": settings, "leaderboard": document["leaderboard"], "rows": document["rows"]}
 
 
 def read(path: Path) -> list[dict[str, Any]]:

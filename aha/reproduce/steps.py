@@ -29,6 +29,13 @@ from aha.scoring.known_models import KNOWN, cached, is_hub_id
 from aha.scoring.model_choice import ModelChoice
 from aha.video.library import list_videos, video_folder
 
+ENDED = (
+    -signal.SIGKILL,
+    -signal.SIGTERM,
+    -signal.SIGINT,
+    128 + signal.SIGTERM,
+    128 + signal.SIGINT,
+)  # by somebody
 BEAT_S = 5.0  # how often a running step notes its time, so that a killed one's is not lost
 
 
@@ -90,18 +97,23 @@ def last_sentence(log: Path) -> str:
     return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
 
 
+def say_at_once(text: str) -> None:
+    print(text, flush=True)
+
+
 class Runner:
     """Runs the steps of the tables in their order; each once, whatever number of tables needs it.
 
     say: prints a line. gpus: processes of a scoring step. steps: name -> step, in the order in which they were met.
     """
 
-    def __init__(self, run: Run, gpus: int, say: Callable[[str], None] = print):
+    def __init__(self, run: Run, gpus: int, say: Callable[[str], None] = say_at_once):
         self.run, self.gpus, self.say = run, max(gpus, 1), say
         self.out = Path(run.out)
         self.steps: dict[str, Step] = {}
         self.weights: Any = None
         self.uncertainty: bool | None = None
+        self.data: dict[str, str] = {}
         for name in ("steps", "logs", "predictions", "numbers"):
             (self.out / name).mkdir(parents=True, exist_ok=True)
 
@@ -126,9 +138,16 @@ class Runner:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(self.gpus)]
         words = [*launcher, *step.words] if step.spread and self.gpus > 1 else step.words
         begin = time.monotonic()
-        code = execute(words, log, lambda seconds: write_json(begun, {"stamp": step.stamp, "seconds": spent + seconds}))
+
+        def beat(seconds: float) -> None:
+            write_json(begun, {"stamp": step.stamp, "seconds": spent + seconds})
+            if sys.stdout.isatty():
+                done = sum(path.read_bytes().count(b"\n") for path in step.output.parent.glob(f"{step.output.name}.parts-*/rank-*.jsonl"))
+                print(f"\r  {done} videos, {(spent + seconds) / 60:.1f} min ", end="", flush=True)
+
+        code = execute(words, log, beat)
         seconds = spent + time.monotonic() - begin
-        if code < 0 or code in (130, 143):
+        if code in ENDED:
             raise UserError(f"{step.name} was ended from outside (exit code {code}); the same command goes on.")
         if code != 0 or not step.output.exists():
             step.failure = last_sentence(log) or f"exit code {code}"
@@ -155,7 +174,9 @@ class Runner:
 
     def score(self, score: Score) -> Step:
         words = score_command(score, self.run)
-        stamp = digest(words, self.weights, data_key(score.dataset, self.run))
+        if score.dataset not in self.data:
+            self.data[score.dataset] = data_key(score.dataset, self.run)
+        stamp = digest(words, self.weights, self.data[score.dataset])
         step = self.do(Step(f"score-{score.name}", words, Path(self.run.predictions(score)), stamp, spread=True))
         if self.uncertainty is None and not step.failure:
             self.uncertainty = has_uncertainty(step.output)
