@@ -3,7 +3,8 @@
     with Hub({"org/name": folder}) as hub:
         ...  # HF_ENDPOINT=hub.address
 
-It can cut a download in the middle (`cut`), ask for a login (`gated`), and notes what was asked for (`asked`). What is pushed to it lies in
+It can cut a download in the middle (`cut`), ask for a login (`gated`), and notes what was asked for (`asked`). It says of a
+file that it is larger than it is where `claimed` holds its name. What is pushed to it lies in
 `pushed` ({org/name: {file: bytes}}).
 """
 
@@ -27,6 +28,7 @@ class Hub:
         self.repositories, self.cut, self.gated = repositories, {}, set()
         self.asked: list[tuple[str, str, str | None]] = []  # method, path, Range
         self.sent: dict[str, int] = {}  # bytes of each file
+        self.claimed: dict[str, int] = {}  # file name: bytes
         self.pushed: dict[str, dict[str, bytes]] = {}
 
     def __enter__(self) -> Hub:
@@ -119,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         data = (folder / name).read_bytes()
         tag = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if name in self.hub.claimed:
+            headers["X-Linked-Size"] = str(self.hub.claimed[name])
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"

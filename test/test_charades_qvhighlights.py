@@ -52,6 +52,13 @@ def test_charades_windows_equal_golden(tmp_path):
     assert document["official_rounded_2_decimals"] == official
 
 
+def test_papers_windows_stand_beside_ours_on_the_whole_test_set(tmp_path):
+    files = ("--predictions", shared_fixture("eval/charades_pred.jsonl"), "--annotations", shared_fixture("eval/charades_gt.jsonl"))
+    for more, comparable in ((), True), (("--limit", "1"), False):
+        rows = run(charades, tmp_path, *files, "--published", *more)["published"]
+        assert {row["comparable"] for row in rows if row["protocol"] == "univtg_windows"} == {comparable}
+
+
 def test_grounding_from_scores_equals_golden(tmp_path):
     golden = json.loads(shared_fixture("eval/grounding_golden.json").read_text())
     weights = golden["score_parameters"]

@@ -197,3 +197,27 @@ def test_reading_many_videos_reopens_the_file(made):
         for _ in range(2 * FIELDS_KEPT + 500):
             video = file.read("video_1", with_summary=False)
         assert (video.gtscore == scores["video_1"]).all() and file.file.seen == 500
+
+
+def test_papers_rows_stand_beside_the_whole_test_split(made):
+    """Their split is test: with it, and all of it scored, they are comparable; a part or no split is said."""
+    folder, _ = made
+
+    def told(*more: str) -> str:
+        words = [
+            "--predictions",
+            folder / "predictions.json",
+            "--annotations",
+            folder / "mr_hisum.h5",
+            "--protocols",
+            "official",
+            "--published",
+        ]
+        hisum.main([str(word) for word in (*words, *more, "--random_runs", "1", "--output", folder / "metrics.json")])
+        row = next(row for row in json.loads((folder / "metrics.json").read_text())["published"] if row["method"] == "PGL-SUM")
+        return row.get("because", "comparable")
+
+    split = ("--split", str(folder / "split.json"))
+    assert told(*split) == "comparable"
+    assert told(*split, "--limit", "1") == "it is on all 4 of test, and 1 of them were scored here"
+    assert "split test, which was not evaluated" in told()

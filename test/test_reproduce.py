@@ -77,7 +77,7 @@ def test_everything_that_is_missing_is_said_at_once(machine, tmp_path, monkeypat
         "card 0: NVIDIA GeForce RTX 3060 has 12.0 GiB and aha-7b needs 18 GiB; use a larger card",
         f"weights: {ADAPTER} is neither a folder here nor a model on the hub", "aha_weights.zip",
         "has 100.0 MB left and 6.3 GB for what the run writes", "to a larger disk",
-        "data tvsum: none of its 50 videos is in datasets/tvsum/ydata-tvsum50-v1_1/video; they come from",
+        "data tvsum: none of its 50 videos is in datasets/tvsum/ydata-tvsum50-v1_1/video (in the same archive",
         "data hisum: there is no datasets/hisum/annotations/mr_hisum.h5 from https://github.com/MRHiSum/MR.HiSum; put it there",
         "data youcook2: there is no", "data magqa: there is no", "data charades: there is no", "judge of table 8: OPENAI_API_KEY is not set",
     ):  # fmt: skip

@@ -74,14 +74,21 @@ def test_all_tables_killed_twice(tmp_path):
 
 @pytest.mark.slow
 def test_the_script_says_what_is_missing(tmp_path):
-    """A repository that is gone, a card that is too small, no data: exit code 2 and one list, and nothing was fetched."""
+    """A repository that is gone, a disk that is too full for the weights, a card that is too small, no data: exit code 2 and one list, and
+    nothing was fetched."""
     with published_hub(tmp_path / "published") as hub:
         del hub.repositories[ADAPTER]
+        hub.claimed["model.safetensors"] = 10**15
         variables = environment(hub, tmp_path / "home", PATH=fake_card(tmp_path, "NVIDIA GeForce RTX 3060, 12288, 12000, 580.1"))
         words = [*SCRIPT, "--data", str(tmp_path / "datasets"), "--output", str(tmp_path / "out")]
         done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=300)
         assert hub.sent == {}
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    for said in ("card 0: NVIDIA GeForce RTX 3060 has 12.0 GiB", f"weights: {ADAPTER} is neither a folder here", "data hisum: there is no"):
+    for said in (
+        "card 0: NVIDIA GeForce RTX 3060 has 12.0 GiB",
+        f"weights: {ADAPTER} is neither a folder here",
+        "GB for the weights are needed",
+        "data hisum: there is no",
+    ):
         assert said in done.stderr
     assert not (tmp_path / "out").exists() and os.listdir(tmp_path / "home") in ([], ["hub"])

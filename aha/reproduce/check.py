@@ -82,7 +82,7 @@ def _data(tables: Sequence[Table], run: Run) -> tuple[list[str], list[str]]:
         listed = VideoFolder.below(videos)
         absent = [video for video in wanted if listed.locate(video)[0] is None]
         if len(absent) == len(wanted):
-            missing.append(f"data {name}: none of its {len(wanted)} videos is in {videos}; they come from {task.data.video_source}; {how}.")
+            missing.append(f"data {name}: none of its {len(wanted)} videos is in {videos} ({task.data.video_source}); {how}.")
         elif absent:
             notes.append(f"data {name}: {len(absent)} of {len(wanted)} videos are not there ({absent[0]}, ...); the others are scored")
     return missing, notes
