@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from paths import REPO
+from paths import REPO, shared_fixture
 from reproduce_world import ADAPTER, fake_card, published_hub, write_data
 
 from aha import cli
 from aha.errors import UserError
-from aha.eval import published
+from aha.eval import published, tvsum
 from aha.merge import sources_of
 from aha.reproduce import __main__ as door
 from aha.reproduce import check, ledger, report, steps
 from aha.reproduce.tables import SCORING, TABLES, Run, chosen_tables, commands
+from aha.results.tree import leaf
 from aha.scoring.known_models import BASE_7B
 
 TABLE_IDS = [table.id for table in TABLES]
@@ -282,6 +283,15 @@ def test_every_published_row_of_a_table_is_there(table):
             assert any(p == row.protocol and m in row.numbers and s in ("", row.split) for p, m, s in metrics), method
     names = [evaluation.name for other in TABLES for evaluation in other.evaluations]
     assert len(names) == len(set(names))
+
+
+def test_every_number_of_a_tvsum_table_is_in_a_metrics_file():
+    """A metric that the list calls otherwise than the evaluation would be a dash in the report."""
+    found = tvsum.evaluate(shared_fixture("eval/tvsum_pred_noisy.json"), random_runs=1, protocols=["aha_1fps_mean", "hd_top5", "corr_full"])
+    tables = [table for table in TABLES if {evaluation.of.dataset for evaluation in table.evaluations} == {"tvsum"}]
+    wanted = {metric for table in tables for evaluation in table.evaluations for metric in evaluation.metrics or table.metrics}
+    assert len(tables) == 6 and len(wanted) == 6
+    assert [metric for metric in wanted if leaf(found["protocols"], *metric) is None] == []
 
 
 def test_hours_are_calculated_by_table(capsys):

@@ -65,6 +65,9 @@ def test_all_tables_killed_twice(tmp_path):
     found = json.dumps(told(killed)).replace(str(killed), str(whole))
     assert json.loads(found) == json.loads(json.dumps([rows, leaderboard]))
     assert {row["table"] for row in rows} == {table.id for table in TABLES}
+    assert {row["metric"] for row in rows if row["ours"] is None} == {"top5_map val10"}  # none of the ten is among the videos made here
+    made = {(row["table"], row["row"]) for row in rows}
+    assert made == {(table.id, evaluation.row) for table in TABLES for evaluation in table.evaluations}
     lacking = {name for name, value in leaderboard.items() if value is None}
     assert lacking == ({"YouCook2 SODA_c"} if check.captions_lack() else set())
     report = (whole / "REPORT.md").read_text()

@@ -56,12 +56,12 @@ def evaluation_rows(table: Table, evaluation: Evaluation, step: Step) -> list[Ro
     rows = []
     for metric in evaluation.metrics or table.metrics:
         entry = leaf(document["protocols"], *metric)
-        if entry is None:  # needs Java, or another kind of answer
+        if entry is None and metric[1] in document.get("missing_metrics", {}):  # needs Java: a note of the check says so
             continue
         bounds = leaf(document["confidence_intervals"], *metric)
         percent = layout.is_percent(metric[0], metric[1])
-        ours = (table.id, table.title, evaluation.row, metric[0], " ".join(filter(None, metric[1:])).removesuffix(" all50"))
-        values = (entry["mean"], None if bounds is None or None in bounds else tuple(bounds), scored, of)
+        ours = (table.id, table.title, evaluation.row, metric[0], " ".join(filter(None, metric[1:])))
+        values = (entry and entry["mean"], None if bounds is None or None in bounds else tuple(bounds), scored, of)
         beside = published_beside(table, evaluation, metric, document)
         for number, by, comparable in beside or [(None, "", "")]:
             rows.append(Row(*ours, *values, number, by, comparable, percent, seen))
@@ -196,11 +196,11 @@ def report(document: Mapping[str, Any], tables: Sequence[Table]) -> str:
         rows = found.get((table.id, table.title), [])
         lines += [markdown(rows) if rows else "nothing was made of it"] + ([f"\n{table.note}"] if table.note else [])
     lines += ["", "## Leaderboard row", "", leaderboard_row(chosen["model"], document["leaderboard"])]
-    lines += ["", "## Commands", "", "| step | hours | frames | frames/s | command |", "| --- | --- | --- | --- | --- |"]
+    lines += ["", "## Commands", "", "| step | minutes | frames | frames/s | command |", "| --- | --- | --- | --- | --- |"]
     for step in document["steps"]:
         frames, seconds = step["frames"], step["seconds"] or 0.0
         speed = f"{frames / seconds:.1f}" if frames and seconds else ""
-        lines.append(f"| {step['name']} | {seconds / 3600:.3f} | {frames or ''} | {speed} | `{step['command']}` |")
+        lines.append(f"| {step['name']} | {seconds / 60:.1f} | {frames or ''} | {speed} | `{step['command']}` |")
     return "\n".join(lines) + "\n"
 
 

@@ -89,8 +89,8 @@ class Table:
         return list(dict.fromkeys(evaluation.of for evaluation in self.evaluations))
 
 
-AHA = tuple(("aha_1fps_mean", metric, "all50") for metric in ("top5", "kendall", "spearman"))
-FIELD: tuple[Metric, ...] = (("hd_top5", "top5_map", "val10"), ("corr_full", "kendall", "all50"), ("corr_full", "spearman", "all50"))
+AHA = tuple(("aha_1fps_mean", metric, "") for metric in ("top5", "kendall", "spearman"))
+FIELD: tuple[Metric, ...] = (("hd_top5", "top5_map", "val10"), ("corr_full", "kendall", ""), ("corr_full", "spearman", ""))
 HIGHLIGHTERS = ("UMT-S", "UniVTG", "QD-DETR", "TR-DETR, video and audio", "TR-DETR, video", "one human")
 
 TVSUM = Score("tvsum", "tvsum", FEATURES)
