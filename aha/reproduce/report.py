@@ -104,7 +104,8 @@ def results(
     because = why_no_result(runner, weights)
     return {
         "run": {
-            "id": digest(sorted(step.stamp for step in done if step.name != "weights"), as_document(rows)), "settings": settings(runner.run, tables),
+            "id": digest(sorted(step.stamp for step in done if step.name != "weights"), as_document(rows)),
+            "settings": settings(runner.run, tables),
             "no_result": because, "unfinished": [f"{step.name}: {step.failure}" for step in runner.failures],
             "finished": datetime.now(UTC).isoformat(timespec="seconds"), "weights": dict(weights), "seeds": SEEDS,
             "cards": [f"{card.name}, driver {card.driver}" for card in cards], "gpus": runner.gpus, "versions": versions(),
