@@ -18,7 +18,7 @@ from typing import Any
 from aha.core.environment import ROOT
 from aha.core.files import finish_output, open_output
 from aha.data.mixture import read_config
-from aha.errors import run_command
+from aha.errors import UserError, run_command
 from aha.results.beside import read_results
 from aha.results.document import read_document
 from aha.scoring.known_models import KNOWN
@@ -39,6 +39,15 @@ def sources_of(adapter: str, mixture: Path | None) -> dict[str, list[dict[str, A
     known = next((name for name, model in KNOWN.items() if adapter in (model.adapter, *model.folders)), None)
     files = {name: ROOT / f"configs/datasets/{file}" for name, file in MIXTURES.get(known or "", {}).items()}
     return {name: read_config(path) for name, path in files.items() if path.is_file()}
+
+
+def results_of(path: Path, adapter: str) -> dict[str, Any]:
+    """A results.json of scripts/reproduce.sh. Raises UserError where it is of another model: the card would hold that one's numbers."""
+    results = read_results(path)
+    named = [source.split(" at ")[0] for source in results["run"]["weights"]["sources"]]
+    if adapter not in named and Path(adapter).resolve() not in [Path(name).resolve() for name in named]:
+        raise UserError(f"{path} holds the numbers of {' + '.join(named)}, not of {adapter}; give that model's results.")
+    return results
 
 
 def merge(
@@ -82,7 +91,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="also upload the folder (private repository; needs HF_TOKEN)")
     args = parser.parse_args(argv)
     metrics = None if args.metrics is None else read_document(args.metrics)
-    results = None if args.results is None else read_results(args.results)
+    results = None if args.results is None else results_of(args.results, args.lora_pretrained)
     if args.mixture is not None:
         read_config(args.mixture)  # a wrong one is said before the output is made
     open_output(args.output, overwrite=False, flag="empty it")

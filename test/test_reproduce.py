@@ -252,6 +252,9 @@ def test_the_model_card_and_its_repository_come_from_a_run(machine, tmp_path):
     Path("aha_config.json").write_text(json.dumps(theirs))
     (entries,) = sources_of(ADAPTER, Path("aha_config.json")).values()
     assert entries[0]["name"] == "mine_hisum" and sources_of("other/adapter", None) == {}
+    other = [*words[:4], "wangyueqian/MMDuet", *words[5:6], "again", *words[7:]]
+    with pytest.raises(UserError, match=f"results.json holds the numbers of {ADAPTER}, not of wangyueqian/MMDuet"):
+        cli.run(other)
     Path("results.json").write_text("{}")
     with pytest.raises(UserError, match="results.json is no results file"):
         cli.run([*words[:6], "again", *words[7:]])

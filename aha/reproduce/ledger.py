@@ -23,7 +23,7 @@ HEAD = """# Results
 
 One row for each full run of `bash scripts/reproduce.sh`, newest last; RESULTS.jsonl beside this file holds every number with its interval
 and the published ones beside it, and this file is written from it. Only results are here: real weights, and all videos that were there.
-Fractions, not percent; `-` where the run did not hold the table.
+Fractions but where a column says %, MAGQA in grades of 1 to 5; `-` where the run did not hold the table.
 """
 OWN_HEAD = """# Runs of this folder
 
