@@ -6,7 +6,7 @@ set -euo pipefail
 if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then
     cat <<'HELP'
 usage: bash scripts/reproduce.sh [--tables 1,2,3,...] [--limit N] [--model NAME] [--output DIR] [--data DIR] [--released] [--device cpu]
-                                 [--judge endpoint|local|batch] [--judge_model NAME] [--check | --estimate F [G] | --commands]
+                                 [--judge endpoint|local] [--judge_model NAME] [--check | --estimate F [G] | --commands]
 
 Lists everything that is missing on this machine (data, cards, weights, disk, the judge) before anything is downloaded; then fetches the weights
 by name, scores on all GPUs, evaluates, and writes outputs/reproduce/REPORT.md and report.html: ours beside the published numbers, with

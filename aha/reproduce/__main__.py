@@ -40,9 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--limit", type=int, metavar="N", help="only the first N videos of each benchmark: a smoke run, no result")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda; cpu for a smoke run without a GPU")
     p.add_argument("--released", action="store_true", help="score as the released code does, in all tables (table 1 has such a row anyway)")
-    p.add_argument(
-        "--judge", default=default.judge, choices=("endpoint", "local", "batch"), help="table 8: who grades (default %(default)s)"
-    )
+    p.add_argument("--judge", default=default.judge, choices=("endpoint", "local"), help="table 8: who grades (default %(default)s)")
     p.add_argument("--judge_model", default=default.judge_model, metavar="NAME", help="table 8 (default %(default)s)")
     only = p.add_mutually_exclusive_group()
     only.add_argument("--check", action="store_true", help="say what is missing, and stop")
