@@ -169,11 +169,12 @@ def output_bytes(tables: Sequence[Table], run: Run) -> float:
 
 
 def _disk(tables: Sequence[Table], run: Run, to_download: int) -> list[str]:
-    """Files that are there already count as if they were still to be written: a run that goes on needs less than is asked for."""
+    """What an earlier run has written into the folder is not needed again."""
     from huggingface_hub import constants
 
     out, hub = Path(run.out), Path(constants.HF_HUB_CACHE)
-    needs = [(out, output_bytes(tables, run), "what the run writes", "--output")]
+    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    needs = [(out, max(output_bytes(tables, run) - written, MARGIN_BYTES), "what the run writes", "--output")]
     if to_download:
         needs.append((hub, to_download, "the weights", "HF_HOME"))
     missing: list[str] = []
