@@ -60,7 +60,7 @@ def test_all_tables_killed_twice(tmp_path):
             assert not (killed / "results.json").exists()
         done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=1500)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count(": done before") >= 12
+        assert done.stdout.count(": done before") >= 11  # and the weights
     rows, leaderboard = told(whole)
     found = json.dumps(told(killed)).replace(str(killed), str(whole))
     assert json.loads(found) == json.loads(json.dumps([rows, leaderboard]))
