@@ -21,7 +21,7 @@ from aha.eval import published, tvsum
 from aha.merge import sources_of
 from aha.reproduce import __main__ as door
 from aha.reproduce import check, ledger, report, steps
-from aha.reproduce.tables import SCORING, TABLES, Run, chosen_tables, commands
+from aha.reproduce.tables import SCORING, TABLES, Run, chosen_tables, commands, evaluation_command, score_command
 from aha.results.tree import leaf
 from aha.scoring.known_models import BASE_7B
 
@@ -270,6 +270,22 @@ def test_the_model_card_and_its_repository_come_from_a_run(machine, tmp_path):
 def test_the_document_has_the_commands_of_the_list(table):
     text = (REPO / "instructions" / "reproduce.md").read_text()
     assert f"```\n{commands(table, Run())}```" in text
+
+
+def test_commands_follow_the_run_and_the_model():
+    """MMDuet has no uncertainty; few videos have fewer folds; options of a row win over those of the published run."""
+    (first,) = chosen_tables("1")
+    rows = {evaluation.name: evaluation for evaluation in first.evaluations}
+    words = evaluation_command(rows["zero_shot"], Run(), uncertainty=False)
+    assert words[4:8] == ["--alpha", "0.7", "--beta", "1.0"] and "--epsilon" not in words and "0.3" not in words
+    words = evaluation_command(rows["grid"], Run(limit=3), uncertainty=False)
+    assert words[4:-2] == ["--folds", "3", "--grid_epsilon", "0", "--grid_uncertainty_threshold", "0"] and "--published" not in words
+    assert Run(limit=1).folds == 0 and Run().folds == 5
+    (magqa,) = chosen_tables("8")
+    words = score_command(magqa.scores[1], Run(data="d", released=True, device="cpu", limit=2, model="mmduet-7b"))
+    assert words.count("--stream_end_prob_threshold") == 1 and words[words.index("--stream_end_prob_threshold") + 1] == "0.3"
+    assert words[-9:-2] == ["--released", "--data_root", "d/shot2story", "--device", "cpu", "--limit", "2"]
+    assert [table.id for table in chosen_tables("13, 7,1")] == ["1", "4"]
 
 
 @pytest.mark.parametrize("name", SCORING)
