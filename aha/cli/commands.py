@@ -83,9 +83,9 @@ def positive(text: str) -> float:
 
 
 @contextmanager
-def progress_bar(what: str):
+def progress_bar(what: str, shown: bool = True):
     """A bar on standard error as a callable (done, total)."""
-    with tqdm(desc=what, unit="frame", disable=None) as bar:
+    with tqdm(desc=what, unit="frame", disable=None if shown else True) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total

@@ -91,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="choose moments where the model sees no clear one, too")
     parser.add_argument("--titles", action="store_true", help="burn rank and query into the reel")
+    parser.add_argument("--curve_video", action="store_true", help="also write curve.mp4: the whole video, its curve moving below it")
     parser.add_argument("--no_reel", action="store_true", help="do not write reel.mp4")
     parser.add_argument(
         "--export", metavar="A,B", help="the moments for editing programs as reel.A, reel.B: otio, edl, fcpxml; exact to the frame"
@@ -228,7 +229,7 @@ def run_highlights(args: argparse.Namespace) -> None:
 def settings_of(args: argparse.Namespace, options: Options) -> dict:
     """What decides what is written: a run that goes on must have the same."""
     model = {name: getattr(args, name, None) for name in ("model", "llm_pretrained", "lora_pretrained", "dtype")}
-    names = ("frame_fps", "max_num_frames", "video_backend", "titles", "no_reel", "speak", "export")
+    names = ("frame_fps", "max_num_frames", "video_backend", "titles", "no_reel", "curve_video", "speak", "export")
     return {"model": model, "options": asdict(options), **{name: getattr(args, name) for name in names}}
 
 
@@ -280,9 +281,10 @@ def write(result: Result, video: Path, folder: Path, args: argparse.Namespace, f
     """Write the files of a result; returns the seconds of its reel, None where there is none."""
     for marked in {Path(args.output), folder}:
         open_output(marked, True)
-    with commands.progress_bar("reel") as progress:
+    with commands.progress_bar("reel") as progress, commands.progress_bar("curve video", args.curve_video) as curve_progress:
         reel = write_result(
-            result, video, folder, frame_fps=fps, titles=args.titles, reel=not args.no_reel, note=note, progress=progress
+            result, video, folder, frame_fps=fps, titles=args.titles, reel=not args.no_reel, curve_video=args.curve_video, note=note,
+            progress=progress, curve_progress=curve_progress,
         )  # fmt: skip
     if args.export is not None and result.highlights:
         write_timelines(folder, video, result.highlights, kinds_of(args.export))

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from aha.core.clock import clock
 from aha.core.files import read_json, write_text
-from aha.highlights.chapters import clock
 
 
 def write_index(output: Path, answers: Sequence[tuple[Path, Path]], failed: Mapping[Path, str]) -> None:

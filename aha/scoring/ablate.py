@@ -250,7 +250,7 @@ def render(rows: list[dict[str, Any]], counts: dict[str, int]) -> str:
         f"{counts['frames_reused']} frames taken from disk, where scoring each setting anew encodes {counts['frames_scored']}; "
         f"{len(rows)} rows over {counts['videos']} videos"
     )
-    return table.block("ablations", names, lines) + "\n\n" + vision
+    return table.block("ablations", names, lines) + "\n\n" + "\n".join(table.wrapped(vision))
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Two small videos of coloured shapes, drawn when the page starts: what the embedded demo model knows."""
+"""Two small videos of coloured shapes, drawn when they are needed: what the embedded demo model knows (the page, the notebook)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 from aha.demo.scenes import draw_frame, random_scene, random_thing
 
 FPS, SECONDS = 10, 5  # frames a second, seconds of a scene
+# A list of examples shows the first picture, so what is asked for comes first.
 EXAMPLES = (
-    ("red things", ("blue", "red", "green", "yellow", "red", "purple"), "All the red things in one video"),
-    ("blue things", ("orange", "green", "blue", "white", "red", "blue"), "Everything blue: a collection"),
+    ("red things", ("red", "blue", "green", "yellow", "red", "purple"), "All the red things in one video"),
+    ("blue things", ("blue", "orange", "green", "white", "blue", "red"), "Everything blue: a collection"),
 )
 
 
