@@ -117,7 +117,7 @@ def _run_demo(args: argparse.Namespace) -> None:
     need("gradio", "web", "aha demo")
     from aha.web.page import run_demo
 
-    run_demo(args, load_model(args))
+    run_demo(args, lambda: load_model(args))
 
 
 def _demo_parser(parser: argparse.ArgumentParser) -> None:

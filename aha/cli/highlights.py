@@ -184,6 +184,8 @@ def run_highlights(args: argparse.Namespace) -> None:
         raise UserError(f"max_num_frames must be at least 1, not {args.max_num_frames}.")
     if args.export is not None:
         kinds_of(args.export)  # a format that is unknown or not installed is refused before the work
+    if args.keep_features is not None:
+        check_output(args.keep_features, overwrite=True)
     if args.scores is not None:
         cut_again(args, queries, options, output)
         return
@@ -196,7 +198,8 @@ def run_highlights(args: argparse.Namespace) -> None:
         finish_output(output)
         return
     settings = settings_of(args, options)
-    if not args.overwrite and (output / SETTINGS).is_file():
+    goes_on = not args.overwrite and (output / SETTINGS).is_file()
+    if goes_on:
         if read_json(output / SETTINGS, "settings of the earlier run") != settings:
             raise UserError(f"{output} was made with other settings (see {output / SETTINGS}); choose another folder or give --overwrite.")
         waiting = [job for job in jobs if not all((folder / DONE).is_file() for folder in job.folders)]
@@ -205,10 +208,11 @@ def run_highlights(args: argparse.Namespace) -> None:
     else:
         check_output(output, args.overwrite)
         waiting = jobs
-        write_json(open_output(output, True) / SETTINGS, settings)
     failed: dict[Path, str] = {}
     if waiting:
         model = commands.load_model(args)
+        if not goes_on:
+            write_json(open_output(output, True) / SETTINGS, settings)
         for number, (job, opened) in enumerate(opened_ahead(model, waiting, args), 1):
             print(f"[{number}/{len(waiting)}] {job.video.name}", file=sys.stderr)
             try:

@@ -38,6 +38,8 @@ def block(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence
         width = max(12, longest + 2, min(named + 2, (WIDTH - label) // max(1, len(shown))))
         headings = [_broken(name, width - 2) for name in shown]
         height = max(map(len, headings), default=0)
+        if first:
+            lines.append("")
         for line in range(height):
             cells = [heading[line - height + len(heading)] if line >= height - len(heading) else "" for heading in headings]
             lines.append((" " * label + "".join(cell.rjust(width) for cell in cells)).rstrip())

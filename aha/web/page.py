@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -237,16 +237,23 @@ class Server:
             os.environ[GRADIO_FOLDER] = self._folder_before
 
 
-def launch(model: Highlighter, limits: Limits, hosts: Sequence[str], port: int, password: str | None = None) -> Server:
-    """Serve the page on the address hosts[0], under it, as localhost, and under the other names of `hosts`. Raises UserError where the port
-    is taken, and where others could come in without a password."""
-    host = hosts[0]
+def take_port(host: str, port: int, password: str | None) -> socket.socket:
+    """The port, kept for `launch`. Raises UserError where it is taken, and where others could come in without a password."""
     if is_everywhere(host) and not password:
         raise UserError(
             f"--host {host} lets others on the network use this page; set a password in the environment or in .env ({PASSWORD}=...), or "
             "leave --host out to keep the page to this machine."
         )
-    listening = _listen(host, port)
+    return _listen(host, port)
+
+
+def launch(
+    model: Highlighter, limits: Limits, hosts: Sequence[str], port: int, password: str | None = None, taken: socket.socket | None = None
+) -> Server:  # fmt: skip
+    """Serve the page on the address hosts[0], under it, as localhost, and under the other names of `hosts`. taken: of `take_port`. Raises
+    UserError as that does."""
+    host = hosts[0]
+    listening = taken if taken is not None else take_port(host, port, password)
     root = Path(tempfile.mkdtemp(prefix="aha-demo-")).resolve()
     # Uploads and results lie in our folder, and nothing is sent anywhere.
     folder_before, os.environ[GRADIO_FOLDER] = os.environ.get(GRADIO_FOLDER), str(root)
@@ -276,10 +283,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def run_demo(args: argparse.Namespace, model: Highlighter) -> None:
+def run_demo(args: argparse.Namespace, load: Callable[[], Highlighter]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # temporary files are removed then too
     limits = Limits(args.max_megabytes, args.max_minutes, visitors=args.max_visitors)
-    server = launch(model, limits, args.host, args.port, os.environ.get(PASSWORD))
+    password = os.environ.get(PASSWORD)
+    taken = take_port(args.host[0], args.port, password)  # what is wrong is said before the model is loaded
+    server = launch(load(), limits, args.host, args.port, password, taken)
     print(f"Aha! demo on {server.address} (Ctrl-C ends it)", flush=True)
     try:
         while server.thread.is_alive():
