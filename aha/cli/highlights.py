@@ -30,6 +30,7 @@ from aha.highlights.evidence import Evidence
 from aha.highlights.index import write_index
 from aha.highlights.result import Options, Result, find_highlights, read_track, write_result
 from aha.highlights.timelines import kinds_of, write_timelines
+from aha.results.table import wrapped
 from aha.scoring.model_choice import ModelChoice
 from aha.video.library import VIDEO_SUFFIXES, list_videos
 from aha.video.reader import BACKENDS, probe
@@ -323,18 +324,17 @@ def cut_again(args: argparse.Namespace, queries: list[str], options: Options, ou
 
 def report(answers: list[tuple[Result, Path, float | None]]) -> None:
     for result, folder, reel_seconds in answers:
-        print(
-            f"{result.query[:100]}: {len(result.track)} frames scored, {len(result.segments)} segments, {len(result.highlights)} highlights"
-        )
+        found = f"{len(result.track)} frames scored, {len(result.segments)} segments, {len(result.highlights)} highlights"
+        lines = [f"{result.query[:100]}: {found}"]
         if result.evidence is not None:
-            print(f"  {result.evidence}{'' if result.highlights else '; --force makes a reel all the same'}")
+            lines.append(f"  {result.evidence}{'' if result.highlights else '; --force makes a reel all the same'}")
         for h in result.highlights:
             said = f"  {h.sentence}" if h.sentence else ""
-            print(f"  {h.rank:>2}. {h.start:8.2f} – {h.end:8.2f} s  score {h.score:.3f}{said}")
+            lines.append(f"  {h.rank:>2}. {h.start:8.2f} – {h.end:8.2f} s  score {h.score:.3f}{said}")
         if reel_seconds is not None:
             share = reel_seconds / result.track.duration
-            print(f"  reel {reel_seconds:.2f} s of {result.track.duration:.2f} s ({share:.1%})")
-        print(f"  wrote {folder}/")
+            lines.append(f"  reel {reel_seconds:.2f} s of {result.track.duration:.2f} s ({share:.1%})")
+        print("\n".join(part for line in (*lines, f"  wrote {folder}/") for part in wrapped(line)))
 
 
 def main(argv: list[str]) -> None:

@@ -222,7 +222,9 @@ class Server:
 
     def __init__(self, visitors: Visitors, app: Guard, address: str, listening: socket.socket, folder_before: str | None):
         self.visitors, self.address, self._folder_before = visitors, address, folder_before
-        config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=1, limit_concurrency=1000)
+        config = uvicorn.Config(
+            app, log_level="warning", server_header=False, use_colors=False, timeout_graceful_shutdown=1, limit_concurrency=1000
+        )
         self._uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self._uvicorn.run, args=([listening],), name="aha-server", daemon=True)
         self.thread.start()
