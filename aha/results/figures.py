@@ -144,7 +144,8 @@ def curves_figure(curves: Sequence[Curve]) -> Figure:
     for number, curve in enumerate(curves, 1):
         axes = figure.add_subplot(rows, columns, number)
         _draw(axes, curve)
-        title = curve.title if len(curve.title) <= 64 else curve.title[:63] + "…"
+        title = f"{curve.key}  {curve.title}".rstrip()
+        title = title if len(title) <= 64 else title[:63] + "…"
         axes.set_title(title, fontsize=7, loc="left")
         if number > len(curves) - columns:
             axes.set_xlabel("time (m:ss)", fontsize=7)

@@ -280,7 +280,7 @@ class Visitor:
         """Whether the thread has frames to score."""
         return self._done is not None and not self._done.done() and not self._scored_all
 
-    def track(self, which: int = 0) -> ScoreTrack | None:
+    def track(self, which: int = 0, with_features: bool = True) -> ScoreTrack | None:
         """The scores so far for the query of number `which` (those behind the visitor's are the unrelated ones); None before the first."""
         with self._lock:
             seen, info = list(self._seen), self.info
@@ -289,7 +289,7 @@ class Visitor:
             return None
         frames, features, _ = zip(*seen)
         end = info.duration if self._scored_all else rows[-1]["time"] + 1 / self.fps
-        return ScoreTrack.of_rows(rows, frames, min(end, info.duration), np.stack(features))
+        return ScoreTrack.of_rows(rows, frames, min(end, info.duration), np.stack(features) if with_features else None)
 
     def result(self, options: Options, which: int = 0) -> Result | None:
         """Highlights of what was scored so far, without scoring anything again. How strong the evidence is is said when all is."""
@@ -306,7 +306,7 @@ class Visitor:
         begin = time.monotonic()
         evidence = None
         if self._scored_all:
-            unrelated = [self.track(len(self.queries) + k) for k in range(len(self.model.unrelated_queries))]
+            unrelated = [self.track(len(self.queries) + k, False) for k in range(len(self.model.unrelated_queries))]
             evidence = self.model.evidence(track, [other for other in unrelated if other is not None], options)
         result = find_highlights(track, self.queries[which], options, self.info.fps, evidence)
         self._cached = (key, result, time.monotonic() - begin, time.monotonic())
@@ -365,6 +365,7 @@ class Visitor:
             if self._stop.is_set():
                 return
         self._push(sessions, batch)
+        del sessions[len(self.queries) :]  # nobody asks those, and their caches are large
         with self._lock:
             self._scored_all = True
             self.version += 1
