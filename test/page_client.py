@@ -84,7 +84,7 @@ class Page:
         from selenium.webdriver import Keys
 
         def filled() -> bool:
-            self.send(selector, Keys.CONTROL + "a", Keys.DELETE)
+            self.send(selector, Keys.CONTROL + "a")
             self.send(selector, text)
             return self.value(selector) == text
 

@@ -50,6 +50,10 @@ CSS = """
 .aha-evidence.none { border-color: #d29922; background: #d2992222; font-weight: 600; }
 .aha-evidence small { display: block; font-weight: 400; color: var(--body-text-color-subdued); }
 .aha-reel video { width: 100%; max-height: 300px; background: #000; border-radius: 8px; }
+.aha-reel small { color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+#aha-examples table { table-layout: fixed; width: 100%; }
+#aha-examples th, #aha-examples td, #aha-examples td * { white-space: normal; overflow-wrap: anywhere; }
+.aha-log { max-height: 320px; overflow-y: auto; }
 .aha-log p { margin: 2px 0; overflow-wrap: anywhere; }
 """
 
@@ -87,7 +91,7 @@ element.addEventListener('pointermove', event => {
   let tip = room.querySelector('.aha-tip');
   if (!tip) { tip = document.createElement('div'); tip.className = 'aha-tip'; room.append(tip); }
   const clock = `${Math.floor(seconds / 60)}:${String(Math.floor(seconds) % 60).padStart(2, '0')}`;
-  tip.textContent = [clock, ...said.reverse()].join('\n');
+  tip.textContent = [clock, ...said.reverse()].join('\\n');
   tip.style.left = Math.max(0, Math.min(event.clientX - box.left + 12, box.width - tip.offsetWidth)) + 'px';
 });
 element.addEventListener('pointerout', event => {
@@ -139,7 +143,8 @@ def curve_html(result: Result | None, duration: float, late: float = 0.0, pictur
     steps = [low + (high - low) * k / 4 for k in range(5)]
     grid = "".join(f'<line x1="0" x2="{WIDTH}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="#8b949e" opacity=".2" {scale}/>' for v in steps)
     levels = "".join(f'<span style="top:{y(value):.0f}px">{value:.2g}</span>' for value in steps)
-    legend = {**LEGEND, ("score (0 to 1)" if (low, high) == (0.0, 1.0) else "score"): LEGEND["score"]}
+    in_0_to_1 = (low, high) == (0.0, 1.0)
+    legend = {"score (0 to 1)" if name == "score" and in_0_to_1 else name: colour for name, colour in LEGEND.items()}
     height, unsure = HEIGHT, ""
     if track.uncertainty_F is not None:  # in a lane of its own: around the curve it would hide the curve
         height = HEIGHT + LANE + 4
@@ -149,9 +154,7 @@ def curve_html(result: Result | None, duration: float, late: float = 0.0, pictur
         tops = " ".join(f"{x(t):.1f},{height - v / most * LANE:.1f}" for t, v in zip(at, sd_F))
         unsure = f'<polygon points="{x(at[0]):.1f},{height} {tops} {x(at[-1]):.1f},{height}" fill="{UNSURE}" opacity=".6"/>'
         legend[f"how unsure (sd of the relevance, at most {most:.2f})"] = UNSURE
-    names = "".join(
-        f'<span><i style="background:{c}"></i>{n}</span>' for n, c in legend.items() if n != "score" or "score (0 to 1)" not in legend
-    )
+    names = "".join(f'<span><i style="background:{colour}"></i>{name}</span>' for name, colour in legend.items())
     strip = ""
     if picture is not None and abs(track.duration - duration) < 1e-6:
         strip = "".join(f'<img alt="" src="{picture(frame)}">' for frame in strip_frames(track, STRIP))
@@ -208,11 +211,12 @@ def evidence_html(evidence: Evidence | None, has_scores: bool) -> str:
     return f'<div class="aha-evidence {kind}">{said}<small>{about}</small></div>'
 
 
-def reel_html(address: str | None, made: bool = False) -> str:
-    """The reel, to be played where it is. address: of its file on this page; made: whether one was asked for."""
+def reel_html(address: str | None, query: str) -> str:
+    """The reel of a query, to be played where it is. address: of its file on this page, None where no moment is chosen."""
     if address is None:
-        return '<div class="aha-reel">No moment is chosen, so there is no reel.</div>' if made else ""
-    return f'<div class="aha-reel"><video controls playsinline preload="metadata" src="{quote(address)}"></video></div>'
+        return '<div class="aha-reel">No moment is chosen, so there is no reel.</div>'
+    video = f'<video controls playsinline preload="metadata" src="{quote(address)}"></video>'
+    return f'<div class="aha-reel">{video}<small>{html.escape(query)}</small></div>'
 
 
 def log_html(answers: Sequence[tuple[float, str, str]]) -> str:

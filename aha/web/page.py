@@ -26,7 +26,7 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from aha.api import DEMO_NOTE, Highlighter
+from aha.api import Highlighter
 from aha.core.fusion import Fusion
 from aha.core.heads import HEADS
 from aha.demo.examples import write_examples
@@ -48,7 +48,7 @@ GRADIO_FOLDER = "GRADIO_TEMP_DIR"
 
 def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks:
     """The page as gradio.Blocks."""
-    about_demo = f" {DEMO_NOTE}" if visitors.model.is_demo else ""
+    about_demo = " It knows only simple coloured shapes: for real videos start `aha demo --model NAME`." if visitors.model.is_demo else ""
     limits = visitors.limits
 
     def options_of(share, alpha, beta, epsilon, threshold, information, change, force, which) -> tuple[Options, int]:
@@ -129,12 +129,12 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
 
     def make_files(request: gr.Request, *sliders: float) -> tuple[Any, Any, Any]:
         with told():
-            reel, report = visitor_of(request).files(*options_of(*sliders))
+            visitor, (options, which) = visitor_of(request), options_of(*sliders)
+            reel, report = visitor.files(options, which)
         address = None if reel is None else f"{API}/file={reel}"
-        return (
-            reel_html(address, made=True), gr.DownloadButton("Download reel", value=reel, visible=reel is not None),
-            gr.DownloadButton("Download report", value=report, visible=True),
-        )  # fmt: skip
+        player = reel_html(address, visitor.queries[min(which, len(visitor.queries) - 1)])
+        download = gr.DownloadButton("Download reel", value=reel, visible=reel is not None)
+        return player, download, gr.DownloadButton("Download report", value=report, visible=True)
 
     def leave(request: gr.Request) -> None:
         visitors.leave(session_of(request))
@@ -164,13 +164,19 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
                 )
                 evidence = gr.HTML("", elem_id="aha-evidence")
                 curve = gr.HTML(curve_html(None, 1.0), js_on_load=SEEK_SCRIPT, elem_id="aha-curve")
-                status = gr.Textbox(label="Status", interactive=False, elem_id="aha-status", max_lines=3)
+                status = gr.Textbox(label="Status", interactive=False, elem_id="aha-status", lines=2, max_lines=3)
                 with gr.Row():
                     question = gr.Textbox(label="Ask while it runs", elem_id="aha-question", max_lines=3, scale=4, min_width=180)
                     ask_button = gr.Button("Ask", elem_id="aha-ask", scale=1, min_width=80)
                 log = gr.HTML("", elem_id="aha-log")
                 if examples:
-                    gr.Examples([[path, text] for path, text in examples], [video, query], label="Examples", cache_examples=False)
+                    gr.Examples(
+                        [[path, text] for path, text in examples],
+                        [video, query],
+                        label="Examples",
+                        cache_examples=False,
+                        elem_id="aha-examples",
+                    )
             with gr.Column(scale=2, min_width=300):
                 gr.Markdown("### Moments")
                 moments = gr.HTML(moments_html(None), js_on_load=SEEK_SCRIPT, elem_id="aha-moments")
