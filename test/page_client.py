@@ -61,8 +61,25 @@ class Page:
         return self.read(selector, "value") or ""
 
     def click(self, selector: str) -> None:
-        """By a script: a message may lie over the element."""
-        wait_for(lambda: self.script("const e = document.querySelector(arguments[0]); if (e) e.click(); return e !== null", selector))
+        """A click of the mouse; where a message lies over the element, one by a script."""
+        from selenium.common.exceptions import (
+            ElementClickInterceptedException,
+            ElementNotInteractableException,
+            StaleElementReferenceException,
+        )
+
+        def clicked() -> bool:
+            try:
+                found = self.browser.find_elements("css selector", selector)
+                if found:
+                    found[0].click()
+                return bool(found)
+            except StaleElementReferenceException:
+                return False
+            except (ElementClickInterceptedException, ElementNotInteractableException):
+                return self.script("const e = document.querySelector(arguments[0]); e?.click(); return e !== null", selector)
+
+        wait_for(clicked)
 
     def send(self, selector: str, *keys: str) -> None:
         """Keys, or the path of a file for an input of files."""
