@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -173,7 +174,9 @@ def _with_folders(asked: dict[Path, list[str]], output: Path, several: bool) -> 
 
 
 def slug(text: str) -> str:
-    return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:40] or "query"
+    """Letters, digits and marks (of Hindi, Arabic, ...) as part of a folder's name."""
+    kept = "".join(c if c.isalnum() or c == "_" or unicodedata.category(c).startswith("M") else "-" for c in text.lower())
+    return re.sub("-+", "-", kept).strip("-")[:40] or "query"
 
 
 # ---- the run ----

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from aha.demo.scenes import draw_frame, random_scene, random_thing
+from aha.demo.scenes import draw_background, draw_frame, random_scene, random_thing
 
 FPS, SECONDS = 10, 5  # frames a second, seconds of a scene
 # A list of examples shows the first picture, so what is asked for comes first.
@@ -28,8 +28,9 @@ def write_examples(folder: Path) -> list[tuple[str, str]]:
             stream.width, stream.height, stream.pix_fmt = 384, 288, "yuv420p"
             for colour in colours:
                 scene = random_scene(random, [random_thing(random, colour=colour), random_thing(random, colour=colour)])
+                background = draw_background(scene.place, scene.background_seed, 384, 288)
                 for k in range(FPS * SECONDS):
-                    picture = draw_frame(scene, k / FPS, 384, 288)
+                    picture = draw_frame(scene, k / FPS, 384, 288, background)
                     out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             out.mux(stream.encode(None))
         written.append((str(path), query))

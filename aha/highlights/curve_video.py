@@ -93,6 +93,8 @@ class Panel:
         axes.set_ylim(low, high)
         axes.set_yticks([low, (low + high) / 2, high], [f"{v:.2g}" for v in (low, (low + high) / 2, high)])
         axes.set_xticks(ticks := clock_ticks(0, self.track.duration, max(3, width // 90)), [clock(t) for t in ticks])
+        if ticks[-1] > 0.97 * self.track.duration:
+            axes.get_xticklabels()[-1].set_horizontalalignment("right")  # it would stand half outside
         axes.tick_params(colors=SOFT, labelsize=points, length=2, pad=2)
         axes.grid(axis="y", color=SOFT, alpha=0.25, lw=0.5)
         axes.spines[:].set_visible(False)

@@ -17,10 +17,10 @@ def render(metrics: Mapping[str, Any], layout: Layout, remarks: Sequence[str] = 
     settings, videos = metrics["settings"], metrics["videos"]
     if settings["predictions"]:
         lines = [f"{layout.title}, {settings['predictions']}"]
-        lines.append(f"{counts(videos, layout.unit)}; 95% intervals: bootstrap over {layout.unit}")
+        lines += table.wrapped(f"{counts(videos, layout.unit)}; 95% intervals: bootstrap over {layout.unit}")
     else:
         lines = [f"{layout.title}, baselines of {settings['selected_videos']} {layout.unit}"]
-    lines = [part for line in (*lines, *remarks) for part in table.wrapped(line)]
+    lines += [part for line in remarks for part in table.wrapped(line)]
     for protocol in layout.protocols:
         lines += ["", protocol_block(metrics, layout, protocol)]
     lines += [part for metric, why in metrics.get("missing_metrics", {}).items() for part in table.wrapped(f"  {metric}: {why}")]
