@@ -24,6 +24,7 @@ def write_index(output: Path, answers: Sequence[tuple[Path, Path]], failed: Mapp
         moments = [f"{clock(m['start'])} – {clock(m['end'])}" for m in sorted(summary["moments"], key=lambda m: m["rank"])]
         rows.append({"video": video.name, "to": to, "moments": moments[:6], "more": len(moments[6:]), "summary": summary,
                      "length": clock(summary["duration"]), "reel": summary["reel_seconds"],
+                     "unclear": summary["evidence"] is not None and not summary["evidence"]["is_clear"],
                      "poster": (folder / "poster.jpg").is_file()})  # fmt: skip
     environment = Environment(loader=PackageLoader("aha.highlights", "."), autoescape=True, undefined=StrictUndefined)
     missing = [{"video": video.name, "why": why} for video, why in failed.items()]

@@ -216,10 +216,13 @@ def reel_html(address: str | None, query: str) -> str:
     if address is None:
         return '<div class="aha-reel">No moment is chosen, so there is no reel.</div>'
     video = f'<video controls playsinline preload="metadata" src="{quote(address)}"></video>'
-    return f'<div class="aha-reel">{video}<small>{html.escape(query)}</small></div>'
+    return f'<div class="aha-reel">{video}<small dir="auto">{html.escape(query)}</small></div>'
 
 
 def log_html(answers: Sequence[tuple[float, str, str]]) -> str:
     """Questions and answers, newest last."""
-    lines = "".join(f"<p><small>{clock(time)}</small> <b>{who}:</b> {html.escape(text)}</p>" for time, who, text in answers)
+    lines = "".join(
+        f"<p><small>{clock(time)}</small> <b><bdi>{html.escape(who)}</bdi>:</b> <bdi>{html.escape(text)}</bdi></p>"
+        for time, who, text in answers
+    )
     return f'<div class="aha-log">{lines}</div>'
