@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from aha.core.clock import clock, clock_ticks
@@ -36,13 +37,12 @@ def write_timeline(
     strip: pictures of equal parts of the video, in order (aha.highlights.thumbnails.strip_frames), shown below the curve.
     """
     rows = [CURVE] + ([LANE] if track.uncertainty_F is not None else []) + ([STRIP] if strip else [])
-    figure = Figure(figsize=(WIDTH, sum(rows) + 0.55), dpi=120, layout="constrained")
+    figure = Figure(figsize=(WIDTH, sum(rows) + 0.55), dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.03, hspace=0.02))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(hspace=0.02, h_pad=0.03)
     panels = list(figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0])
     _curve(panels[0], track, fused_F, segments, highlights)
     if track.uncertainty_F is not None:
-        _lane(panels[1], track)
+        _lane(panels[1], track.times_F, track.uncertainty_F)
     if strip:
         _strip(panels[-1], strip, track.duration)
     for axes in panels[:-1]:
@@ -85,11 +85,11 @@ def _curve(axes: Any, track: ScoreTrack, fused_F: np.ndarray, segments: Sequence
     _clean(axes)
 
 
-def _lane(axes: Any, track: ScoreTrack) -> None:
+def _lane(axes: Any, times_F: np.ndarray, variance_F: np.ndarray) -> None:
     """How unsure the relevance is, in a lane of its own: around the curve it would hide the curve."""
-    sd_F = np.sqrt(np.maximum(track.uncertainty_F, 0))
-    axes.fill_between(track.times_F, 0, sd_F, color=UNSURE, alpha=0.55, lw=0)
-    axes.plot(track.times_F, sd_F, color=EDGE, lw=0.8, marker="." if len(track) == 1 else None)
+    sd_F = np.sqrt(np.maximum(variance_F, 0))
+    axes.fill_between(times_F, 0, sd_F, color=UNSURE, alpha=0.55, lw=0)
+    axes.plot(times_F, sd_F, color=EDGE, lw=0.8, marker="." if len(sd_F) == 1 else None)
     top = float(np.max(sd_F)) * 1.15 or 1.0
     axes.set_ylim(0, top)
     axes.set_yticks([0, round(top / 1.15, 2) or top])

@@ -44,14 +44,14 @@ def block(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence
             cells = [heading[line - height + len(heading)] if line >= height - len(heading) else "" for heading in headings]
             lines.append((" " * label + "".join(cell.rjust(width) for cell in cells)).rstrip())
         for name, all_cells in rows:
-            name, cells = "  " + name, "".join(cell.rjust(width) for cell in all_cells[first : first + fit])
-            if first and not cells.strip() and any(all_cells):
+            name, row = "  " + name, "".join(cell.rjust(width) for cell in all_cells[first : first + fit])
+            if first and not row.strip() and any(all_cells):
                 continue  # this row has nothing among these columns
             if len(name) >= label:
                 lines += textwrap.wrap(name, WIDTH, subsequent_indent="    ", drop_whitespace=False) if len(name) > WIDTH else [name]
                 name = ""
-            if cells.strip() or name:
-                lines.append((name.ljust(label) + cells).rstrip())
+            if row.strip() or name:
+                lines.append((name.ljust(label) + row).rstrip())
     return "\n".join(lines)
 
 
