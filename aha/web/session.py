@@ -332,15 +332,17 @@ class Visitor:
             for old in before:
                 shutil.rmtree(old, ignore_errors=True)
         finally:
-            self.made = None
-            self.version += 1
+            with self._lock:
+                self.made = None
+                self.version += 1
             self._making.release()
         return None if reel is None else str(folder / "reel.mp4"), str(folder / "report.html")
 
     def _making_reel(self, done: int, total: int) -> None:
         if done % max(1, total // 50) == 0:
-            self.made = (done, total)
-            self.version += 1
+            with self._lock:
+                self.made = (done, total)
+                self.version += 1
 
     # ---- the thread ----
 
