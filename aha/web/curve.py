@@ -202,7 +202,7 @@ def _image(result: Result, highlight: Highlight, picture: Callable[[int], str] |
 def evidence_html(evidence: Evidence | None, has_scores: bool) -> str:
     """How strong the evidence is, once all is scored."""
     if evidence is None:
-        return '<div class="aha-evidence">How clear the answer is is said at the end of the video.</div>' if has_scores else ""
+        return '<div class="aha-evidence">How clear the answer is will be said when all is watched.</div>' if has_scores else ""
     about = (
         "The curve's best part against what the model gives the same video for unrelated queries: "
         f"{evidence.strength:+.2f}; a clear moment has {evidence.level:+.2f} or more."
