@@ -206,7 +206,7 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
                     information = gr.Slider(0, 40, default.information_threshold, step=0.5, label="sum of informative scores (0 = never)")
                     change = gr.Slider(0, 100, default.change_threshold, step=1, label="change of evidence (0 = never)")
         seen = gr.State(-1)
-        sliders = [share, alpha, beta, epsilon, threshold, information, change, force, which]
+        sliders: list[Any] = [share, alpha, beta, epsilon, threshold, information, change, force, which]
         panel = [status, evidence, curve, moments, log, pause_button]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         begun = [video, query, *sliders, prob, total, heads, forget, fps]

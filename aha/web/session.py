@@ -391,6 +391,7 @@ class Visitor:
 
     def _small_picture(self, frame_CHW: np.ndarray) -> str:
         """Without the black bars of the letterbox."""
+        assert self.info is not None  # it is what is being scored
         side, shape = frame_CHW.shape[-1], (self.info.width, self.info.height)
         width, height = (max(1, round(side * length / max(shape))) for length in shape)
         x, y = (side - width) // 2, (side - height) // 2
