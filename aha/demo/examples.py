@@ -17,21 +17,24 @@ EXAMPLES = (
 )
 
 
+def write_example(folder: Path, number: int = 0) -> tuple[str, str]:
+    """Write one of EXAMPLES into `folder` -> (path, what to ask)."""
+    name, colours, query = EXAMPLES[number]
+    path = folder / f"{name.replace(' ', '_')}.mp4"
+    random = np.random.default_rng(1000 + number)
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as out:
+        stream = out.add_stream("libx264", rate=FPS, options={"crf": "26", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = 384, 288, "yuv420p"
+        for colour in colours:
+            scene = random_scene(random, [random_thing(random, colour=colour), random_thing(random, colour=colour)])
+            background = draw_background(scene.place, scene.background_seed, 384, 288)
+            for k in range(FPS * SECONDS):
+                picture = draw_frame(scene, k / FPS, 384, 288, background)
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode(None))
+    return str(path), query
+
+
 def write_examples(folder: Path) -> list[tuple[str, str]]:
-    """Write the example videos into `folder` -> (path, what to ask) of each."""
-    written = []
-    for number, (name, colours, query) in enumerate(EXAMPLES):
-        path = folder / f"{name.replace(' ', '_')}.mp4"
-        random = np.random.default_rng(1000 + number)
-        with av.open(str(path), "w", options={"movflags": "+faststart"}) as out:
-            stream = out.add_stream("libx264", rate=FPS, options={"crf": "26", "preset": "veryfast"})
-            stream.width, stream.height, stream.pix_fmt = 384, 288, "yuv420p"
-            for colour in colours:
-                scene = random_scene(random, [random_thing(random, colour=colour), random_thing(random, colour=colour)])
-                background = draw_background(scene.place, scene.background_seed, 384, 288)
-                for k in range(FPS * SECONDS):
-                    picture = draw_frame(scene, k / FPS, 384, 288, background)
-                    out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            out.mux(stream.encode(None))
-        written.append((str(path), query))
-    return written
+    """All of them."""
+    return [write_example(folder, number) for number in range(len(EXAMPLES))]
