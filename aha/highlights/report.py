@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import os
 import tempfile
@@ -18,13 +17,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
 
+from aha.core.clock import clock, clock_ticks
 from aha.core.files import write_text
-from aha.highlights.chapters import clock
 from aha.highlights.reel import Clip, write_reel
+from aha.highlights.thumbnails import Stills, jpeg_address, small
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
-from aha.video.backends import decode_pyav
 from aha.video.container import open_container, video_stream
 from aha.video.packet_index import VideoIndex, video_index
 
@@ -36,15 +34,19 @@ CURVE_POINTS = 4000  # of a curve in the page; more cannot be told apart
 
 def write_report(
     path: str | os.PathLike, video: str | os.PathLike, query: str, track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[Segment],
-    highlights: Sequence[Highlight], note: str = "",
+    highlights: Sequence[Highlight], note: str, stills: Stills,
 ) -> None:  # fmt: skip
-    """Write the report. `note` is shown under the title (which model scored). Raises UserError as decoding and writing do."""
+    """Write the report. `note` is shown under the title (which model scored); stills: aha.highlights.thumbnails.stills_of.
+
+    Raises UserError as decoding and writing do.
+    """
     index = video_index(video)
     source, about, player_seconds = _player_source(index, Path(path))
-    thumbnails = _thumbnails(index, track, fused_F, highlights)
+    late = player_seconds(0.0)
     data = {
         "duration": track.duration,
-        "late": player_seconds(0.0),  # the page's curves and moments are on our clock; the player's starts so much earlier
+        "late": late,  # the page's curves and moments are on our clock; the player's starts so much earlier
+        "ticks": clock_ticks(late, late + track.duration, 7),
         "curves": _curves(track, fused_F),
         "segments": [[round(s.start, 3), round(s.end, 3), s.reason] for s in segments],
         "highlights": [h.to_json() for h in highlights],
@@ -60,7 +62,9 @@ def write_report(
         "{{note}}": html.escape(note),
         "{{about}}": html.escape(about),
         "{{source}}": html.escape(source),
-        "{{moments}}": "\n".join(_moment(h, t, player_seconds) for h, t in zip(highlights, thumbnails)),
+        "{{poster}}": jpeg_address(small(stills.poster, 640)),
+        "{{strip}}": "".join(f'<img alt="" src="{jpeg_address(small(picture, 120))}">' for picture in stills.strip),
+        "{{moments}}": "\n".join(_moment(h, jpeg_address(picture), player_seconds) for h, picture in zip(highlights, stills.best)),
         "{{data}}": embedded,
     }
     # One pass: what a query or a name contains is never taken for a placeholder.
@@ -94,25 +98,6 @@ def _curves(track: ScoreTrack, fused_F: np.ndarray) -> dict[str, list[float] | N
         "uncertainty": track.uncertainty_F,
     }  # fmt: skip
     return {name: None if row is None else [round(float(value), 5) for value in np.asarray(row)[chosen]] for name, row in rows.items()}
-
-
-def _thumbnails(index: VideoIndex, track: ScoreTrack, fused_F: np.ndarray, highlights: Sequence[Highlight]) -> list[str]:
-    """The best frame of each highlight as a JPEG data address, 320 pixels on its longer side."""
-    best = [int(track.frames_F[h.first + int(np.argmax(fused_F[h.first : h.last]))]) for h in highlights]
-    pictures: dict[int, str] = {}
-    for frame_index, image_HWC, pixel_aspect in decode_pyav(index, sorted(set(best)), threads=2):
-        picture = Image.fromarray(image_HWC)
-        width = max(1, round(picture.width * pixel_aspect))
-        scale = 320 / max(width, picture.height)
-        picture = picture.resize((max(1, round(width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BILINEAR)
-        pictures[frame_index] = jpeg_address(picture)
-    return [pictures[frame] for frame in best]
-
-
-def jpeg_address(picture: Image.Image) -> str:
-    memory = io.BytesIO()
-    picture.save(memory, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(memory.getvalue()).decode()
 
 
 def playable(index: VideoIndex) -> str | None:
