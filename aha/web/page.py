@@ -28,12 +28,13 @@ from fastapi import FastAPI
 
 from aha.api import DEMO_NOTE, Highlighter
 from aha.core.fusion import Fusion
+from aha.core.hosts import is_everywhere, listen, shown_host
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
 from aha.highlights.result import Options
 from aha.web.curve import CSS, SEEK_SCRIPT, curve_html, log_html, moments_html
 from aha.web.examples import write_examples
-from aha.web.guard import Guard, is_everywhere
+from aha.web.guard import Guard
 from aha.web.limits import Limits
 from aha.web.session import Visitor, without_folder
 from aha.web.visitors import Visitors
@@ -213,7 +214,7 @@ def launch(model: Highlighter, limits: Limits, hosts: Sequence[str], port: int, 
             f"--host {host} lets others on the network use this page; set a password in the environment or in .env ({PASSWORD}=...), or "
             "leave --host out to keep the page to this machine."
         )
-    listening = _listen(host, port)
+    listening = listen(host, port)
     root = Path(tempfile.mkdtemp(prefix="aha-demo-")).resolve()
     # Uploads and results lie in our folder, and nothing is sent anywhere.
     folder_before, os.environ[GRADIO_FOLDER] = os.environ.get(GRADIO_FOLDER), str(root)
@@ -228,19 +229,7 @@ def launch(model: Highlighter, limits: Limits, hosts: Sequence[str], port: int, 
         FastAPI(openapi_url=None), page, "/", server_name=host, server_port=port, max_file_size=limits.upload_bytes, css=CSS,
         show_error=False, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
     )  # fmt: skip
-    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return Server(visitors, Guard(served, visitors, hosts, password), f"http://{shown}:{port}", listening, folder_before)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"port {port} on {host} is taken or cannot be used ({error}); choose another with --port or --host.") from error
-    return listening
+    return Server(visitors, Guard(served, visitors, hosts, password), f"http://{shown_host(host)}:{port}", listening, folder_before)
 
 
 def run_demo(args: argparse.Namespace, model: Highlighter) -> None:

@@ -1,0 +1,74 @@
+"""What a session has to say, until it is read: the last KEPT scores and the last KEPT events, numbered.
+
+    outbox = Outbox(call_soon)                        # call_soon(work): runs `work` in the event loop, called from any thread
+    outbox.put({"event": "score", ...})               # from any thread; never waits
+    messages, missed = outbox.after(17)               # those that came after number 17; how many of them are gone
+
+Whoever reads does it at its own pace: what a slow reader has not read in time is gone for it, counted, and costs nobody else anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from aha.serve.limits import KEPT
+
+Message = dict[str, Any]
+AT_ONCE = 256  # messages that a reader gets
+
+
+class Outbox:
+    def __init__(self, call_soon: Callable[[Callable[[], None]], None]):
+        self.last = 0  # number of the newest message
+        self.over = False  # none will come
+        self._call_soon = call_soon
+        self._scores: deque[Message] = deque(maxlen=KEPT)
+        self._events: deque[Message] = deque(maxlen=KEPT)
+        self._lock = threading.Lock()
+        self._readers: set[asyncio.Event] = set()
+
+    def put(self, message: Message, last: bool = False) -> None:
+        """last: no other will come."""
+        with self._lock:
+            self.last += 1
+            self.over = self.over or last
+            (self._scores if message["event"] == "score" else self._events).append({"n": self.last, **message})
+        self._call_soon(self._wake)
+
+    def end(self) -> None:
+        with self._lock:
+            self.over = True
+        self._call_soon(self._wake)
+
+    def _wake(self) -> None:
+        for reader in self._readers:
+            reader.set()
+
+    def after(self, number: int) -> tuple[list[Message], int]:
+        with self._lock:
+            found: list[Message] = []
+            for kind in (self._scores, self._events):
+                for message in reversed(kind):
+                    if message["n"] <= number:
+                        break
+                    found.append(message)
+            found = sorted(found, key=lambda message: message["n"])[:AT_ONCE]
+            return found, (found[-1]["n"] - number - len(found) if found else 0)
+
+    async def wait(self, number: int, seconds: float | None = None) -> None:
+        """Until there is a message after `number` or no other will come, at most `seconds`. In the event loop."""
+        changed = asyncio.Event()
+        self._readers.add(changed)
+        try:
+            async with asyncio.timeout(seconds):
+                while self.last <= number and not self.over:
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            pass
+        finally:
+            self._readers.discard(changed)
