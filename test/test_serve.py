@@ -187,7 +187,9 @@ def test_garbage_a_reader_that_never_reads_and_a_wrong_token_harm_nobody(model):
             for session in (deaf, wrong):
                 client.call("POST", "/sessions", {}, session.headers)
             with (
-                connect(f"ws://127.0.0.1:{running.port}/sessions/never-reads/live", additional_headers=bearer, max_queue=1) as never,
+                connect(
+                    f"ws://127.0.0.1:{running.port}/sessions/never-reads/live", additional_headers=bearer, max_queue=1, close_timeout=0.1
+                ) as never,
                 connect(f"ws://127.0.0.1:{running.port}/sessions/sends-garbage/live", additional_headers=bearer) as garbage,
             ):
                 threads = [threading.Thread(target=good, args=(n,)) for n in range(3)]
@@ -258,10 +260,29 @@ def test_pictures_that_come_too_fast_are_dropped_oldest_first_before_they_are_de
         feed.send(b"x")
 
 
-def test_an_allowance_is_a_rate():
-    allowance = Allowance(1000)
-    taken = sum(allowance.take() for _ in range(3000))
-    assert 1000 <= taken < 2500
+def test_an_allowance_is_a_rate(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("aha.serve.pictures.time.monotonic", lambda: now[0])
+    allowance, few = Allowance(10), Allowance(0.5, 4)
+    assert [allowance.take() for _ in range(12)] == [True] * 10 + [False] * 2 and [few.take() for _ in range(5)] == [True] * 4 + [False]
+    now[0] = 0.25
+    assert [allowance.take() for _ in range(3)] == [True, True, False] and not few.is_there
+    now[0] = 100.0
+    assert sum(allowance.take() for _ in range(99)) == 10 and sum(few.take() for _ in range(99)) == 4
+
+
+def test_sessions_that_begin_without_end_are_held_back(model):
+    with serving(model, "--max_sessions", 1) as running:
+        client = Client(running.address)
+        codes = []
+        for _ in range(6):
+            try:
+                id = json.loads(client.call("POST", "/sessions", {}))["id"]
+                client.call("DELETE", f"/sessions/{id}")
+                codes.append(201)
+            except UserError as error:
+                codes.append(int(str(error)[-4:-1]))
+        assert codes[:2] == [201, 201] and 429 in codes
 
 
 # ---- what is not allowed ----

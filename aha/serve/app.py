@@ -31,11 +31,15 @@ from aha.api import LONGEST_QUERY
 from aha.core.hosts import Hosts
 from aha.errors import UserError
 from aha.serve.guard import Guard, check_address
-from aha.serve.limits import WRONG_IN_A_ROW
+from aha.serve.limits import TEXT_BYTES, WRONG_IN_A_ROW
 from aha.serve.sessions import Refused, Session, Sessions
 
 LONGEST_WAIT = 30.0  # seconds that a request for messages waits
 SHUTS, GONE, CANNOT_READ = 1000, 4404, 1003  # codes with which a WebSocket is closed
+DESCRIPTION = """Streams in, scores and events out (aha serve).
+
+Beside the requests below there is a WebSocket, `/sessions/ID/live?after=N`. In: pictures (binary messages),
+`{"time": seconds of the next picture}`, `{"ask": "a question"}`, `{"finish": true}`. Out: messages as those of `/sessions/ID/messages`."""
 NAME = r"[A-Za-z0-9_-]{8,64}"
 
 
@@ -97,7 +101,7 @@ def create_app(sessions: Sessions, hosts: Hosts, token: str | None) -> FastAPI:
         await sessions.close_all()
 
     app = FastAPIOffline(
-        title="Aha!", version=aha.__version__, description="Streams in, scores and events out (aha serve).", lifespan=lifespan,
+        title="Aha!", version=aha.__version__, description=DESCRIPTION, lifespan=lifespan,
         redoc_url=None, dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )  # fmt: skip
     app.add_middleware(Guard, limits=sessions.limits, metrics=sessions.metrics, hosts=hosts, token=token)
@@ -259,7 +263,7 @@ def create_app(sessions: Sessions, hosts: Hosts, token: str | None) -> FastAPI:
 def said(text: str) -> tuple[str, Any]:
     """("time", seconds), ("ask", question) or ("finish", True) of a message. Raises UserError."""
     try:
-        value = json.loads(text)
+        value = json.loads(text) if len(text) <= TEXT_BYTES else None
     except (ValueError, RecursionError):
         value = None
     if isinstance(value, dict) and len(value) == 1:

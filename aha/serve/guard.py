@@ -54,12 +54,10 @@ class Guard:
             await asyncio.sleep(WRONG_TOKEN_SECONDS)
         extra = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
         response = JSONResponse({"detail": sentence}, status, extra)
-        if scope["type"] == "http":
-            await response(scope, receive, _with_our_headers(send))
-        elif "websocket.http.response" in scope.get("extensions", {}):
-            await response(scope, receive, _as_answer_to_handshake(send))
-        else:
+        if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": 1008})
+        else:
+            await response(scope, receive, _with_our_headers(send))
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         host, origin = headers.get("host", ""), headers.get("origin")
@@ -97,13 +95,6 @@ def _with_our_headers(send: Send) -> Send:
         await send(message)
 
     return add
-
-
-def _as_answer_to_handshake(send: Send) -> Send:
-    async def renamed(message: Message) -> None:
-        await send({**message, "type": f"websocket.{message['type']}"})
-
-    return renamed
 
 
 # ---- which addresses a session may name ----

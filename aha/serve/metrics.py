@@ -29,7 +29,7 @@ class Metrics(Collector):
         self.dropped = 0  # in sessions that are not open any more
         self.wrong_pictures = 0
         self.missed = 0  # messages that readers were too slow for
-        self.refused = 0  # requests with a wrong token, host or origin
+        self.refused = 0  # requests with a wrong token, host, origin or size
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # when a frame was scored, seconds since it arrived
         self._lock = threading.Lock()
         self._registry = CollectorRegistry()
@@ -75,7 +75,7 @@ class Metrics(Collector):
         yield CounterMetricFamily("aha_frames_dropped", "frames that came faster than they were scored or than is allowed", dropped)
         yield CounterMetricFamily("aha_pictures_wrong", "pictures that could not be read", self.wrong_pictures)
         yield CounterMetricFamily("aha_messages_missed", "scores and events that a reader was too slow for", self.missed)
-        yield CounterMetricFamily("aha_requests_refused", "requests with a wrong token, host or origin", self.refused)
+        yield CounterMetricFamily("aha_requests_refused", "requests with a wrong token, host, origin or size", self.refused)
         states = Counter(session.state for session in sessions)
         streams = GaugeMetricFamily("aha_sessions", "sessions by state", labels=["state"])
         for state in ("open", "suspended", "ended"):

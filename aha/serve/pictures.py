@@ -37,16 +37,16 @@ class _Sent:
 
 
 class Allowance:
-    """At most `rate` a second on average, and as many at once."""
+    """At most `rate` a second on average, and `at_once` after a pause."""
 
-    def __init__(self, rate: float):
-        self.rate = rate
-        self._left, self._at = max(1.0, rate), time.monotonic()
+    def __init__(self, rate: float, at_once: float | None = None):
+        self.rate, self.most = rate, max(1.0, rate if at_once is None else at_once)
+        self._left, self._at = self.most, time.monotonic()
 
     @property
     def is_there(self) -> bool:
         now = time.monotonic()
-        self._left = min(max(1.0, self.rate), self._left + (now - self._at) * self.rate)
+        self._left = min(self.most, self._left + (now - self._at) * self.rate)
         self._at = now
         return self._left >= 1
 

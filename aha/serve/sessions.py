@@ -39,7 +39,7 @@ from aha.errors import UserError
 from aha.serve.limits import ENDED, Limits
 from aha.serve.metrics import Metrics
 from aha.serve.outbox import Outbox
-from aha.serve.pictures import ClientFeed
+from aha.serve.pictures import Allowance, ClientFeed
 from aha.watch.cameras import Camera
 from aha.watch.engine import Source, Stream, Watch
 from aha.watch.feed import Feed
@@ -48,6 +48,8 @@ from aha.watch.opening import Place, check_source, open_feed
 CLIENT = "client"  # stands for the address where the client sends the pictures
 FINISH_SECONDS = 20.0  # that a closing session may take to score what waits
 SWEEP_SECONDS = 2.0
+TURN_SECONDS = 0.02
+NEW_EVERY = 5.0  # seconds in which max_sessions sessions may begin or go on, after twice as many at once
 WAIT_SECONDS = 0.01  # between two looks whether there is room for a picture
 Answer = TypeVar("Answer")
 Emit = Callable[[dict[str, Any], Stream], None]
@@ -113,9 +115,11 @@ class Engine:
             self._refuse_all()
 
     def _do(self, watch: Watch) -> bool:
+        """What waits to be done; where it takes longer than TURN_SECONDS the frames have their turn first."""
         watch.failures.clear()  # what the command line wants to know at its end
         watch.complete.clear()
-        while not self._work.empty():
+        until = time.monotonic() + TURN_SECONDS
+        while not self._work.empty() and time.monotonic() < until:
             work, future = self._work.get()
             try:
                 future.set_result(work(watch))
@@ -186,6 +190,7 @@ class Sessions:
         self.keep_all = keep_all
         self.all: dict[str, Session] = {}
         self.metrics = Metrics(self)
+        self._new = Allowance(limits.max_sessions / NEW_EVERY, 2 * limits.max_sessions)
         self.loop: asyncio.AbstractEventLoop | None = None
         engine.emit, engine.seen = self._emit, self._seen
 
@@ -268,7 +273,7 @@ class Sessions:
                 await session.outbox.wait(number, 0.5)
                 number = session.outbox.last
         if session.state in ("open", "opening"):
-            await asyncio.wrap_future(self.engine.call(lambda watch: session.id in watch.sources and watch.close(session.id, ended)))
+            await asyncio.wrap_future(self.engine.call(lambda watch: self._close(watch, session.id, ended)))
         elif session.state == "suspended":
             self._forget_file(session)
             self._ended(session, {"event": "end", "time": session.counts["time"], "ended": ended, **session.counts})
@@ -319,6 +324,8 @@ class Sessions:
         """Raises Refused where as many sessions run as may."""
         if self.open >= self.limits.max_sessions:
             raise Refused(429, f"{self.limits.max_sessions} sessions run already, as many as this server takes; close one or try later.")
+        if not self._new.take():
+            raise Refused(429, "too many sessions begin at once; try again in a second.")
         ended = sorted((one for one in self.all.values() if one.state == "ended"), key=lambda one: one.touched)
         for session in ended[: max(0, len(self.all) + 1 - ENDED * self.limits.max_sessions)]:
             del self.all[session.id]
@@ -335,6 +342,10 @@ class Sessions:
         except MemoryError as error:
             await self.close(session, "failed")
             raise Refused(503, f"there is no memory left for this session ({error}); it is closed.") from error
+
+    def _close(self, watch: Watch, id: str, ended: str) -> None:
+        if id in watch.sources:  # else it has ended by itself
+            watch.close(id, ended)
 
     async def _open(self, session: Session, saved: dict[str, Any] | None = None) -> None:
         def work(watch: Watch) -> None:

@@ -87,7 +87,7 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
     stream_flags(parser)
 
 
-def stream_flags(parser: argparse.ArgumentParser) -> None:
+def stream_flags(parser: Any) -> None:
     """How streams are read, judged and kept; also of `aha serve`."""
     parser.add_argument("--frame_fps", type=float, default=2.0, help="frames a second that are scored (default %(default)s)")
     parser.add_argument("--video_backend", choices=tuple(BACKENDS), default="pyav", help="who decodes a file (default %(default)s)")
