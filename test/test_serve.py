@@ -230,7 +230,7 @@ def test_an_outbox_counts_what_a_slow_reader_misses(steps):
             found, gone = outbox.after(at)
             if not found:
                 break
-            read, missed, at = read + [message["n"] for message in found], missed + gone, found[-1]["n"]
+            read, missed, at = read + [number for number, _ in found], missed + gone, found[-1][0]
     assert read == sorted(set(read)) and len(read) + missed == at
     assert len(outbox._scores) <= KEPT and len(outbox._events) <= KEPT
 

@@ -146,18 +146,16 @@ def create_app(sessions: Sessions, hosts: Hosts, token: str | None) -> FastAPI:
         fits = await session.send(await request.body(), time)
         return {"fits": fits, "dropped": session.now()["dropped"]}
 
-    @app.get("/sessions/{id}/messages", response_model=Messages)
+    @app.get("/sessions/{id}/messages", responses={200: {"model": Messages}})
     async def messages(
         session: Found, after: Annotated[int, Query(ge=0)] = 0, wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 0.0
-    ) -> Any:
+    ) -> Response:
         await session.outbox.wait(after, wait)
         found, missed = session.outbox.after(after)
         sessions.metrics.missed += missed
-        return {
-            "messages": found,
-            "missed": missed,
-            "over": session.outbox.over and session.outbox.last == (found[-1]["n"] if found else after),
-        }
+        over = session.outbox.over and session.outbox.last == (found[-1][0] if found else after)
+        texts = ", ".join(text for _, text in found)
+        return Response(f'{{"messages": [{texts}], "missed": {missed}, "over": {json.dumps(over)}}}', media_type="application/json")
 
     @app.post("/sessions/{id}/ask", response_model=Answers)
     async def ask(session: Found, question: Annotated[Question, Body()]) -> Any:
@@ -213,9 +211,9 @@ def create_app(sessions: Sessions, hosts: Hosts, token: str | None) -> FastAPI:
             if missed:
                 sessions.metrics.missed += missed
                 await socket.send_text(json.dumps({"event": "missed", "count": missed}))
-            for message in found:
-                await socket.send_text(json.dumps(message, ensure_ascii=False))
-                number = message["n"]
+            for at, text in found:
+                await socket.send_text(text)
+                number = at
             if not found and session.outbox.over:
                 return SHUTS, "the session has ended"
             await session.outbox.wait(number)

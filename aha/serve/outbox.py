@@ -10,6 +10,7 @@ Whoever reads does it at its own pace: what a slow reader has not read in time i
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 
 from aha.serve.limits import KEPT
 
-Message = dict[str, Any]
+Message = tuple[int, str]  # its number; as JSON
 AT_ONCE = 256  # messages that a reader gets
 
 
@@ -31,17 +32,13 @@ class Outbox:
         self._lock = threading.Lock()
         self._readers: set[asyncio.Event] = set()
 
-    def put(self, message: Message, last: bool = False) -> None:
+    def put(self, message: dict[str, Any], last: bool = False) -> None:
         """last: no other will come."""
         with self._lock:
             self.last += 1
             self.over = self.over or last
-            (self._scores if message["event"] == "score" else self._events).append({"n": self.last, **message})
-        self._call_soon(self._wake)
-
-    def end(self) -> None:
-        with self._lock:
-            self.over = True
+            text = json.dumps({"n": self.last, **message}, ensure_ascii=False)
+            (self._scores if message["event"] == "score" else self._events).append((self.last, text))
         self._call_soon(self._wake)
 
     def _wake(self) -> None:
@@ -53,11 +50,11 @@ class Outbox:
             found: list[Message] = []
             for kind in (self._scores, self._events):
                 for message in reversed(kind):
-                    if message["n"] <= number:
+                    if message[0] <= number:
                         break
                     found.append(message)
-            found = sorted(found, key=lambda message: message["n"])[:AT_ONCE]
-            return found, (found[-1]["n"] - number - len(found) if found else 0)
+            found = sorted(found)[:AT_ONCE]
+            return found, (found[-1][0] - number - len(found) if found else 0)
 
     async def wait(self, number: int, seconds: float | None = None) -> None:
         """Until there is a message after `number` or no other will come, at most `seconds`. In the event loop."""
