@@ -10,6 +10,7 @@ Sessions share one model and one batch. The token is read from the environment o
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import signal
@@ -112,6 +113,8 @@ def server_of(sessions: Sessions, names: Sequence[str]) -> uvicorn.Server:
         timeout_graceful_shutdown=3, limit_concurrency=64 + 8 * limits.max_sessions,
         ws_max_size=limits.picture_bytes, ws_ping_interval=20, ws_ping_timeout=20, ws_per_message_deflate=False,
     )  # fmt: skip
+    # uvicorn says this of every handshake that is answered with 401, as if something were wrong
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing handshake" not in record.getMessage())
     server = uvicorn.Server(config)
     sessions.engine.failed = lambda: setattr(server, "should_exit", True)
     return server

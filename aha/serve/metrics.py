@@ -27,6 +27,7 @@ class Metrics(Collector):
         self.frames = 0
         self.seconds = 0.0  # from arrival to decision, of all frames
         self.dropped = 0  # in sessions that are not open any more
+        self.left = 0  # sessions that ended or were suspended
         self.wrong_pictures = 0
         self.missed = 0  # messages that readers were too slow for
         self.refused = 0  # requests with a wrong token, host, origin or size

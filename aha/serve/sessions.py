@@ -35,6 +35,7 @@ import torch
 from aha.api import checked_query
 from aha.core.addresses import shown_address
 from aha.core.files import atomic_path, read_json, write_json
+from aha.core.memory import give_memory_back
 from aha.errors import UserError
 from aha.serve.limits import ENDED, Limits
 from aha.serve.metrics import Metrics
@@ -49,7 +50,8 @@ CLIENT = "client"  # stands for the address where the client sends the pictures
 FINISH_SECONDS = 20.0  # that a closing session may take to score what waits
 SWEEP_SECONDS = 2.0
 TURN_SECONDS = 0.02
-NEW_EVERY = 5.0  # seconds in which max_sessions sessions may begin or go on, after twice as many at once
+TRIM_SECONDS = 10.0
+NEW_EVERY = 1.0  # seconds in which max_sessions sessions may begin or go on, after twice as many at once
 WAIT_SECONDS = 0.01  # between two looks whether there is room for a picture
 Answer = TypeVar("Answer")
 Emit = Callable[[dict[str, Any], Stream], None]
@@ -293,10 +295,14 @@ class Sessions:
     # ---- while they run ----
 
     async def look_after(self) -> None:
-        """For ever: close what nobody cares for, forget what has ended."""
+        """For ever: close what nobody cares for, forget what has ended, give back the memory of those that left."""
+        trimmed, left = time.monotonic(), 0
         while True:
             await asyncio.sleep(min(SWEEP_SECONDS, self.limits.idle_seconds / 4))
             now = time.monotonic()
+            if self.metrics.left > left and now - trimmed > TRIM_SECONDS:
+                trimmed, left = now, self.metrics.left
+                await asyncio.to_thread(give_memory_back)
             for session in list(self.all.values()):
                 if session.connections or session.asking or now - session.touched < self.limits.idle_seconds:
                     continue
@@ -403,6 +409,7 @@ class Sessions:
         """Its place in the engine is free."""
         dropped = session.now()["dropped"]
         self.metrics.dropped += dropped - session.counted
+        self.metrics.left += 1
         session.source, session.feed, session.state, session.counted = None, None, state, dropped
 
     def _soon(self, work: Callable[[], None]) -> None:
