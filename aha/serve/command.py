@@ -25,6 +25,7 @@ from aha.core.extras import need
 from aha.core.flags import add_flags, from_args
 from aha.core.fusion import Fusion
 from aha.core.hosts import Hosts, is_everywhere, listen, shown_host
+from aha.core.memory import few_arenas
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
 from aha.serve.limits import TOKEN, Limits
@@ -77,6 +78,7 @@ def check(args: argparse.Namespace) -> Limits:
 def run_serve(args: argparse.Namespace, load: Callable[[], Highlighter], fusion: Fusion, online: OnlineSettings) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises UserError for what cannot work, before the model is loaded where that can be known."""
     need("fastapi_offline", "serve", "aha serve")
+    few_arenas()  # a thread for each session
     limits = check(args)
     if args.ray:
         need("ray", "ray", "aha serve --ray")

@@ -46,6 +46,7 @@ from aha.watch.engine import Source, Stream, Watch
 from aha.watch.feed import Feed
 from aha.watch.opening import Place, check_source, open_feed
 
+FEWEST_WAITING = 4  # pictures of a client that may wait, also where it sends one in many seconds
 CLIENT = "client"  # stands for the address where the client sends the pictures
 FINISH_SECONDS = 20.0  # that a closing session may take to score what waits
 SWEEP_SECONDS = 2.0
@@ -373,7 +374,7 @@ class Sessions:
             check_source(camera.address)
             args = argparse.Namespace(**{**vars(self.args), "live": session.live})
             return open_feed(camera, args, side, False, place, watch.changed.set)
-        size = max(1, round(self.args.buffer_seconds * camera.frame_fps))
+        size = max(FEWEST_WAITING, round(self.args.buffer_seconds * camera.frame_fps))
         resumed = place.time if place is not None else 0.0 if saved is not None else None
 
         def told(sentence: str) -> None:
