@@ -218,6 +218,25 @@ def test_garbage_a_reader_that_never_reads_and_a_wrong_token_harm_nobody(model):
             assert families["process_resident_memory_bytes"][0].value > 1e6
 
 
+def test_who_hangs_up_in_the_middle_of_a_question_stops_nothing(server, client):
+    with client.session("red", live=False) as session:
+        session.send(picture(0))
+        for _ in range(8):
+            with connect(f"ws://127.0.0.1:{server.port}/sessions/{session.id}/live", close_timeout=0.01) as socket:
+                socket.send(json.dumps({"ask": "what is this?"}))
+        session.send(picture(1))
+        assert [time for time, _ in scores(list(session.finish()))] == [0, 0.5]
+    assert json.loads(raw_request(server, "/healthz")[1])["ok"] and server.sessions.engine.error is None
+
+
+def test_a_state_that_cannot_be_written_ends_its_session_alone(server, client, monkeypatch):
+    with client.session("red", live=False) as other, client.session("red", live=False) as session:
+        monkeypatch.setattr("aha.serve.sessions.torch.save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert status_of(session.suspend) == 507 and session.about()["state"] == "ended"
+        other.send(picture(0))
+        assert len(scores(list(other.finish()))) == 1
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=60))
 def test_an_outbox_counts_what_a_slow_reader_misses(steps):

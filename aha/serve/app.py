@@ -150,7 +150,12 @@ def create_app(sessions: Sessions, hosts: Hosts, token: str | None) -> FastAPI:
     async def messages(
         session: Found, after: Annotated[int, Query(ge=0)] = 0, wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT)] = 0.0
     ) -> Response:
-        await session.outbox.wait(after, wait)
+        session.connections += 1
+        try:
+            await session.outbox.wait(after, wait)
+        finally:
+            session.connections -= 1
+            session.touch()
         found, missed = session.outbox.after(after)
         sessions.metrics.missed += missed
         over = session.outbox.over and session.outbox.last == (found[-1][0] if found else after)

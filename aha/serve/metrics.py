@@ -82,7 +82,7 @@ class Metrics(Collector):
         for state in ("open", "suspended", "ended"):
             streams.add_metric([state], states[state])
         yield streams
-        yield GaugeMetricFamily("aha_connections", "open WebSocket connections", sum(session.connections for session in sessions))
+        yield GaugeMetricFamily("aha_connections", "WebSockets and requests that listen", sum(session.connections for session in sessions))
         pool = engine.watch.engine.pool
         slots = GaugeMetricFamily("aha_cache_slots", "tokens of the key-value cache", labels=["state"])
         slots.add_metric(["used"], pool.used)

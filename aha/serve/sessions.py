@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import json
 import math
@@ -77,6 +78,7 @@ class Engine:
         self.error: Exception | None = None
         self._work: queue.SimpleQueue[tuple[Callable[[Watch], Any], Future[Any]]] = queue.SimpleQueue()
         self._stopped = threading.Event()
+        self._over = False
         made: Future[Watch] = Future()
         self._thread = threading.Thread(target=self._run, args=(make, made), name="aha-serve-engine", daemon=True)
         self._thread.start()
@@ -91,7 +93,7 @@ class Engine:
         future: Future[Answer] = Future()
         self._work.put((work, future))
         self.watch.changed.set()
-        if not self.runs:
+        if self._over:
             self._refuse_all()
         return future
 
@@ -115,6 +117,7 @@ class Engine:
             traceback.print_exc()
             self.failed()
         finally:
+            self._over = True
             self._refuse_all()
 
     def _do(self, watch: Watch) -> bool:
@@ -124,6 +127,8 @@ class Engine:
         until = time.monotonic() + TURN_SECONDS
         while not self._work.empty() and time.monotonic() < until:
             work, future = self._work.get()
+            if not future.set_running_or_notify_cancel():
+                continue  # who asked has left
             try:
                 future.set_result(work(watch))
             except Exception as error:  # noqa: BLE001 (raised where it was asked for)
@@ -132,11 +137,13 @@ class Engine:
 
     def _refuse_all(self) -> None:
         while not self._work.empty():
-            self._work.get()[1].set_exception(Refused(503, "the server is ending; try again later."))
+            _, future = self._work.get()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(Refused(503, "the server is ending; try again later."))
 
 
 class Session:
-    """What the server knows of one session. state: opening, open, suspended or ended."""
+    """What the server knows of one session. state: opening, open, suspending, suspended or ended."""
 
     def __init__(self, id: str, camera: Camera, live: bool, raw_size: tuple[int, int] | None, outbox: Outbox):
         self.id, self.camera, self.live, self.raw_size, self.outbox = id, camera, live, raw_size, outbox
@@ -224,7 +231,7 @@ class Sessions:
         self.all[id] = session
         try:
             await self._open(session)
-        except BaseException:
+        except Exception:
             del self.all[id]
             raise
         return session
@@ -247,8 +254,14 @@ class Sessions:
         if len(list(self.folder.glob("*.json"))) >= self.limits.max_suspended:
             raise Refused(429, f"{self.limits.max_suspended} sessions are suspended already; resume or close one.")
         (saved,) = await self._call(session, lambda watch: watch.take_out(session.id))
-        self._leaves(session, "suspended")
-        await asyncio.to_thread(self._write, session, saved)
+        self._leaves(session, "suspending")
+        try:
+            await asyncio.to_thread(self._write, session, saved)
+        except Exception as error:
+            self._forget_file(session)
+            self._ended(session, {"event": "end", "ended": "failed", **session.counts, "cause": "its state could not be written"})
+            raise Refused(507, f"the state could not be written ({error}); the session has ended.") from error
+        session.state = "suspended"
         session.outbox.put({"event": "suspended", "time": session.counts["time"]})
 
     async def resume(self, session: Session) -> None:
@@ -260,7 +273,7 @@ class Sessions:
         try:
             saved = await asyncio.to_thread(torch.load, self._file(session, "state"), weights_only=True)
             await self._open(session, saved)
-        except BaseException as error:
+        except Exception as error:
             session.state = "suspended"
             if isinstance(error, OSError):
                 raise Refused(409, f"the state of session {session.id} cannot be read ({error.strerror}); create another.") from error
@@ -279,7 +292,9 @@ class Sessions:
             await asyncio.wrap_future(self.engine.call(lambda watch: self._close(watch, session.id, ended)))
         elif session.state == "suspended":
             self._forget_file(session)
-            self._ended(session, {"event": "end", "time": session.counts["time"], "ended": ended, **session.counts})
+            self._ended(session, {"event": "end", "ended": ended, **session.counts})
+        elif session.state == "suspending":
+            raise Refused(409, "this session is being suspended; wait a moment.")
         return session.end or {}
 
     def find(self, id: str) -> Session | None:
@@ -308,17 +323,16 @@ class Sessions:
                 if session.connections or session.asking or now - session.touched < self.limits.idle_seconds:
                     continue
                 if session.state == "open":
-                    await self.close(session, "idle")
+                    with contextlib.suppress(UserError):
+                        await self.close(session, "idle")
                 elif session.state in ("ended", "suspended"):  # that one is on disk
                     del self.all[session.id]
 
     async def close_all(self) -> None:
         if self.keep_all:
             for session in [one for one in self.all.values() if one.state == "open"]:
-                try:
+                with contextlib.suppress(UserError):  # it ends with the engine
                     await self.suspend(session)
-                except UserError:
-                    continue  # it ends with the engine
         await asyncio.to_thread(self.engine.close)
 
     @property
