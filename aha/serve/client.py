@@ -8,6 +8,7 @@
             print(message)
 
     with Client().session("someone falls", source="rtsp://door/live") as session: ...
+    session = Client().attach(ID)                   # one that is there already
 
 Messages are collected by a thread from the moment the session begins; where the connection breaks it is made anew, and goes on after the
 last message that came. The token is that of the environment (AHA_SERVE_TOKEN) unless one is given.
