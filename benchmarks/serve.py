@@ -63,6 +63,7 @@ class Load:
         self.sent = self.dropped = self.sessions = 0
         self.garbage = self.garbage_closed = self.never_read = 0
         self.refused: set[int] = set()
+        self.late: list[float] = []
         self.errors: list[str] = []
         self.lock = threading.Lock()
 
@@ -154,6 +155,13 @@ class Load:
                 continue
         Client(self.address, self.token).call("DELETE", f"/sessions/{id}")
 
+    def wakes(self) -> None:
+        """How late this machine wakes a thread that sleeps: what is not the server's doing."""
+        while not self.stop.is_set():
+            before = time.monotonic()
+            time.sleep(0.05)
+            self.late.append(time.monotonic() - before - 0.05)
+
     def has_a_wrong_token(self) -> None:
         while not self.stop.wait(0.5):
             try:
@@ -197,6 +205,7 @@ def main() -> int:
 def measured(args: argparse.Namespace, server: subprocess.Popen, address: str, token: str) -> int:
     load, client = Load(args, address, token), Client(address, token)
     threads = [load.run(load.good, n) for n in range(args.clients)]
+    load.run(load.wakes)
     calm, curve, told = min(60.0, args.seconds / 10), [], -1
     while (passed := time.monotonic() - load.begin) < args.seconds:
         if passed >= calm and len(threads) == args.clients:
@@ -213,6 +222,7 @@ def measured(args: argparse.Namespace, server: subprocess.Popen, address: str, t
     for thread in threads:
         thread.join(90)
     last = metrics(client)
+    waited = sum(int(path.read_text().split()[1]) for path in Path(f"/proc/{server.pid}/task").glob("*/schedstat")) / 1e9
     settled = [megabytes for moment, megabytes in curve if moment > args.seconds / 5]
     slope = np.polyfit(*zip(*[(m, mb) for m, mb in curve if m > args.seconds / 5]), 1)[0] * 3600
     early, late = (float(np.mean(part)) for part in (settled[: len(settled) // 4 + 1], settled[-len(settled) // 4 :]))
@@ -225,6 +235,7 @@ def measured(args: argparse.Namespace, server: subprocess.Popen, address: str, t
         "good_clients_alone": quantiles(before), "beside_the_bad_ones": quantiles(after),
         "server_p50_ms": round(1e3 * last["aha_frame_seconds_0.5"], 1), "server_p99_ms": round(1e3 * last["aha_frame_seconds_0.99"], 1),
         "server_cpu_s": round(last["process_cpu_seconds_total"], 1), "server_frames": int(last["aha_frames_total"]),
+        "server_waited_for_a_core_s": round(waited, 1), "machine_wakes_late": quantiles(load.late), "load_average": os.getloadavg(),
         "garbage_sent": load.garbage, "garbage_closed": load.garbage_closed, "never_reader_sent": load.never_read,
         "messages_missed": int(last["aha_messages_missed_total"]), "requests_refused": int(last["aha_requests_refused_total"]),
         "wrong_token_status": next(iter(load.refused)) if len(load.refused) == 1 else sorted(load.refused),

@@ -25,7 +25,7 @@ from aha.core.extras import need
 from aha.core.flags import add_flags, from_args
 from aha.core.fusion import Fusion
 from aha.core.hosts import Hosts, is_everywhere, listen, shown_host
-from aha.core.memory import few_arenas
+from aha.core.memory import few_arenas, keep_for_good
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
 from aha.serve.limits import TOKEN, Limits
@@ -139,4 +139,5 @@ def make_sessions(
             model, args, settings, emit, max_streams=limits.max_sessions, named=False, run_id=uuid.uuid4().hex[:8], seen=seen
         )
     )
+    keep_for_good()
     return Sessions(engine, args, limits, folder, keep_all=args.state is not None)
