@@ -238,20 +238,21 @@ def test_a_state_that_cannot_be_written_ends_its_session_alone(server, client, m
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=60))
-def test_an_outbox_counts_what_a_slow_reader_misses(steps):
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=60), st.sampled_from([0, 7]))
+def test_an_outbox_counts_what_a_slow_reader_misses(steps, before):
     """Messages come `many` at a time, and are sometimes read: each is read once, in order, or counted as missed."""
     outbox, at, read, missed = Outbox(lambda work: None), 0, [], 0
+    outbox.last = before  # of an earlier run, whose messages are gone
     for reads, many in steps:
         for k in range(25 * many):
             outbox.put({"event": "score" if k % 10 else "segment"})
-        while reads:
-            found, gone = outbox.after(at)
-            if not found:
-                break
-            read, missed, at = read + [number for number, _ in found], missed + gone, found[-1][0]
+        while reads and at < outbox.last:
+            found, gone, now = outbox.after(at)
+            assert now > at
+            read, missed, at = read + [number for number, _ in found], missed + gone, now
     assert read == sorted(set(read)) and len(read) + missed == at
     assert len(outbox._scores) <= KEPT and len(outbox._events) <= KEPT
+    assert outbox.after(10**9) == ([], 0, outbox.last)
 
 
 def test_pictures_that_come_too_fast_are_dropped_oldest_first_before_they_are_decoded(monkeypatch):
@@ -439,7 +440,7 @@ def test_the_command_ends_in_order_and_goes_on_with_its_sessions(tmp_path):
             session = client.session("red things", id="goes-on-after-it", live=False)
         else:
             session = client.attach("goes-on-after-it")
-            assert session.about()["state"] == "suspended" and session.resume()["frames"] == 3
+            assert session.about()["state"] == "suspended" and session.resume()["frames"] == 3  # also while somebody listens to it
         for k in range(3):
             session.send(picture(3 * run + k))
         while session.about()["frames"] < 3 * run + 3:

@@ -156,9 +156,9 @@ def create_app(sessions: Sessions, hosts: Hosts, token: str | None) -> FastAPI:
         finally:
             session.connections -= 1
             session.touch()
-        found, missed = session.outbox.after(after)
+        found, missed, at = session.outbox.after(after)
         sessions.metrics.missed += missed
-        over = session.outbox.over and session.outbox.last == (found[-1][0] if found else after)
+        over = session.outbox.over and session.outbox.last == at
         texts = ", ".join(text for _, text in found)
         return Response(f'{{"messages": [{texts}], "missed": {missed}, "over": {json.dumps(over)}}}', media_type="application/json")
 
@@ -212,13 +212,12 @@ def create_app(sessions: Sessions, hosts: Hosts, token: str | None) -> FastAPI:
     async def tell(socket: WebSocket, session: Session, number: int) -> tuple[int, str]:
         """What the session has to say, at the speed of who listens."""
         while True:
-            found, missed = session.outbox.after(number)
+            found, missed, number = session.outbox.after(number)
             if missed:
                 sessions.metrics.missed += missed
                 await socket.send_text(json.dumps({"event": "missed", "count": missed}))
-            for at, text in found:
+            for _, text in found:
                 await socket.send_text(text)
-                number = at
             if not found and session.outbox.over:
                 return SHUTS, "the session has ended"
             await session.outbox.wait(number)

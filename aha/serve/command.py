@@ -93,6 +93,7 @@ def run_serve(args: argparse.Namespace, load: Callable[[], Highlighter], fusion:
         server = server_of(sessions, args.host)
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn takes them while it runs, and raises them again at its end
             signal.signal(number, lambda *_: None)
+        listening.listen()  # who reads the next line may connect
         print(f"Aha! serves on http://{shown_host(args.host[0])}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         server.run(sockets=[listening])
         if sessions.engine.error is not None:

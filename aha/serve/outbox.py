@@ -2,7 +2,7 @@
 
     outbox = Outbox(call_soon)                        # call_soon(work): runs `work` in the event loop, called from any thread
     outbox.put({"event": "score", ...})               # from any thread; never waits
-    messages, missed = outbox.after(17)               # those that came after number 17; how many of them are gone
+    messages, missed, at = outbox.after(17)           # those after number 17, how many of them are gone, and where to go on
 
 Whoever reads does it at its own pace: what a slow reader has not read in time is gone for it, counted, and costs nobody else anything.
 """
@@ -45,8 +45,9 @@ class Outbox:
         for reader in self._readers:
             reader.set()
 
-    def after(self, number: int) -> tuple[list[Message], int]:
+    def after(self, number: int) -> tuple[list[Message], int, int]:
         with self._lock:
+            number = min(number, self.last)
             found: list[Message] = []
             for kind in (self._scores, self._events):
                 for message in reversed(kind):
@@ -54,7 +55,8 @@ class Outbox:
                         break
                     found.append(message)
             found = sorted(found)[:AT_ONCE]
-            return found, (found[-1][0] - number - len(found) if found else 0)
+            at = found[-1][0] if found else self.last
+            return found, at - number - len(found), at
 
     async def wait(self, number: int, seconds: float | None = None) -> None:
         """Until there is a message after `number` or no other will come, at most `seconds`. In the event loop."""

@@ -22,6 +22,7 @@ import functools
 import json
 import math
 import queue
+import shutil
 import threading
 import time
 import traceback
@@ -193,7 +194,7 @@ class Session:
 
 class Sessions:
     """All sessions. Its coroutines run in one event loop, `loop`. folder: of suspended sessions, also those of an earlier run. keep_all:
-    at the end open sessions are suspended."""
+    at the end open sessions are suspended; else the folder is deleted."""
 
     def __init__(self, engine: Engine, args: argparse.Namespace, limits: Limits, folder: Path, keep_all: bool):
         self.engine, self.args, self.limits, self.folder = engine, args, limits, folder
@@ -334,6 +335,8 @@ class Sessions:
                 with contextlib.suppress(UserError):  # it ends with the engine
                     await self.suspend(session)
         await asyncio.to_thread(self.engine.close)
+        if not self.keep_all:
+            await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
 
     @property
     def open(self) -> int:
