@@ -29,6 +29,7 @@ from aha.watch.sources import is_network
 OPEN = re.compile(r"/docs|/openapi\.json|/static-offline-docs/[\w.-]+|/healthz")  # the same for everybody, no token asked
 PICTURES = re.compile(r"/sessions/[^/]+/frames")
 WRONG_TOKEN_SECONDS = 1.0
+READ_AWAY = 100_000_000  # bytes
 SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp")  # the others can be told to listen on this machine
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY", "Cache-Control": "no-store"}
 
@@ -52,6 +53,8 @@ class Guard:
         status, sentence = refusal
         if status == 401 and "authorization" in headers:
             await asyncio.sleep(WRONG_TOKEN_SECONDS)
+        if status == 413:
+            await _read_away(receive, int(headers["content-length"]))
         extra = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
         response = JSONResponse({"detail": sentence}, status, extra)
         if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
@@ -76,7 +79,9 @@ class Guard:
             return 411, "a request must say how long it is (Content-Length)."
         most = self.limits.picture_bytes if PICTURES.fullmatch(scope["path"]) else TEXT_BYTES
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > most:
+        if not length.isdecimal():
+            return 400, "Content-Length is no number."
+        if int(length) > most:
             return 413, f"the request is larger than {most:,} bytes."
         return None
 
@@ -84,6 +89,12 @@ class Guard:
 def _gives(token: str, headers: Headers) -> bool:
     kind, _, given = headers.get("authorization", "").partition(" ")
     return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+
+
+async def _read_away(receive: Receive, length: int) -> None:
+    """A body that is a little too large is read, or its sender would hear of a broken connection and not why."""
+    while length <= READ_AWAY and (message := await receive())["type"] == "http.request" and message.get("more_body"):
+        continue
 
 
 def _with_our_headers(send: Send) -> Send:
