@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from aha.data.mixture import missing_files
 from aha.errors import UserError, run_command
+from aha.scoring.model_choice import spelled_out
 
 ADAPTER_HINTS = {
     "outputs/mmduet": "download wangyueqian/MMDuet from the Hugging Face hub: hf download wangyueqian/MMDuet --local-dir outputs/mmduet",
@@ -149,6 +150,9 @@ def main(argv: list[str]) -> None:
         prog="python -m aha.preflight", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--dataset_config", default="configs/datasets/tvsum.json", help="mixture of data sets (JSON)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="stands for the next two: mmduet-7b, aha-7b (aha models), or an adapter that names its base"
+    )
     parser.add_argument("--llm_pretrained", default="lmms-lab/llava-onevision-qwen2-7b-ov", help="base checkpoint: folder or hub id")
     parser.add_argument("--lora_pretrained", help="adapter to start from: folder or hub id")
     parser.add_argument("--num_gpus", type=int, help="GPUs of this node that will be used (default: at least 1)")
@@ -157,7 +161,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--splits", help="splits file, with --split")
     parser.add_argument("--split", type=int, help="which split of it")
     parser.add_argument("--eval_strategy", default="no", help="as aha.train has it: a validation fold is kept out, too")
-    args, _ = parser.parse_known_args(argv)
+    args, _ = parser.parse_known_args(spelled_out(argv))
     num_gpus = 0 if args.use_cpu.lower() in ("true", "1", "yes") else args.num_gpus
     lines = missing_things(args.dataset_config, args.llm_pretrained, args.lora_pretrained, num_gpus)
     if not missing_files(args.dataset_config):

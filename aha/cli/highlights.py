@@ -227,7 +227,7 @@ def run_highlights(args: argparse.Namespace) -> None:
 
 def settings_of(args: argparse.Namespace, options: Options) -> dict:
     """What decides what is written: a run that goes on must have the same."""
-    model = {name: getattr(args, name, None) for name in ("model", "llm_pretrained", "lora_pretrained", "dtype")}
+    model = {name: getattr(args, name, None) for name in ("model", "llm_pretrained", "lora_pretrained", "dtype", "weights")}
     names = ("frame_fps", "max_num_frames", "video_backend", "titles", "no_reel", "speak", "export")
     return {"model": model, "options": asdict(options), **{name: getattr(args, name) for name in names}}
 
