@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -78,6 +79,59 @@ def test_a_folder_is_done_with_one_model_and_goes_on_after_a_kill(aha, model, vi
     assert files_of(tmp_path / "single") == files_of(tmp_path / "out/b")
     with pytest.raises(UserError, match="made with other settings"):
         aha(*words, "--top", "2")
+
+
+def test_what_is_refused_is_not_done_and_is_said_before_it_is_scored(aha, model, tmp_path, monkeypatch, capsys):
+    """A timeline that cannot be had of one video: not done at the second start either, and the others go on."""
+    pytest.importorskip("otio_fcpx_xml_adapter")
+    (tmp_path / "films").mkdir()
+    make_video(tmp_path / "films/even.mp4", seconds=6, fps=25, sound=False)
+    make_video(tmp_path / "films/ntsc.mp4", seconds=6, fps=Fraction(30000, 1001), sound=False)
+    words = [
+        "highlights",
+        tmp_path / "films",
+        "--query",
+        "a red star",
+        "--force",
+        "--no_reel",
+        "--export",
+        "otio,fcpxml",
+        "--output",
+        tmp_path / "out",
+    ]
+    encoded = []
+    real = model.encode
+    monkeypatch.setattr(model, "encode", lambda opened, **settings: encoded.append(opened.path.name) or real(opened, **settings))
+    for _ in range(2):
+        with pytest.raises(UserError, match="1 of 2 videos could not be done .ntsc.mp4"):
+            aha(*words)
+        assert "--export fcpxml: its adapter is not exact at 29.970 frames a second" in capsys.readouterr().err
+    assert encoded == ["even.mp4"] and not (tmp_path / "out/ntsc/summary.json").exists()
+    assert "not exact at 29.970" in (tmp_path / "out/index.html").read_text()
+    assert sorted(path.name for path in (tmp_path / "out/even").glob("reel.*")) == ["reel.fcpxml", "reel.otio"]
+    with pytest.raises(UserError, match="not exact at 29.970"):
+        aha("highlights", tmp_path / "films/ntsc.mp4", *words[2:-1], tmp_path / "single")
+    assert not (tmp_path / "single").exists() and len(aha.loads) == 2
+
+
+def test_a_folder_counts_as_done_when_all_of_it_is_there(aha, videos, tmp_path, monkeypatch):
+    """Whatever is refused while it is written, timeline, reel or report, at the last moment."""
+    words = ["highlights", videos / "a.mp4", "--query", "a red star", "--force", "--export", "otio", "--output", tmp_path / "out"]
+    for place in ("result.write_timelines", "result.write_reel", "report.write_report"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"aha.highlights.{place}", refuse)
+            with pytest.raises(UserError, match="refused"):
+                aha(*words)
+        assert not (tmp_path / "out/summary.json").exists() and (tmp_path / "out/.unfinished").exists()
+    aha(*words)  # takes the unfinished folder up again
+    assert (tmp_path / "out/summary.json").exists() and not (tmp_path / "out/.unfinished").exists()
+    stored = tmp_path / "out/scores.json"
+    aha("highlights", videos / "a.mp4", "--scores", stored, "--force", "--min_score", "2", "--overwrite", "--output", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("reel.*"))  # nothing chosen: what an earlier run chose is no result of this one
+
+
+def refuse(*_, **__):
+    raise UserError("refused.")
 
 
 def test_a_list_has_its_own_queries(aha, videos, tmp_path, capsys):

@@ -70,8 +70,12 @@ def test_what_cannot_be_is_one_sentence(monkeypatch):
     assert load(weights="bf16").decoder_dtype == torch.bfloat16
     with pytest.raises(UserError, match="--weights bf16 means --dtype bfloat16, and --dtype float32 was given"):
         ModelChoice(weights="bf16", dtype="float32")
-    with pytest.raises(UserError, match="--weights 3bit is none of bf16, 8bit, 4bit"):
-        ModelChoice(weights="3bit")
+    for wrong, said in {
+        "3bit": "none of bf16, 8bit, 4bit.$",
+        "grid.json": "none of .*what a grid search found is given as --fusion FILE",
+    }.items():
+        with pytest.raises(UserError, match=f"--weights {wrong} is {said}"):
+            ModelChoice(weights=wrong)
     monkeypatch.setattr(extras, "installed", lambda module: False)
     with pytest.raises(
         UserError, match=r"--weights 8bit needs the package torchao, which is not installed: pip install 'aha-video\[quantized\]'"

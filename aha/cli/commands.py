@@ -25,7 +25,7 @@ from aha.scoring.model_choice import ModelChoice
 
 
 def add_score_flags(parser: argparse.ArgumentParser) -> None:
-    add_fusion_flags(parser)
+    add_fusion_flags(parser, loads_model=True)
     group = parser.add_argument_group("online segmentation: a segment ends when enough has been seen or the evidence changes")
     default = OnlineSettings()
     group.add_argument(

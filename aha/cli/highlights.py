@@ -29,7 +29,7 @@ from aha.errors import UserError
 from aha.highlights.evidence import Evidence
 from aha.highlights.index import write_index
 from aha.highlights.result import Options, Result, find_highlights, read_track, write_result
-from aha.highlights.timelines import kinds_of, write_timelines
+from aha.highlights.timelines import check_timelines, kinds_of
 from aha.scoring.model_choice import ModelChoice
 from aha.video.library import VIDEO_SUFFIXES, list_videos
 from aha.video.reader import BACKENDS, probe
@@ -170,6 +170,10 @@ def _with_folders(asked: dict[Path, list[str]], output: Path, several: bool) -> 
     return jobs
 
 
+def exports(args: argparse.Namespace) -> tuple[str, ...]:
+    return () if args.export is None else kinds_of(args.export)
+
+
 def slug(text: str) -> str:
     return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:40] or "query"
 
@@ -181,14 +185,14 @@ def run_highlights(args: argparse.Namespace) -> None:
     queries, options, output = queries_of(args.query or []), options_of(args), Path(args.output)
     if args.max_num_frames is not None and args.max_num_frames < 1:
         raise UserError(f"max_num_frames must be at least 1, not {args.max_num_frames}.")
-    if args.export is not None:
-        kinds_of(args.export)  # a format that is unknown or not installed is refused before the work
+    exports(args)  # a format that is unknown or not installed is refused before the work
     if args.scores is not None:
         cut_again(args, queries, options, output)
         return
     jobs, several = jobs_of(args.video, queries, output)
     if not several:
         probe(jobs[0].video)  # a file that is no video is refused before the model is loaded
+        check_timelines(jobs[0].video, exports(args))
         check_output(output, args.overwrite)
         model = commands.load_model(args)
         report(highlights_of(model, open_video(model, jobs[0].video, args), jobs[0], options, args, False))
@@ -258,6 +262,7 @@ def highlights_of(
 ) -> list[tuple[Result, Path, float | None]]:
     """Score and cut one video for all its queries; (result, folder, seconds of the reel) of each. skip_done: what an
     earlier run finished is left alone."""
+    check_timelines(job.video, exports(args))
     with commands.progress_bar("encode") as progress:
         video: EncodedVideo = model.encode(opened, progress=progress)
     if args.max_num_frames is not None and video.sample_fps < args.frame_fps:
@@ -282,10 +287,9 @@ def write(result: Result, video: Path, folder: Path, args: argparse.Namespace, f
         open_output(marked, True)
     with commands.progress_bar("reel") as progress:
         reel = write_result(
-            result, video, folder, frame_fps=fps, titles=args.titles, reel=not args.no_reel, note=note, progress=progress
+            result, video, folder, frame_fps=fps, titles=args.titles, reel=not args.no_reel, export=exports(args), note=note,
+            progress=progress,
         )  # fmt: skip
-    if args.export is not None and result.highlights:
-        write_timelines(folder, video, result.highlights, kinds_of(args.export))
     return None if reel is None else reel.duration
 
 

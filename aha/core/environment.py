@@ -138,7 +138,8 @@ def quiet() -> None:
     """Hide notices about other libraries' futures and set-up that say nothing about the run. Call it before they are imported."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|torch\.")
     # torchao, which transformers imports where it is installed, warns of its kernels for other GPUs and number formats
-    for name in ("DeepSpeed", "torchao", "torch.utils._pytree"):
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    for name in ("DeepSpeed", "torch.utils._pytree"):
         logging.getLogger(name).addFilter(_is_error)
 
 

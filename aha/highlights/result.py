@@ -30,6 +30,7 @@ from aha.highlights.ranking import ranked_highlights, smooth_causal, smooth_cent
 from aha.highlights.reel import Clip, ReelInfo, write_reel
 from aha.highlights.summary import summarise_budget, summarise_threshold, summarise_top
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
+from aha.highlights.timelines import ADAPTERS, write_timelines
 from aha.video.packet_index import video_index
 
 FILES = ("scores.json", "segments.json", "highlights.json", "timeline.png", "reel.mp4", "chapters.vtt", "report.html", "summary.json")
@@ -179,13 +180,15 @@ def write_result(
     frame_fps: float,
     titles: bool = False,
     reel: bool = True,
+    export: Sequence[str] = (),
     note: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> ReelInfo | None:
     """Write FILES into `folder` (see aha.core.files.open_output) and take its mark off; returns what the reel became.
 
-    titles: burn rank and query into the pictures. Nothing chosen (no clear moment, or none above min_score) writes no reel, and removes one
-    that an earlier run left. Raises UserError.
+    titles: burn rank and query into the pictures. export: kinds of timelines (aha.highlights.timelines). Nothing chosen (no clear moment,
+    or none above min_score) writes no reel and no timeline, and removes those that an earlier run left. summary.json comes last, when all
+    that was asked for is there. Raises UserError.
     """
     folder, video = Path(folder), Path(video)
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,6 +224,10 @@ def write_result(
     if reel and result.highlights:
         clips = [Clip(h.start, h.end, title_of(h, result.query) if titles else None) for h in result.highlights]
         info = write_reel(video, clips, folder / "reel.mp4", progress=progress)
+    for kind in ADAPTERS:
+        (folder / f"reel.{kind}").unlink(missing_ok=True)
+    if result.highlights:
+        write_timelines(folder, video, result.highlights, export)
     from aha.highlights.report import write_report
 
     write_report(folder / "report.html", video, result.query, result.track, result.fused_F, result.segments, result.highlights, note)

@@ -47,13 +47,16 @@ class ModelChoice:
     dtype: str | None = flag(None, "number format (default: bfloat16 on cuda, float32 on cpu)", choices=DTYPES)
     weights: str | None = flag(
         None, "for a smaller card: the decoder's weights in 16 bits, in 8 (needs torchao) or in 4 (default: as --dtype)",
-        choices=tuple(WEIGHTS), kw_only=True,
+        metavar="|".join(WEIGHTS), kw_only=True,
     )  # fmt: skip
     device: str | None = flag(None, "cpu or cuda (default: cuda where there is one)")
     attn_implementation: str | None = flag(None, "attention kernel (default: the best there is)", choices=ATTENTIONS)
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.weights is not None and self.weights not in WEIGHTS:
+            grid = "; what a grid search found is given as --fusion FILE" if self.weights.endswith(".json") else ""
+            raise UserError(f"--weights {self.weights} is none of {', '.join(WEIGHTS)}{grid}.")
         if self.weights == "bf16" and self.dtype not in (None, "bfloat16"):
             raise UserError(f"--weights bf16 means --dtype bfloat16, and --dtype {self.dtype} was given; leave one of them out.")
         if self.weights == "8bit":
