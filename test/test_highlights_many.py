@@ -16,11 +16,13 @@ from paths import shared_fixture
 from aha import cli
 from aha.api import Highlighter, load
 from aha.cli import commands
+from aha.core.prediction import read_predictions
 from aha.demo.dataset import importance, plan_dataset, write_video
 from aha.errors import UserError
 from aha.highlights.evidence import Evidence, strength
 from aha.highlights.online import OnlineSettings
-from aha.highlights.result import Options, find_highlights
+from aha.highlights.report import write_report
+from aha.highlights.result import Options, find_highlights, read_track, score_curve
 from aha.highlights.timeline import ScoreTrack
 
 
@@ -205,6 +207,21 @@ def test_no_clear_moment_is_said_everywhere(aha, model, videos, tmp_path, monkey
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["evidence"]["is_clear"] is False and summary["moments"] == [] and not (tmp_path / "reel.mp4").exists()
     assert json.loads((tmp_path / "highlights.json").read_text()) == []
+
+
+def test_the_report_is_made_from_the_summary(aha, model, videos, tmp_path):
+    """summary.json has all that the report says: with it and the curves the same report can be made again."""
+    aha("highlights", videos / "a.mp4", "--query", "a red star", "--force", "--no_reel", "--output", tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["chosen_by"] == {"rule": "budget", "value": 0.15, "forced": summary["evidence"]["is_clear"] is False}
+    assert [segment["chosen"] for segment in summary["segments"] if segment["chosen"]]
+    curves = read_track(next(iter(read_predictions(tmp_path / "scores.json"))), summary["duration"])
+    write_report(tmp_path / "again.html", videos / "a.mp4", summary, curves, score_curve(curves, Options()))
+    assert (tmp_path / "again.html").read_text() == (tmp_path / "report.html").read_text()
+    summary["moments"][0]["caption"], summary["query"] = "a <star> at last", "another query"
+    write_report(tmp_path / "other.html", videos / "a.mp4", summary, curves, score_curve(curves, Options()))
+    page = (tmp_path / "other.html").read_text()
+    assert "a &lt;star&gt; at last" in page and "another query" in page and "a red star" not in page
 
 
 def test_moments_that_touch_are_one(model):

@@ -34,6 +34,7 @@ from aha.highlights.timelines import ADAPTERS, write_timelines
 from aha.video.packet_index import video_index
 
 FILES = ("scores.json", "segments.json", "highlights.json", "timeline.png", "reel.mp4", "chapters.vtt", "report.html", "summary.json")
+RULES = ("budget", "top", "min_score")  # what may say how many moments there are
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Options:
     force: bool = False  # choose moments where the evidence is weak, too
 
     def __post_init__(self) -> None:
-        if sum(value is not None for value in (self.budget, self.top, self.min_score)) > 1:
+        if sum(getattr(self, name) is not None for name in RULES) > 1:
             raise UserError("give one of budget, top and min_score, not several.")
         if self.budget is not None and not 0 < self.budget <= 1:
             raise UserError(f"budget is the share of the video to show, above 0 and at most 1, not {self.budget}.")
@@ -78,6 +79,7 @@ class Result:
     video_fps: float
     said: list[dict[str, Any]] = field(default_factory=list)  # {"role": "assistant", "time", "content"}
     evidence: Evidence | None = None  # None: not measured
+    chosen_by: dict[str, Any] = field(default_factory=dict)  # the rule, its value, and whether it was forced
 
     @property
     def reel_seconds(self) -> float:
@@ -117,15 +119,19 @@ def find_highlights(
         segments = segment_kernel(track)
     else:
         segments = segment_uniform(track, options.shot_seconds)
-    if evidence is not None and not evidence.is_clear and not options.force:
+    weak = evidence is not None and not evidence.is_clear
+    rule, value = next(((n, v) for n in RULES if (v := getattr(options, n)) is not None), ("budget", 0.15))
+    if weak and not options.force:
         chosen = []
-    elif options.top is not None:
-        chosen = summarise_top(track, fused_F, segments, options.top)
-    elif options.min_score is not None:
-        chosen = summarise_threshold(track, fused_F, segments, options.min_score)
+    elif rule == "top":
+        chosen = summarise_top(track, fused_F, segments, value)
+    elif rule == "min_score":
+        chosen = summarise_threshold(track, fused_F, segments, value)
     else:
-        chosen = summarise_budget(track, fused_F, segments, options.budget or 0.15, video_fps)
-    return Result(query, track, fused_F, segments, ranked_highlights(track, fused_F, chosen), video_fps, evidence=evidence)
+        chosen = summarise_budget(track, fused_F, segments, value, video_fps)
+    chosen_by = {"rule": rule, "value": value, "forced": weak and options.force}
+    ranked = ranked_highlights(track, fused_F, chosen)
+    return Result(query, track, fused_F, segments, ranked, video_fps, evidence=evidence, chosen_by=chosen_by)
 
 
 def prediction(result: Result, video_id: str, frame_fps: float) -> Prediction:
@@ -168,7 +174,7 @@ def summary(result: Result, video: Path, note: str, reel: ReelInfo | None) -> di
     return {
         "version": 1, "video": video.name, "duration": track.duration, "query": result.query, "frames_scored": len(track), "note": note,
         "evidence": None if result.evidence is None else {**asdict(result.evidence), "is_clear": result.evidence.is_clear},
-        "reel_seconds": None if reel is None else reel.duration, "segments": segments, "moments": moments,
+        "chosen_by": result.chosen_by, "reel_seconds": None if reel is None else reel.duration, "segments": segments, "moments": moments,
     }  # fmt: skip
 
 
@@ -230,7 +236,8 @@ def write_result(
         write_timelines(folder, video, result.highlights, export)
     from aha.highlights.report import write_report
 
-    write_report(folder / "report.html", video, result.query, result.track, result.fused_F, result.segments, result.highlights, note)
-    write_json(folder / "summary.json", summary(result, video, note, info))
+    structured = summary(result, video, note, info)
+    write_report(folder / "report.html", video, structured, result.track, result.fused_F)
+    write_json(folder / "summary.json", structured)
     finish_output(folder)
     return info
