@@ -39,7 +39,7 @@ def aha(model, monkeypatch):
         cli.run([str(argument) for argument in arguments])
 
     run.loads = []
-    monkeypatch.setattr(commands, "load_model", lambda args: run.loads.append(1) or model)
+    monkeypatch.setattr(commands, "load_model", lambda args, videos=(): run.loads.append(1) or model)
     return run
 
 

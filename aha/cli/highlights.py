@@ -194,7 +194,7 @@ def run_highlights(args: argparse.Namespace) -> None:
         probe(jobs[0].video)  # a file that is no video is refused before the model is loaded
         check_timelines(jobs[0].video, exports(args))
         check_output(output, args.overwrite)
-        model = commands.load_model(args)
+        model = commands.load_model(args, [jobs[0].video])
         report(highlights_of(model, open_video(model, jobs[0].video, args), jobs[0], options, args, False))
         finish_output(output)
         return
@@ -211,7 +211,7 @@ def run_highlights(args: argparse.Namespace) -> None:
         write_json(open_output(output, True) / SETTINGS, settings)
     failed: dict[Path, str] = {}
     if waiting:
-        model = commands.load_model(args)
+        model = commands.load_model(args, [job.video for job in waiting])
         for number, (job, opened) in enumerate(opened_ahead(model, waiting, args), 1):
             print(f"[{number}/{len(waiting)}] {job.video.name}", file=sys.stderr)
             try:
