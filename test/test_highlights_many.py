@@ -19,10 +19,10 @@ from aha.cli import commands
 from aha.core.prediction import read_predictions
 from aha.demo.dataset import importance, plan_dataset, write_video
 from aha.errors import UserError
-from aha.highlights.evidence import Evidence, strength
+from aha.highlights.evidence import UNRELATED, Evidence, level_of, strength
 from aha.highlights.online import OnlineSettings
 from aha.highlights.report import write_report
-from aha.highlights.result import Options, find_highlights, read_track, score_curve
+from aha.highlights.result import Options, evidence_of, find_highlights, read_track, score_curve
 from aha.highlights.timeline import ScoreTrack
 
 
@@ -189,14 +189,31 @@ def track(curve: np.ndarray) -> ScoreTrack:
 
 def test_weak_evidence_chooses_nothing_unless_forced():
     curve = np.array([0.2, 0.2, 0.9, 0.9, 0.2, 0.2, 0.2, 0.2, 0.3, 0.2])
-    others = [np.full(10, 0.1), np.full(10, 0.3)]
-    assert strength(curve, others) == pytest.approx(0.7)  # the best 2 of 10 frames, over the mean of the others
-    assert strength(others[0], [curve]) < 0
+    others = [np.full(10, value) for value in (0.1, 0.3, 0.5, 0.2, 0.6, 0.4)]
+    assert strength(curve, others) == pytest.approx(0.75)  # the best 2 of 10 frames, over the mean of the 2 lowest of 6
+    assert strength(others[0], [curve]) <= 0
+    assert strength(np.full(10, 0.9), others) == 0  # nothing in it is more than the rest
     weak, clear = Evidence(0.1, 0.2), Evidence(0.3, 0.2)
     assert find_highlights(track(curve), "x", evidence=weak).highlights == []
     assert find_highlights(track(curve), "x", evidence=clear).highlights
     assert find_highlights(track(curve), "x", Options(force=True), evidence=weak).highlights
     assert str(weak).startswith("no clear moment for this query") and "no clear" not in str(clear)
+
+
+def test_what_is_unrelated_passes_in_one_of_ten_on_any_scale():
+    """The level of a model that nobody measured: the strongest of the unrelated queries, each against the others."""
+    random, clear = np.random.default_rng(0), {"unrelated": 0, "shown": 0}
+    for _ in range(300):
+        scale, picture_F = 10.0 ** random.uniform(-2, 2), random.normal(0, 1, 60).cumsum()  # what every query gets of the same picture
+        curves_QF = scale * (picture_F + random.normal(0, 1, (len(UNRELATED) + 1, 60)))
+        clear["unrelated"] += strength(curves_QF[0], curves_QF[1:]) > level_of(curves_QF[0], curves_QF[1:])
+        curves_QF[0, 20:32] += 4 * scale
+        clear["shown"] += strength(curves_QF[0], curves_QF[1:]) > level_of(curves_QF[0], curves_QF[1:])
+    assert clear["unrelated"] <= 0.13 * 300 and clear["shown"] >= 0.95 * 300
+    measured = evidence_of(
+        track(np.linspace(0, 1, 20)), [track(np.full(20, value)) for value in (0.1, 0.2, 0.3)], Options(smooth_frames=1), None
+    )
+    assert measured.level == 0 and measured.is_clear and not Evidence(0.0, 0.0).is_clear
 
 
 def test_no_clear_moment_is_said_everywhere(aha, model, videos, tmp_path, monkeypatch, capsys):

@@ -70,7 +70,7 @@ def online_of(args: argparse.Namespace) -> OnlineSettings:
 
 
 def load_model(args: argparse.Namespace, videos: Sequence[str | os.PathLike] = ()) -> Highlighter:
-    """The model of the flags; where it is the demo model the user is told so, and loudly where one of the first of these videos is not of its
+    """The model of the flags; where it is the demo model the user is told so, loudly where one of the first of these videos is not of its
     world."""
     model = load_choice(from_args(ModelChoice, args))
     if model.is_demo:

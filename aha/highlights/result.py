@@ -23,7 +23,7 @@ from aha.core.heads import SCORES
 from aha.core.prediction import Prediction, score_rows, write_predictions
 from aha.errors import UserError
 from aha.highlights.chapters import chapters_vtt, title_of
-from aha.highlights.evidence import Evidence, strength
+from aha.highlights.evidence import Evidence, level_of, strength
 from aha.highlights.offline import segment_kernel, segment_uniform
 from aha.highlights.online import OnlineSettings, segment_online
 from aha.highlights.ranking import ranked_highlights, smooth_causal, smooth_centred
@@ -99,9 +99,11 @@ def score_curve(track: ScoreTrack, options: Options) -> np.ndarray:
     return smooth(fused_F, options.smooth_frames, 1)
 
 
-def evidence_of(track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Options, level: float) -> Evidence:
-    """unrelated: the same video scored for queries that have nothing to do with it; level: see Evidence."""
-    return Evidence(strength(score_curve(track, options), [score_curve(other, options) for other in unrelated]), level)
+def evidence_of(track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Options, level: float | None) -> Evidence:
+    """unrelated: the same video scored for queries that have nothing to do with it; level: see Evidence, None: what these queries give."""
+    others_QF = [score_curve(other, options) for other in unrelated]
+    fused_F = score_curve(track, options)
+    return Evidence(strength(fused_F, others_QF), level_of(fused_F, others_QF) if level is None else level)
 
 
 def find_highlights(
