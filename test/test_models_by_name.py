@@ -151,7 +151,7 @@ def test_a_name_wherever_weights_are_taken(hub, tmp_path, capsys, monkeypatch):
     assert f"downloading {BASE_7B}: " in capsys.readouterr().err
     merged, apart = ModelChoice(model="merged", device="cpu").load()[0], ModelChoice(model="mmduet-7b", device="cpu").load()[0]
     assert merged.get_parameter("lm_head.weight").equal(apart.get_parameter("lm_head.weight"))
-    with pytest.raises(UserError, match="--model merged is a whole model, not an adapter on a base; give --llm_pretrained merged"):
+    with pytest.raises(UserError, match="merged is no adapter on a base; give --llm_pretrained BASE --lora_pretrained ADAPTER"):
         spelled_out(["--model", "merged"])
     with pytest.raises(UserError, match="no name .demo, mmduet-7b, aha-7b."):
         cli.run(["train", "--model", "mmduet7b"])

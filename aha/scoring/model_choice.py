@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from aha.models import AhaModel
 
 WEIGHTS = {"bf16": None, "8bit": 8, "4bit": 4}  # name -> bits of quantized weights
+WEIGHT_FLAGS = ("model", "llm_pretrained", "lora_pretrained")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DEMO_BASE = DEMO / "llava-onevision-qwen2-demo-ov"
@@ -144,22 +145,28 @@ def _base_of(folder: Path) -> list[str]:
     return [os.fspath(base_of(folder))]
 
 
-def spelled_out(argv: Sequence[str], download: bool = False) -> list[str]:
-    """`--model NAME` as the --llm_pretrained and --lora_pretrained that it stands for, for what trains or merges: there the two are apart.
+def base_and_adapter(args: argparse.Namespace, download: bool = False) -> tuple[str, str]:
+    """The two that the flags WEIGHT_FLAGS name, for what trains or merges. download: get them now (on the first rank), the size said first.
 
-    download: get them now (on the first rank), the size said first. Raises UserError: no such model, named twice, a model without adapter.
+    Raises UserError: none named, named twice, a model without an adapter.
     """
+    choice = choice_of(args)
+    if len(choice.sources) != 2:
+        raise UserError(f"{choice.name} is no adapter on a base; give --llm_pretrained BASE --lora_pretrained ADAPTER.")
+    if download and int(os.environ.get("RANK", 0)) == 0:
+        choice.fetch()
+    return choice.sources[0], choice.sources[1]
+
+
+def spelled_out(argv: Sequence[str], download: bool = False) -> list[str]:
+    """`--model NAME` as the --llm_pretrained and --lora_pretrained that it stands for. Raises UserError as `base_and_adapter`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_flags(parser, ModelChoice, only=("model", "llm_pretrained", "lora_pretrained"))
+    add_flags(parser, ModelChoice, only=WEIGHT_FLAGS)
     given, rest = parser.parse_known_args(argv)
     if not hasattr(given, "model"):
         return list(argv)
-    choice = from_args(ModelChoice, given)
-    if len(choice.sources) != 2:
-        raise UserError(f"--model {choice.model} is a whole model, not an adapter on a base; give --llm_pretrained {choice.model}.")
-    if download and int(os.environ.get("RANK", 0)) == 0:
-        choice.fetch()
-    return [*rest, "--llm_pretrained", choice.sources[0], "--lora_pretrained", choice.sources[1]]
+    base, adapter = base_and_adapter(given, download)
+    return [*rest, "--llm_pretrained", base, "--lora_pretrained", adapter]
 
 
 def choice_of(args: argparse.Namespace) -> ModelChoice:
