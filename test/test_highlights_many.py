@@ -273,8 +273,10 @@ def test_noise_black_and_test_pictures_have_no_clear_moment(tmp_path):
     for name, pictures in films.items():
         write_pictures(tmp_path / f"{name}.mp4", pictures)
         video = demo.encode(tmp_path / f"{name}.mp4")
-        result = demo.query(video, "Where is the striped green thing?", unrelated=demo.unrelated(video))
-        assert not result.evidence.is_clear and result.highlights == [], (name, result.evidence)
+        unrelated = demo.unrelated(video)
+        for query in ("Where is the striped green thing?", "Everything purple: a collection", "All the white things in one video"):
+            result = demo.query(video, query, unrelated=unrelated)
+            assert not result.evidence.is_clear and result.highlights == [], (name, query, result.evidence)
 
 
 @pytest.mark.slow

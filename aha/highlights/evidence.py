@@ -37,7 +37,7 @@ DEMO_UNRELATED = (
 BEST_SHARE = 0.2  # of the frames
 FLOOR_SHARE = 1 / 3  # of the unrelated queries
 LEVEL = None  # the least strength of a clear moment: measured on each video, `level_of`
-DEMO_LEVEL = 0.28  # of the demo model, whose unrelated queries are often shown: of own titles of worlds 101 to 103, 1 in 20 lies below
+DEMO_LEVEL = 0.25  # of the demo model, whose unrelated queries are often shown: 1 of 46 own titles of five worlds lies below
 
 
 @dataclass(frozen=True)
