@@ -57,9 +57,8 @@ def is_constant(index: VideoIndex) -> bool:
 def check_timelines(video: str | os.PathLike, kinds: Sequence[str]) -> None:
     """Raises UserError, as `write_timelines` does, for what cannot be had of this video whatever is chosen, not even the whole of it in one
     piece: asked before it is scored."""
-    if kinds:
-        with tempfile.TemporaryDirectory() as folder:
-            _write_all(Path(folder), video, [(0, len(video_index(video).pts))], kinds)
+    with tempfile.TemporaryDirectory() as folder:
+        _write_all(Path(folder), video, [(0, len(video_index(video).pts))], kinds)
 
 
 def write_timelines(
@@ -73,6 +72,8 @@ def write_timelines(
 
 
 def _write_all(folder: Path, video: str | os.PathLike, spans: Sequence[tuple[int, int]], kinds: Sequence[str]) -> list[Path]:
+    if not kinds:
+        return []  # nothing is asked of this video: its frame rate may vary
     index = video_index(video)
     if not is_constant(index):
         raise UserError(
