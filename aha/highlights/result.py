@@ -122,7 +122,8 @@ def find_highlights(
     else:
         segments = segment_uniform(track, options.shot_seconds)
     weak = evidence is not None and not evidence.is_clear
-    rule, value = next(((n, v) for n in RULES if (v := getattr(options, n)) is not None), ("budget", 0.15))
+    rule = next((name for name in RULES if getattr(options, name) is not None), "budget")
+    value: Any = 0.15 if getattr(options, rule) is None else getattr(options, rule)
     if weak and not options.force:
         chosen = []
     elif rule == "top":

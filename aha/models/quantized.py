@@ -84,12 +84,15 @@ def quantize_weights(model: AhaModel, bits: int, device: torch.device) -> AhaMod
 
     8 bits need torchao (the extra `quantized`), which is imported here.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and re.match(model.lora_targets, name)]
-    for name in names:
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and re.match(model.lora_targets, name)
+    }
+    for name in list(layers):
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, _smaller(model.get_submodule(name), bits, device))
+        setattr(model.get_submodule(owner), leaf, _smaller(layers.pop(name), bits, device))  # and nothing holds the whole one any more
     model.weight_bits = bits
-    return model.to(device)
+    nn.Module.to(model, device)
+    return model
 
 
 def _smaller(linear: nn.Linear, bits: int, device: torch.device) -> nn.Module:

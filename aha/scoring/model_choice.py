@@ -119,7 +119,7 @@ class ModelChoice:
         self.fetch()
         half = device.startswith("cuda") or self.weights == "bf16"
         dtype = getattr(torch, self.dtype or ("bfloat16" if half else "float32"))
-        bits = WEIGHTS.get(self.weights)
+        bits = WEIGHTS[self.weights] if self.weights else None
         # weights that become smaller pass through the host: whole they may not fit on the device
         settings: dict[str, Any] = {
             "dtype": dtype, "device": device if bits is None else "cpu", "attn_implementation": self.attn_implementation,
