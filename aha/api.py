@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.errors import UserError
-from aha.highlights.evidence import DEMO_LEVEL, DEMO_UNRELATED, LEVEL, UNRELATED
+from aha.highlights.evidence import DEMO_LEVEL, DEMO_UNRELATED, LEVEL, UNRELATED, Evidence
 from aha.highlights.result import Options, Result, evidence_of, find_highlights
 from aha.highlights.timeline import ScoreTrack
 from aha.scoring.config import ScoreConfig
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from aha.models.model import AhaModel
     from aha.scoring.offline import OpenVideo
     from aha.streaming import Session
-    from aha.streaming.chunks import ScoredFrame
+    from aha.streaming.chunks import Chunk, ScoredFrame
 
 DEMO_NOTE = "Scored by the embedded demo model, which knows only simple coloured shapes; name a real model for real videos."
 LONGEST_QUERY = 2000  # characters
@@ -197,20 +197,34 @@ class Highlighter:
                 progress(len(rows), len(video))
         return ScoreTrack.of_rows(rows, video.frames_F, video.duration, video.features_FH)
 
-    def push(self, session: Session, frames: Sequence[Frame]) -> list[ScoredFrame]:
-        """Frames with their pixels through the tower and the decoder, now."""
-        from aha.streaming.chunks import embed_chunks, pixel_chunk, score_frames
+    def embed(self, frames: Sequence[Frame]) -> Chunk:
+        """Frames with their pixels through the vision tower, now: any number of sessions take what comes out."""
+        from aha.streaming.chunks import embed_chunks, pixel_chunk
 
-        return list(score_frames(session, embed_chunks(self.model, [pixel_chunk(frames)])))
+        return next(embed_chunks(self.model, [pixel_chunk(frames)]))
+
+    def push(self, session: Session, chunk: Chunk) -> list[ScoredFrame]:
+        """What `embed` gave through the decoder, now."""
+        from aha.streaming.chunks import score_frames
+
+        return list(score_frames(session, [chunk]))
+
+    @property
+    def unrelated_queries(self) -> tuple[str, ...]:
+        """What evidence is measured against (aha.highlights.evidence)."""
+        return DEMO_UNRELATED if self.is_demo else UNRELATED
+
+    def evidence(self, track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Options) -> Evidence:
+        """unrelated: the same video scored for `unrelated_queries`."""
+        return evidence_of(track, unrelated, options, DEMO_LEVEL if self.is_demo else LEVEL)
 
     def unrelated(self, video: EncodedVideo, progress: Callable[[int, int], None] | None = None) -> list[ScoreTrack]:
         """The video scored for queries that have nothing to do with it: what `query` measures its evidence against. Once for a video."""
         tracks: list[ScoreTrack] = []
-        unrelated = DEMO_UNRELATED if self.is_demo else UNRELATED
-        for words in unrelated:
+        for words in self.unrelated_queries:
             tracks.append(self.score(video, words))
             if progress:
-                progress(len(tracks) * len(video), len(unrelated) * len(video))
+                progress(len(tracks) * len(video), len(self.unrelated_queries) * len(video))
         return tracks
 
     def query(
@@ -225,7 +239,7 @@ class Highlighter:
         if budget is not None or top is not None:
             options = replace(options, budget=budget, top=top, min_score=None)
         track = self.score(video, query, progress)
-        evidence = evidence_of(track, unrelated, options, DEMO_LEVEL if self.is_demo else LEVEL) if unrelated else None
+        evidence = self.evidence(track, unrelated, options) if unrelated else None
         return find_highlights(track, checked_query(query), options, video.video_fps, evidence)
 
     def say(self, video: EncodedVideo, result: Result, max_new_tokens: int = 40) -> Result:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aha.core.environment import ROOT
-from aha.core.files import finish_output, open_output
+from aha.core.files import check_output, finish_output, open_output
 from aha.core.flags import add_flags
 from aha.data.mixture import read_config
 from aha.errors import UserError, run_command
@@ -67,14 +67,17 @@ def merge(
 
     adapter_folder = resolve_folder(adapter)
     check_base(adapter_folder, resolve_folder(base), base)
+    check_output(output, overwrite=False, flag="empty it")
     model = AhaModel.from_base(base, adapter_folder, dtype=getattr(torch, dtype), device=device, merge=True)
     tokenizer = tokenizer_of(model)
     sources = {} if mixture is None and (adapter_folder / "settings.json").is_file() else sources_of(adapter, mixture)
     card = model_card(adapter_folder, base=base, merged=True, metrics=metrics, results=results, sources=sources)
+    open_output(output, overwrite=False, flag="empty it")
     model.save_pretrained(output, tokenizer=tokenizer, card=card)
     for name in ("settings.json", "versions.json", "trained_on_videos.json"):
         if (adapter_folder / name).is_file():
             shutil.copy2(adapter_folder / name, output / name)
+    finish_output(output)
 
 
 def main(argv: list[str]) -> None:
@@ -97,13 +100,12 @@ def main(argv: list[str]) -> None:
     results = None if args.results is None else results_of(args.results, adapter)
     if args.mixture is not None:
         read_config(args.mixture)  # a wrong one is said before the output is made
+    check_output(args.output, overwrite=False, flag="empty it")  # before a download
     base_and_adapter(args, download=True)
-    open_output(args.output, overwrite=False, flag="empty it")
     merge(
         base, adapter, args.output, dtype=args.dtype, device=args.device, metrics=metrics,
         results=results, mixture=args.mixture,
     )  # fmt: skip
-    finish_output(args.output)
     print(f"merged model: {args.output}")
     if args.push_to_hub:
         print(f"uploaded: {upload(args.output, args.push_to_hub)}")

@@ -18,6 +18,7 @@ from pathlib import Path
 from aha.conversation import Query
 from aha.core.addresses import local_file
 from aha.core.environment import die_with_launcher
+from aha.core.files import check_file
 from aha.core.flags import add_flags, from_args
 from aha.core.prediction import write_predictions
 from aha.errors import run_command
@@ -62,6 +63,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def score_one(choice: ModelChoice, config: ScoreConfig, given: Sequence[str], queries: Sequence[Query], output: str) -> None:
+    check_file(output)
     images = image_files(given)  # a wrong path is said at once, before the model is loaded
     video = images or local_file(given[0])
     duration = len(images) / (config.frame_fps or 1) if images else probe(local_file(given[0])).duration

@@ -1,6 +1,7 @@
 """Figures for papers, each as PNG and PDF (text stays text).
 
     python -m aha.visualize curves --predictions ours.json --annotations ydata-tvsum50-anno.tsv --output fig/curves
+    python -m aha.visualize curves --predictions ours.json --annotations mr_hisum.h5 --metadata metadata.csv --output fig/hisum
     python -m aha.visualize categories --metrics Ours=ours.json MMDuet=mmduet.json --column corr_full/kendall --output fig/categories
     python -m aha.visualize compare --metrics Ours=ours.json MMDuet=mmduet.json --output fig/table
 
@@ -12,21 +13,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aha.core.files import write_text
 from aha.core.flags import add_ids, with_dashed_ids
-from aha.core.fusion import add_fusion_flags, fusion_of
+from aha.core.fusion import Fusion, add_fusion_flags, fusion_of
 from aha.errors import UserError, run_command
 from aha.eval import MODULES, load_task
 from aha.results.document import read_document
+from aha.results.layout import Layout
 from aha.results.tree import leaf, subsets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from aha.results.figures import Row
+    from aha.results.figures import Curve, Row
+
+
+SHOWN = 4  # curves where no video is named
 
 
 def read_metrics(named: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -60,6 +66,14 @@ def value_of(content: Mapping[str, Any], column: str, where: str) -> Mapping[str
             known += [f"{name}/{m}" + ("" if "mean" in tree else "/" + "|".join(subsets(tree))) for m, tree in metrics.items()]
         raise UserError(f"{where} has no column {column}; it has {', '.join(known)}.")
     return found
+
+
+def label_of(content: Mapping[str, Any], column: str) -> str:
+    """A column as people read it."""
+    protocol, metric, subset = split_column(column)
+    benchmark = content.get("settings", {}).get("benchmark")
+    layout = load_task(benchmark).layout() if benchmark in MODULES else Layout("", (), ())
+    return layout.label(protocol, metric, subset)
 
 
 def baselines_of(content: Mapping[str, Any], column: str) -> dict[str, float | None]:
@@ -124,11 +138,14 @@ def main(argv: list[str]) -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m aha.visualize", description=__doc__, formatter_class=formatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    curves = kinds.add_parser("curves", help="score curves over the annotators' band")
+    curves = kinds.add_parser("curves", help="score curves over the annotators' band (TVSum) or over gtscore (Mr.HiSum)")
     curves.add_argument("--predictions", nargs="+", required=True, metavar="[NAME=]FILE", help="prediction files")
-    curves.add_argument("--annotations", required=True, help="TVSum annotations: TSV (also gzipped), .mat, or the folder that holds them")
-    curves.add_argument("--info", help="the info TSV (default: beside the annotations)")
-    add_ids(curves, "--video_ids", "which videos (default: the first four that are predicted)")
+    curves.add_argument(
+        "--annotations", required=True, help="TVSum annotations: TSV (also gzipped), .mat, or the folder that holds them; or Mr.HiSum's .h5"
+    )
+    curves.add_argument("--info", help="TVSum: the info TSV (default: beside the annotations)")
+    curves.add_argument("--metadata", metavar="CSV", help="Mr.HiSum: metadata.csv, for categories and predictions that use YouTube ids")
+    add_ids(curves, "--video_ids", "which videos (default: the first 4 that are predicted)")
     curves.add_argument("--threshold", type=_renamed, help=argparse.SUPPRESS)
     add_fusion_flags(curves)
     categories = kinds.add_parser("categories", help="bars per category")
@@ -152,13 +169,14 @@ def main(argv: list[str]) -> None:
             raise UserError(f"no file has categories for {args.column}; give the evaluation --info (or, for Mr.HiSum, its metadata).")
         first = next(iter(metrics.values()))
         values |= published_of(first, args.column)  # a row without categories has its bar at "all" only
-        figure = figures.grouped_bars(args.column, values, baselines_of(first, args.column))
+        figure = figures.grouped_bars(label_of(first, args.column), values, baselines_of(first, args.column))
     else:
         metrics = read_metrics(args.metrics)
         rows = comparison(metrics, args.columns)
-        figure = figures.table_figure(rows, args.columns, len(metrics))
+        labels = [label_of(next(iter(metrics.values())), column) for column in args.columns]
+        figure = figures.table_figure(rows, labels, len(metrics))
         latex = Path(str(args.output).removesuffix(".png").removesuffix(".pdf") + ".tex")
-        write_text(latex, table_latex(rows, args.columns, len(metrics)))
+        write_text(latex, table_latex(rows, labels, len(metrics)))
         print(f"wrote {latex}")
     for path in figures.save(figure, args.output):
         print(f"wrote {path}")
@@ -169,24 +187,50 @@ def _renamed(value: str) -> None:
 
 
 def _curves(args: argparse.Namespace) -> Figure:
-    from aha.eval.annotations import names_of, read_tvsum
-    from aha.eval.tvsum import people_curve, predictions_of
     from aha.results.figures import curves_figure
 
-    videos, fusion = read_tvsum(args.annotations, args.info), fusion_of(args)
-    samples = {}
+    fusion, named = fusion_of(args), []
     for entry in args.predictions:
         name, equals, path = entry.partition("=")
-        name, path = (name, path) if equals else (Path(entry).stem, entry)
-        samples[name] = {i: one.samples(fusion) for i, one in predictions_of(path, videos, args.annotations).items()}
+        named.append((name, path) if equals else (Path(entry).stem, entry))
+    find = _hisum_curves if Path(args.annotations).suffix in (".h5", ".hdf5") else _tvsum_curves
+    return curves_figure(find(args, named, fusion))
+
+
+def _tvsum_curves(args: argparse.Namespace, named: Sequence[tuple[str, str]], fusion: Fusion) -> list[Curve]:
+    from aha.eval.annotations import names_of, read_tvsum
+    from aha.eval.tvsum import people_curve, predictions_of
+
+    videos = read_tvsum(args.annotations, args.info)
+    samples = {name: {i: p.samples(fusion) for i, p in predictions_of(path, videos, args.annotations).items()} for name, path in named}
     names = names_of(videos)
-    ids = [names.get(i, i) for i in args.video_ids or ()] or [i for i in videos if any(i in found for found in samples.values())][:4]
+    ids = [names.get(i, i) for i in args.video_ids or ()] or [i for i in videos if any(i in found for found in samples.values())][:SHOWN]
     unknown = [i for i in ids if i not in videos]
     if unknown or not ids:
         which = ", ".join(unknown) or "(none)"
         raise UserError(f"video {which} is not annotated in {args.annotations}; check --video_ids and the prediction files.")
-    curves = [people_curve(videos[i], {name: found[i] for name, found in samples.items() if i in found}) for i in ids]
-    return curves_figure(curves)
+    return [people_curve(videos[i], {name: found[i] for name, found in samples.items() if i in found}) for i in ids]
+
+
+def _hisum_curves(args: argparse.Namespace, named: Sequence[tuple[str, str]], fusion: Fusion) -> list[Curve]:
+    """One pass over each file, however many videos it predicts."""
+    from aha.core.prediction import Samples, read_predictions
+    from aha.eval.hisum import load
+
+    with closing(load(args.annotations, metadata=args.metadata)) as truth:
+        found: dict[str, dict[str, tuple[str, Samples]]] = {truth.key(i): {} for i in args.video_ids or ()}
+        if unknown := [i for i in found if i not in truth.file.ids]:
+            raise UserError(f"video {', '.join(unknown)} is not in {args.annotations}; check --video_ids (YouTube ids need --metadata).")
+        for name, path in named:
+            for prediction in read_predictions(path):
+                video_id = truth.key(prediction.video_id)
+                if not args.video_ids and len(found) < SHOWN and video_id in truth.file.ids:
+                    found.setdefault(video_id, {})
+                if video_id in found:
+                    found[video_id][name] = path, prediction.samples(fusion)
+        if not any(found.values()):
+            raise UserError(f"the prediction files have no video of {args.annotations}; check both (YouTube ids need --metadata).")
+        return [truth.truth_curve(video_id, predictions) for video_id, predictions in found.items()]
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def test_command_with_categories_and_counts(made, capsys):
     hisum.main(arguments)
     shown = capsys.readouterr().out
     assert "3 videos scored, 1 skipped, 1 constant" in shown and "skipped, no prediction: video_5" in shown and "label 3" in shown
-    assert max(map(len, shown.splitlines())) <= 120
+    assert max(map(len, shown.splitlines())) <= 80
     metrics = json.loads((folder / "m.json").read_text())
     assert metrics["videos"] == {"scored": 3, "skipped": {"video_5": "no prediction"}, "constant": ["video_3"], "trained_on": []}
     kendall = metrics["protocols"]["aha_same_index"]["kendall"]
@@ -146,7 +146,7 @@ def test_compare_and_report(made, capsys):
     arguments = ["--annotations", str(folder / "mr_hisum.h5"), "--random_runs", "1"]
     hisum.main(["--compare", str(folder / "predictions.json"), str(folder / "predictions.json"), *arguments])
     shown = capsys.readouterr().out
-    assert "+0.0000" in shown and max(map(len, shown.splitlines())) <= 120
+    assert "+0.0000" in shown and max(map(len, shown.splitlines())) <= 80
     hisum.main(["--predictions", str(folder / "predictions.json"), "--report", str(folder / "report"), *arguments])
     assert (folder / "report" / "report.html").read_text().count("<figure>") == 5
 

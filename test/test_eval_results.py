@@ -47,7 +47,7 @@ def test_one_shape_of_metrics_file_and_one_report(name, files, tmp_path, capsys)
     module.main([*map(str, ["--predictions", predictions, *more, "--output", tmp_path / "m.json", "--report", tmp_path / "report"])])
     shown = capsys.readouterr().out
     assert (
-        max(len(line) for line in shown.splitlines() if not line.startswith(("report:", load_task(name).short))) <= 120
+        max(len(line) for line in shown.splitlines() if not line.startswith(("report:", load_task(name).short))) <= 80
         and load_task(name).short in shown
     )
     metrics = json.loads((tmp_path / "m.json").read_text())
@@ -77,7 +77,7 @@ def test_comparison_with_differences_and_baselines(name, files, tmp_path, capsys
     module, predictions, more = files[name]
     module.main([*map(str, ["--compare", predictions, predictions, *more, "--output", tmp_path / "c.json"])])
     shown = capsys.readouterr().out
-    assert "minus A" in shown and max(map(len, shown.splitlines())) <= 120
+    assert "minus A" in shown and max(map(len, shown.splitlines())) <= 80
     rows = load_task(name).rows
     assert not rows or any(f"of others: {label}" in shown or f"; {label}" in shown for label in rows.values())
     found = json.loads((tmp_path / "c.json").read_text())

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aha.core.clock import clock, clock_ticks
 from aha.core.files import UNFINISHED, check_output, finish_output, open_output
 from aha.core.fusion import Fusion
 from aha.core.prediction import read_predictions, write_predictions
 from aha.errors import UserError
-from aha.highlights.chapters import chapters_vtt, clock, timestamp
+from aha.highlights.chapters import chapters_vtt, timestamp
 from aha.highlights.offline import kernel_boundaries, segment_kernel, segment_uniform, split_long
 from aha.highlights.online import OnlineSegmenter, OnlineSettings, segment_online
 from aha.highlights.ranking import diverse, peaks, ranked_highlights, smooth_causal, smooth_centred
@@ -318,6 +319,14 @@ def test_an_output_folder_is_not_overwritten_silently(tmp_path):
         open_output(new, False)
     with pytest.raises(UserError, match="is a file"):
         open_output(tmp_path / "old.txt", True)
+
+
+def test_ticks_of_a_time_axis_are_whole_even_and_few():
+    for start, end in ((0.0, 0.4), (0.0, 7.0), (0.0, 12.0), (0.4, 61.0), (3.3, 600.0), (0.0, 5400.0), (0.0, 200000.0), (7.0, 7.0)):
+        ticks = clock_ticks(start, end, 7)
+        assert len(ticks) <= 7 and all(start - 1e-6 <= t <= end + 1e-6 and t == int(t) for t in ticks)
+        assert len({round(b - a) for a, b in zip(ticks, ticks[1:])}) <= 1
+    assert clock_ticks(0, 12, 7) == [0, 2, 4, 6, 8, 10, 12] and clock_ticks(0.5, 60, 7) == [10, 20, 30, 40, 50, 60]
 
 
 def test_chapters_do_not_overlap_and_text_is_escaped():

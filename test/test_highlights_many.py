@@ -6,6 +6,7 @@ import json
 import os
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -23,7 +24,9 @@ from aha.highlights.evidence import UNRELATED, Evidence, level_of, strength
 from aha.highlights.online import OnlineSettings
 from aha.highlights.report import write_report
 from aha.highlights.result import Options, evidence_of, find_highlights, read_track, score_curve
+from aha.highlights.thumbnails import stills_of
 from aha.highlights.timeline import ScoreTrack
+from aha.video.packet_index import video_index
 
 
 @pytest.fixture(scope="module")
@@ -233,10 +236,14 @@ def test_the_report_is_made_from_the_summary(aha, model, videos, tmp_path):
     assert summary["chosen_by"] == {"rule": "budget", "value": 0.15, "forced": summary["evidence"]["is_clear"] is False}
     assert [segment["chosen"] for segment in summary["segments"] if segment["chosen"]]
     curves = read_track(next(iter(read_predictions(tmp_path / "scores.json"))), summary["duration"])
-    write_report(tmp_path / "again.html", videos / "a.mp4", summary, curves, score_curve(curves, Options()))
+    fused_F, video = score_curve(curves, Options()), videos / "a.mp4"
+    moments = [SimpleNamespace(rank=m["rank"], first=f, last=f + 1) for m in sorted(summary["moments"], key=lambda m: m["rank"])
+               for f in [int(np.argmin(np.abs(curves.times_F - m["peak_time"])))]]  # fmt: skip
+    stills = stills_of(video_index(video), curves, fused_F, moments)
+    write_report(tmp_path / "again.html", video, summary, curves, fused_F, stills)
     assert (tmp_path / "again.html").read_text() == (tmp_path / "report.html").read_text()
     summary["moments"][0]["caption"], summary["query"] = "a <star> at last", "another query"
-    write_report(tmp_path / "other.html", videos / "a.mp4", summary, curves, score_curve(curves, Options()))
+    write_report(tmp_path / "other.html", video, summary, curves, fused_F, stills)
     page = (tmp_path / "other.html").read_text()
     assert "a &lt;star&gt; at last" in page and "another query" in page and "a red star" not in page
 

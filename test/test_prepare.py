@@ -49,7 +49,9 @@ def test_everything_missing_is_named_with_its_source(tmp_path, capsys):
         assert data.video_source in out
     assert len((tmp_path / "tvsum" / "missing_videos.txt").read_text().split()) == 50
     prepare.main(["--root", str(tmp_path)])
-    assert len(capsys.readouterr().out.splitlines()) == len(CATALOG)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [data.name for data in CATALOG.values()]
+    assert max(map(len, lines)) <= 80
 
 
 def test_tvsum_tables_from_the_mat_file(tmp_path, capsys):

@@ -179,13 +179,13 @@ def font_of(path, letters: str) -> str:
 def test_text_in_any_script_is_shown_by_a_font_that_has_it_or_left_out_with_a_sentence(tmp_path, monkeypatch, capsys, recwarn):
     from aha.core import fonts
     from aha.highlights.plot import write_timeline
-    from aha.highlights.reel import _line
+    from aha.highlights.reel import text_line
     from aha.highlights.timeline import ScoreTrack
 
     grey, letters = np.full((180, 640, 3), 90, np.uint8), "红色的"
     own = fonts.font_paths()[0]
     monkeypatch.setattr(fonts, "font_paths", lambda: [own])
-    _line.cache_clear()
+    text_line.cache_clear()
     assert fonts.readable("1. 红色 (0.85)")[0] == "1. (0.85)"
     assert (burn_title(grey, "1. 红色") == burn_title(grey, "1.")).all()
     assert "no font of this machine has the characters" in capsys.readouterr().err
@@ -194,7 +194,7 @@ def test_text_in_any_script_is_shown_by_a_font_that_has_it_or_left_out_with_a_se
     assert "characters" not in capsys.readouterr().err  # said once
 
     monkeypatch.setattr(fonts, "font_paths", lambda: [own, font_of(tmp_path / "script.ttf", letters)])
-    _line.cache_clear()
+    text_line.cache_clear()
     text, paths = fonts.readable("1. 红色")
     assert text == "1. 红色" and len(paths) == 2 and [piece for piece, _ in fonts.runs(text, paths)] == ["1. ", "红色"]
     pictures = [burn_title(grey, title) for title in ("红色", "色红", "的红", "")]
@@ -202,7 +202,7 @@ def test_text_in_any_script_is_shown_by_a_font_that_has_it_or_left_out_with_a_se
     write_timeline(tmp_path / "with.png", track, np.full(3, 0.5), [], [], "红色 – a video")
     assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
     assert not [w for w in recwarn if "Glyph" in str(w.message)] and not capsys.readouterr().err
-    _line.cache_clear()
+    text_line.cache_clear()
 
 
 def test_names_that_are_not_utf8_are_written(tmp_path):

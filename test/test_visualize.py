@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from eval_data import write_hisum
 from PIL import Image
 
 from aha.core.files import write_json
 from aha.errors import UserError
 from aha.results.figures import cell_text, stretched
-from aha.visualize import comparison, main, table_latex
+from aha.visualize import comparison, label_of, main, table_latex
 
 
 def metrics_file(path, offset: float):
@@ -89,6 +90,32 @@ def test_categories_and_curves(files, tmp_path):
                 "z",
             ]
         )
+
+
+def test_curves_over_the_h5_of_mr_hisum(tmp_path):
+    scores = write_hisum(tmp_path)
+    ours, others = list(scores), {i: values[::-1] for i, values in scores.items()}
+    write_json(tmp_path / "ours.json", {i: list(map(float, values)) for i, values in scores.items()})
+    write_json(tmp_path / "others.json", {i: list(map(float, values)) for i, values in others.items()})
+    given = ["curves", "--predictions", f"Ours={tmp_path / 'ours.json'}", f"Theirs={tmp_path / 'others.json'}", "--annotations"]
+    main([*given, str(tmp_path / "mr_hisum.h5"), "--output", str(tmp_path / "h")])
+    assert is_figure(tmp_path / "h")
+    main([*given, str(tmp_path / "mr_hisum.h5"), "--output", str(tmp_path / "one"), "--video_ids", ours[0]])
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "h.png") as all_of_them:
+        assert one.width < all_of_them.width
+    with pytest.raises(UserError, match="nobody is not in"):
+        main([*given, str(tmp_path / "mr_hisum.h5"), "--output", str(tmp_path / "z"), "--video_ids", "nobody"])
+
+
+def test_metrics_go_by_the_names_that_people_use(files, tmp_path):
+    content = {"settings": {"benchmark": "tvsum"}}
+    assert label_of(content, "corr_full/kendall") == "Kendall tau (corr_full)"
+    assert label_of(content, "hd_top5/top5_map/val10") == "top-5 mAP (hd_top5 val10)"
+    assert label_of({"settings": {"benchmark": "hisum"}}, "official/f1") == "key-shot F1 (%) (official)"
+    assert label_of({"settings": {"benchmark": "summe"}}, "keyshots_h5/f_avg") == "F1, mean match, % (keyshots_h5)"
+    assert label_of({}, "some/new_metric") == "new metric (some)"
+    main(["compare", "--metrics", *files, "--columns", "corr_full/kendall", "--output", str(tmp_path / "t")])
+    assert r"Kendall tau (corr\_full)" in (tmp_path / "t.tex").read_text()
 
 
 def test_bad_input_is_one_sentence(files, tmp_path):

@@ -8,9 +8,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from highlights_media import make_video
-from page_client import API, Tab, free_port
+from page_client import API, Page, Tab, free_port, wait_for
 from paths import shared_fixture
 
 from aha.api import Highlighter, load
@@ -23,7 +24,9 @@ from aha.web.session import Turns, Visitor
 
 @pytest.fixture(scope="module")
 def model() -> Highlighter:
-    return load(shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter"), device="cpu")
+    model = load(shared_fixture("reference/llava-onevision-qwen2-tiny-ov"), shared_fixture("reference/aha-adapter"), device="cpu")
+    model.name = "the tiny model"
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +36,6 @@ def videos(tmp_path_factory) -> dict[str, Path]:
         make_video(folder / f"{name}.mp4", seconds=seconds, size=(128, 96))
     (folder / "broken.mp4").write_bytes((folder / "first.mp4").read_bytes()[:3000])
     return {path.stem: path for path in folder.iterdir()}
-
-
-def wait_for(condition, seconds: float = 30.0):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-    return value
 
 
 # ---- without a browser ----
@@ -66,10 +61,10 @@ def test_a_visitor_scores_pauses_asks_and_gets_files(visitor, videos):
     assert len(visitor.track()) == 24 and visitor.track().duration == 12
     assert [who for _, who, _ in visitor.answers] == ["you", "model"]
     frames_before = visitor.track().frames_F.tolist()
-    few = visitor.result(Options(budget=0.1, online=OnlineSettings(information_threshold=2.0)))
-    many = visitor.result(Options(budget=0.6))
+    few = visitor.result(Options(budget=0.1, force=True, online=OnlineSettings(information_threshold=2.0)))
+    many = visitor.result(Options(budget=0.6, force=True))
     assert few.reel_seconds < many.reel_seconds and visitor.track().frames_F.tolist() == frames_before
-    reel, report = visitor.files(Options(budget=0.3))
+    reel, report = visitor.files(Options(budget=0.3, force=True))
     assert Path(reel).stat().st_size > 1000 and Path(report).read_text().startswith("<!DOCTYPE html>")
     folder = visitor.folder
     visitor.close()
@@ -171,32 +166,27 @@ def browsers(tmp_path, monkeypatch):
         options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
         browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
         opened.append(browser)
-        return browser, downloads
+        return Page(browser), downloads
 
     yield open_one
     for browser in opened:
         browser.quit()
 
 
-def find(browser, selector: str):
-    return wait_for(lambda: browser.find_elements("css selector", selector))[0]
+def upload(page: Page, address: str, video: Path, queries: str) -> None:
+    page.open(address)
+    page.send("#aha-video input[type=file]", str(video))
+    page.wait("#aha-video video")
+    page.fill("#aha-query textarea", queries)
+    page.click("#aha-start")
 
 
-def upload(browser, address: str, video: Path, query: str) -> None:
-    browser.get(address)
-    find(browser, "#aha-start")
-    find(browser, "#aha-video input[type=file]").send_keys(str(video))
-    find(browser, "#aha-video video")
-    find(browser, "#aha-query textarea").send_keys(query)
-    find(browser, "#aha-start").click()
+def status(page: Page) -> str:
+    return page.value("#aha-status textarea")
 
 
-def status(browser) -> str:
-    return find(browser, "#aha-status textarea").get_attribute("value")
-
-
-def frames_on_curve(browser) -> int:
-    return browser.execute_script("return +(document.querySelector('#aha-curve svg')?.dataset.frames || 0)")
+def frames_on_curve(page: Page) -> int:
+    return page.script("return +(document.querySelector('#aha-curve svg')?.dataset.frames || 0)")
 
 
 def test_two_visitors_upload_seek_and_download(page, browsers, videos):
@@ -210,65 +200,102 @@ def test_two_visitors_upload_seek_and_download(page, browsers, videos):
 
     clicked = "const s = document.querySelector('#aha-curve svg'), b = s.getBoundingClientRect();"
     clicked += "s.dispatchEvent(new MouseEvent('click', {bubbles: true, clientX: b.left + 0.75 * b.width, clientY: b.top + 20}))"
-    first.execute_script(clicked)
-    player = "return document.querySelector('#aha-video video').currentTime"
-    wait_for(lambda: abs(first.execute_script(player) - 9.0) < 0.3)
-    assert second.execute_script(player) < 1.0
+    first.script(clicked)
+    wait_for(lambda: abs(first.read("#aha-video video", "currentTime") - 9.0) < 0.3)
+    assert second.read("#aha-video video", "currentTime") < 1.0
 
-    find(first, "#aha-question textarea").send_keys("what is it?")
-    find(first, "#aha-ask").click()
-    wait_for(lambda: "what is it?" in find(first, "#aha-log").text and "model:" in find(first, "#aha-log").text)
-    assert "what is it?" not in find(second, "#aha-log").text
+    first.fill("#aha-question textarea", "what is it?")
+    first.click("#aha-ask")
+    wait_for(lambda: "what is it?" in first.read("#aha-log") and "model:" in first.read("#aha-log"))
+    assert "what is it?" not in second.read("#aha-log")
 
-    before = find(first, "#aha-curve svg").get_attribute("outerHTML")
-    share = find(first, "#aha-share input[type=number]")
-    share.clear()
-    share.send_keys("80\t")
-    wait_for(lambda: find(first, "#aha-curve svg").get_attribute("outerHTML") != before)
+    if not first.read("#aha-force input", "checked"):  # random weights see nothing anywhere, or something
+        first.click("#aha-force input")
+    wait_for(lambda: first.script("return document.querySelectorAll('#aha-moments button').length") > 0)
+    before = first.read("#aha-curve svg", "outerHTML")
+    first.fill("#aha-share input[type=number]", "80", "\t")
+    wait_for(lambda: first.read("#aha-curve svg", "outerHTML") != before)
     assert frames_on_curve(first) == 24  # the same scores, other thresholds
 
-    find(first, "#aha-files").click()
+    first.click("#aha-files")
+    first.wait("#aha-reel-player video")
+    wait_for(lambda: first.read("#aha-reel-player video", "duration"))  # it plays where it is
+    first.script("document.querySelector('#aha-reel-player video').play()")
+    wait_for(lambda: first.read("#aha-reel-player video", "currentTime") > 0.1)
     for button, name in (("#aha-reel", "reel.mp4"), ("#aha-report", "report.html")):
-        find(first, button).click()
+        first.click(button)
         wait_for(lambda name=name: (downloads / name).exists() and (downloads / name).stat().st_size > 1000)
     folders = {visitor.folder for visitor in visitors._all.values()}
     assert len(folders) == 2
 
-    second.get("about:blank")  # leaving
+    second.browser.get("about:blank")  # leaving
     wait_for(lambda: len(visitors._all) == 1 and sum(folder.exists() for folder in folders) == 1, 40)
     assert "Done" in status(first)
 
 
 def test_a_broken_upload_is_told_and_the_page_goes_on(page, browsers, videos, tmp_path):
     address, _ = page
-    browser, _ = browsers()
+    tab, _ = browsers()
 
     def says(*words: str) -> bool:
-        text = browser.find_element("tag name", "body").text
+        text = tab.text()
         return any(word in text for word in words)
 
-    browser.get(address)
-    find(browser, "#aha-start").click()
+    tab.open(address)
+    tab.click("#aha-start")
     wait_for(lambda: says("no video yet"))
     large = tmp_path / "large.mp4"
     large.write_bytes(videos["first"].read_bytes() + b"\0" * 2_000_000)
-    find(browser, "#aha-video input[type=file]").send_keys(str(large))
+    tab.send("#aha-video input[type=file]", str(large))
     wait_for(lambda: says("maximum allowed size"))
-    upload(browser, address, videos["broken"], "x")
+    upload(tab, address, videos["broken"], "x")
     wait_for(lambda: says("damaged", "cut off"))
     assert not says(str(page[1].root))  # where the server keeps its files is nobody's business
-    example = find(browser, ".gallery-item, table tr.tr-body, .example")
-    browser.execute_script("arguments[0].click()", example)  # a message may lie over it
-    wait_for(lambda: "red" in find(browser, "#aha-query textarea").get_attribute("value").lower())
-    wait_for(lambda: "red_things" in find(browser, "#aha-video video").get_attribute("src"))
-    browser.execute_script("document.querySelector('#aha-start').click()")
-    wait_for(lambda: frames_on_curve(browser) > 0)
+    tab.click(".gallery-item, table tr.tr-body, .example")
+    wait_for(lambda: "red" in tab.value("#aha-query textarea").lower())
+    wait_for(lambda: "red_things" in (tab.read("#aha-video video", "src") or ""))
+    tab.click("#aha-start")
+    wait_for(lambda: frames_on_curve(tab) > 0)
+
+
+def test_several_queries_thumbnails_hover_and_a_model_that_speaks(page, browsers, videos):
+    address, visitors = page
+    tab, _ = browsers()
+    upload(tab, address, videos["second"], "a red star")  # scored, and then again with other settings
+    assert "the tiny model" in tab.read("#aha-model")
+    tab.click("#aha-speaking button")
+    tab.fill("#aha-prob input[type=number]", "0.01", "\t")
+    tab.fill("#aha-fps input[type=number]", "4", "\t")
+    tab.click("#aha-forget input")
+    tab.fill("#aha-query textarea", "a red star\na blue ring")
+    tab.click("#aha-start")
+    wait_for(lambda: "Done: 32 frames" in status(tab))  # 4 a second of 8 seconds
+    (visitor,) = [v for v in visitors._all.values() if v.queries == ["a red star", "a blue ring"]]
+    assert visitor.speaking.threshold == 0.01 and visitor.speaking.forget and visitor.fps == 4.0
+    wait_for(lambda: "model (a red star):" in tab.read("#aha-log") and "model (a blue ring):" in tab.read("#aha-log"))
+    wait_for(lambda: "clear" in tab.read("#aha-evidence") and "unrelated queries" in tab.read("#aha-evidence"))
+    tab.click("#aha-force input")
+    pictures = "return [...document.querySelectorAll('#aha-moments img, .aha-strip img')].map(i => i.naturalWidth)"
+    wait_for(lambda: len(tab.script(pictures)) > 10 and all(tab.script(pictures)))
+    curve = tab.read("#aha-curve svg polyline[data-name=score]", "outerHTML")
+    tab.click("#aha-which label:nth-of-type(2) input")
+    wait_for(lambda: tab.read("#aha-curve svg polyline[data-name=score]", "outerHTML") != curve)
+    moved = "const s = document.querySelector('#aha-curve svg'), b = s.getBoundingClientRect();"
+    moved += "s.dispatchEvent(new PointerEvent('pointermove', {bubbles: true, clientX: b.left + b.width / 2, clientY: b.top + 20}));"
+    said = tab.script(moved + "return document.querySelector('.aha-tip').textContent").split("\n")
+    row = visitor.track(1)
+    assert said[0] == "0:04" and said[1].startswith("score ")
+    assert float(said[2].removeprefix("relevance ")) == pytest.approx(row.relevance_F[16], abs=0.011)
+    tab.fill("#aha-query textarea", "a\nb\nc\nd\ne")
+    tab.click("#aha-start")
+    wait_for(lambda: "5 queries are more than the 4" in tab.text())
 
 
 def test_an_uploaded_page_and_a_picture_do_not_run(page, browsers, videos, tmp_path):
     """Scripts behind the first bytes of a video, under every name: the address of the file is a download, and nothing is run."""
     address, _ = page
-    browser, downloads = browsers()
+    shown, downloads = browsers()
+    browser = shown.browser
     script = b"<html><svg xmlns='http://www.w3.org/2000/svg'><script>document.title = 'owned'; window.name = 'owned'</script></svg></html>"
     with Tab(address) as tab:
         for name in ("page.html", "picture.svg", "page.xhtml"):
@@ -278,8 +305,7 @@ def test_an_uploaded_page_and_a_picture_do_not_run(page, browsers, videos, tmp_p
             for n, name in enumerate(("page.html", "picture.svg"))
         ]
     for path in paths:
-        browser.get(address)
-        find(browser, "#aha-start")
+        shown.open(address)
         browser.execute_script("location.href = arguments[0]", f"{address}{API}/file={path}")
         wait_for(lambda path=path: (downloads / Path(path).name).exists())
         assert browser.title == "Aha!" and browser.execute_script("return window.name") == ""
@@ -295,19 +321,41 @@ def test_the_report_seeks_on_a_click_without_any_server(model, videos, browsers,
     encoded = model.encode(videos["first"], fps=2)
     result = model.query(encoded, 'a "red" <star> & more', top=2)
     write_result(result, videos["first"], tmp_path, frame_fps=2, note=model.note)
-    browser, _ = browsers()
-    browser.get(f"file://{tmp_path / 'report.html'}")
-    assert 'a "red" <star> & more' in browser.find_element("tag name", "h1").text
-    wait_for(lambda: browser.execute_script("return player.readyState >= 1 && Math.abs(player.duration - 12) < 0.2"))
-    browser.execute_script(
-        "const b = timeline.getBoundingClientRect();"
-        "timeline.dispatchEvent(new MouseEvent('click', {bubbles: true, clientX: b.left + 0.5 * b.width, clientY: b.top + 9}))"
-    )
-    wait_for(lambda: abs(browser.execute_script("return player.currentTime") - 6) < 0.2)
-    moments = browser.find_elements("css selector", ".moment")
-    assert len(moments) == 2 and all(
-        browser.execute_script("return arguments[0].querySelector('img').naturalWidth", m) > 0 for m in moments
-    )
-    moments[0].click()
+    shown, _ = browsers()
+    shown.open(f"file://{tmp_path / 'report.html'}", "#timeline")
+    assert 'a "red" <star> & more' in shown.read("h1")
+    wait_for(lambda: shown.script("return player.readyState >= 1 && Math.abs(player.duration - 12) < 0.2"))
+    at = "const b = timeline.getBoundingClientRect(), at = {bubbles: true, clientX: b.left + 0.5 * b.width, clientY: b.top + 9};"
+    shown.script(at + "timeline.dispatchEvent(new MouseEvent('click', at))")
+    wait_for(lambda: abs(shown.script("return player.currentTime") - 6) < 0.2)
+    shown.script(at + "timeline.dispatchEvent(new PointerEvent('pointermove', at))")
+    half = int(np.argmin(np.abs(result.track.times_F - 6)))
+    assert f"0:06  score {result.fused_F[half]:.2f}" in shown.read("#tip")
+    pictures = shown.script("return [...document.querySelectorAll('.moment img, #strip img')].map(i => i.naturalWidth)")
+    assert len(pictures) == 2 + 12 and all(pictures) and shown.script("return document.querySelectorAll('.moment').length") == 2
+    ticks = shown.script("return [...document.querySelectorAll('#clocks span')].map(s => s.textContent)")
+    assert ticks == ["0:00", "0:02", "0:04", "0:06", "0:08", "0:10", "0:12"]
+    shown.click(".moment")
     start = result.highlights[0].start
-    wait_for(lambda: start - 0.2 <= browser.execute_script("return player.currentTime") <= result.highlights[0].end + 0.5)
+    wait_for(lambda: start - 0.2 <= shown.script("return player.currentTime") <= result.highlights[0].end + 0.5)
+
+
+def test_pages_fit_a_phone(page, model, videos, browsers, tmp_path):
+    """390 pixels wide: nothing is wider than the screen, and text is not shrunk to fit."""
+    from aha.highlights.index import write_index
+    from aha.highlights.result import write_result
+
+    address, _ = page
+    result = model.query(model.encode(videos["second"], fps=2), "a_query_without_a_single_space_" * 6, top=3)
+    write_result(result, videos["second"], tmp_path / "one", frame_fps=2, note=model.note)
+    write_index(tmp_path, [(videos["second"], tmp_path / "one")], {tmp_path / "broken.mp4": "it is damaged " * 20})
+    tab, _ = browsers()
+    for where, part in (
+        (f"file://{tmp_path / 'one' / 'report.html'}", "#timeline"), (f"file://{tmp_path / 'index.html'}", "section"), (address, "#aha-start"),
+    ):  # fmt: skip
+        screen = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+        tab.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        tab.open(where, part)
+        assert "width=device-width" in tab.read("meta[name=viewport]", "content"), where
+        widths = tab.script("return [window.innerWidth, document.documentElement.scrollWidth, document.body.scrollWidth]")
+        assert widths == [390, 390, 390], (where, widths)

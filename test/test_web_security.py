@@ -18,7 +18,7 @@ from playlists import SUFFIXES, Opened, counting_server, mp4_with_data_elsewhere
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 
-from page_client import API, Tab, files_below, free_port
+from page_client import API, SLIDERS, Tab, files_below, free_port, wait_for
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
@@ -86,14 +86,6 @@ def another(video: bytes, number: int) -> bytes:
     return video + (16).to_bytes(4, "big") + b"free" + number.to_bytes(8, "big")
 
 
-def wait_for(condition, seconds: float = 60.0):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-    return value
-
-
 # ---- uploads and files ----
 
 
@@ -145,8 +137,9 @@ def test_results_are_downloads_and_the_last_ones_replace_those_before(page, tab,
     visitor = page.visitors._all[tab.session]
     wait_for(lambda: visitor.finished)
     for _ in range(2):
-        tab.join(tab.function("aha-files"), [50, 0, 1, 0, 0, 6, 20])
-        reel, report = tab.ended()[0]["data"]
+        tab.join(tab.function("aha-files"), [50, *SLIDERS[1:]])
+        shown, reel, report = tab.ended()[0]["data"]
+        assert reel["value"]["path"] in shown
         assert {path.split("/")[0] for path in files_below(visitor.folder)} == {Path(reel["value"]["path"]).parent.name}
     answer = tab.http.get(f"{API}/file={report['value']['path']}")
     assert answer.headers["content-type"] == "application/octet-stream" and "attachment" in answer.headers["content-disposition"]
@@ -294,7 +287,7 @@ def test_eight_starts_at_once_are_one_job(page, tab, video):
     wait_for(lambda: visitor.finished)
     assert len(visitor.track()) == 8 and visitor.error is None
     assert "data" in tab.start(path, "something else")  # and the tab is not broken
-    wait_for(lambda: visitor.finished and visitor.query == "something else")
+    wait_for(lambda: visitor.finished and visitor.queries == ["something else"])
 
 
 def test_visitors_without_a_heartbeat_are_freed(page, impatient, video):
@@ -348,7 +341,7 @@ def test_quotas_are_one_sentence_each(page, tab, video, tmp_path):
     visitor.pause(True)
     with page.visitors._turns.turn():  # nobody is answered now
         for _ in range(LIMITS.questions + 2):
-            tab.join(tab.function("aha-ask"), ["what is it?"])
+            tab.join(tab.function("aha-ask"), ["what is it?", 0])
         errors = [output["error"] for output in tab.ended(LIMITS.questions + 2) if "error" in output]
     one_sentence(errors[0], "questions wait already")
     others = [Tab(page.address) for _ in range(LIMITS.visitors)]

@@ -103,9 +103,9 @@ def positive(text: str) -> float:
 
 
 @contextmanager
-def progress_bar(what: str):
+def progress_bar(what: str, shown: bool = True):
     """A bar on standard error as a callable (done, total)."""
-    with tqdm(desc=what, unit="frame", disable=None) as bar:
+    with tqdm(desc=what, unit="frame", disable=None if shown else True) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total
@@ -138,7 +138,7 @@ def _run_demo(args: argparse.Namespace) -> None:
     need("gradio", "web", "aha demo")
     from aha.web.page import run_demo
 
-    run_demo(args, load_model(args))
+    run_demo(args, lambda: load_model(args))
 
 
 def _demo_parser(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from aha.highlights.evidence import Evidence
 from aha.highlights.index import write_index
 from aha.highlights.result import Options, Result, find_highlights, read_track, write_result
 from aha.highlights.timelines import check_timelines, kinds_of
+from aha.results.table import wrapped
 from aha.scoring.model_choice import ModelChoice
 from aha.video.library import VIDEO_SUFFIXES, list_videos
 from aha.video.reader import BACKENDS, probe
@@ -91,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="choose moments where the model sees no clear one, too")
     parser.add_argument("--titles", action="store_true", help="burn rank and query into the reel")
+    parser.add_argument("--curve_video", action="store_true", help="also write curve.mp4: the whole video, its curve moving below it")
     parser.add_argument("--no_reel", action="store_true", help="do not write reel.mp4")
     parser.add_argument(
         "--export", metavar="A,B", help="the moments for editing programs as reel.A, reel.B: otio, edl, fcpxml; exact to the frame"
@@ -175,7 +178,9 @@ def exports(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def slug(text: str) -> str:
-    return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:40] or "query"
+    """Letters, digits and marks (of Hindi, Arabic, ...) as part of a folder's name."""
+    kept = "".join(c if c.isalnum() or c == "_" or unicodedata.category(c).startswith("M") else "-" for c in text.lower())
+    return re.sub("-+", "-", kept).strip("-")[:40] or "query"
 
 
 # ---- the run ----
@@ -186,6 +191,8 @@ def run_highlights(args: argparse.Namespace) -> None:
     if args.max_num_frames is not None and args.max_num_frames < 1:
         raise UserError(f"max_num_frames must be at least 1, not {args.max_num_frames}.")
     exports(args)  # a format that is unknown or not installed is refused before the work
+    if args.keep_features is not None:
+        check_output(args.keep_features, overwrite=True)
     if args.scores is not None:
         cut_again(args, queries, options, output)
         return
@@ -199,7 +206,8 @@ def run_highlights(args: argparse.Namespace) -> None:
         finish_output(output)
         return
     settings = settings_of(args, options)
-    if not args.overwrite and (output / SETTINGS).is_file():
+    goes_on = not args.overwrite and (output / SETTINGS).is_file()
+    if goes_on:
         if read_json(output / SETTINGS, "settings of the earlier run") != settings:
             raise UserError(f"{output} was made with other settings (see {output / SETTINGS}); choose another folder or give --overwrite.")
         waiting = [job for job in jobs if not all((folder / DONE).is_file() for folder in job.folders)]
@@ -208,10 +216,11 @@ def run_highlights(args: argparse.Namespace) -> None:
     else:
         check_output(output, args.overwrite)
         waiting = jobs
-        write_json(open_output(output, True) / SETTINGS, settings)
     failed: dict[Path, str] = {}
     if waiting:
         model = commands.load_model(args, [job.video for job in waiting])
+        if not goes_on:
+            write_json(open_output(output, True) / SETTINGS, settings)
         for number, (job, opened) in enumerate(opened_ahead(model, waiting, args), 1):
             print(f"[{number}/{len(waiting)}] {job.video.name}", file=sys.stderr)
             try:
@@ -232,7 +241,7 @@ def run_highlights(args: argparse.Namespace) -> None:
 def settings_of(args: argparse.Namespace, options: Options) -> dict:
     """What decides what is written: a run that goes on must have the same."""
     model = {name: getattr(args, name, None) for name in ("model", "llm_pretrained", "lora_pretrained", "dtype", "weights")}
-    names = ("frame_fps", "max_num_frames", "video_backend", "titles", "no_reel", "speak", "export")
+    names = ("frame_fps", "max_num_frames", "video_backend", "titles", "no_reel", "curve_video", "speak", "export")
     return {"model": model, "options": asdict(options), **{name: getattr(args, name) for name in names}}
 
 
@@ -285,10 +294,10 @@ def write(result: Result, video: Path, folder: Path, args: argparse.Namespace, f
     """Write the files of a result; returns the seconds of its reel, None where there is none."""
     for marked in {Path(args.output), folder}:
         open_output(marked, True)
-    with commands.progress_bar("reel") as progress:
+    with commands.progress_bar("reel") as progress, commands.progress_bar("curve video", args.curve_video) as curve_progress:
         reel = write_result(
-            result, video, folder, frame_fps=fps, titles=args.titles, reel=not args.no_reel, export=exports(args), note=note,
-            progress=progress,
+            result, video, folder, frame_fps=fps, titles=args.titles, reel=not args.no_reel, export=exports(args),
+            curve_video=args.curve_video, note=note, progress=progress, curve_progress=curve_progress,
         )  # fmt: skip
     return None if reel is None else reel.duration
 
@@ -321,18 +330,17 @@ def cut_again(args: argparse.Namespace, queries: list[str], options: Options, ou
 
 def report(answers: list[tuple[Result, Path, float | None]]) -> None:
     for result, folder, reel_seconds in answers:
-        print(
-            f"{result.query[:100]}: {len(result.track)} frames scored, {len(result.segments)} segments, {len(result.highlights)} highlights"
-        )
+        found = f"{len(result.track)} frames scored, {len(result.segments)} segments, {len(result.highlights)} highlights"
+        lines = [f"{result.query[:100]}: {found}"]
         if result.evidence is not None:
-            print(f"  {result.evidence}{'' if result.highlights else '; --force makes a reel all the same'}")
+            lines.append(f"  {result.evidence}{'' if result.highlights else '; --force makes a reel all the same'}")
         for h in result.highlights:
             said = f"  {h.sentence}" if h.sentence else ""
-            print(f"  {h.rank:>2}. {h.start:8.2f} – {h.end:8.2f} s  score {h.score:.3f}{said}")
+            lines.append(f"  {h.rank:>2}. {h.start:8.2f} – {h.end:8.2f} s  score {h.score:.3f}{said}")
         if reel_seconds is not None:
             share = reel_seconds / result.track.duration
-            print(f"  reel {reel_seconds:.2f} s of {result.track.duration:.2f} s ({share:.1%})")
-        print(f"  wrote {folder}/")
+            lines.append(f"  reel {reel_seconds:.2f} s of {result.track.duration:.2f} s ({share:.1%})")
+        print("\n".join(part for line in (*lines, f"  wrote {folder}/") for part in wrapped(line)))
 
 
 def main(argv: list[str]) -> None:

@@ -84,6 +84,14 @@ def check_output(folder: str | os.PathLike, overwrite: bool, flag: str = "give -
     return folder
 
 
+def check_file(path: str | os.PathLike) -> None:
+    """What `atomic_path` will say of an output file, said before the work. Raises UserError where it is a folder or cannot be written."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"output {path} is a folder; name a file.")
+    check_output(path.parent, overwrite=True)
+
+
 def open_output(folder: str | os.PathLike, overwrite: bool, flag: str = "give --overwrite") -> Path:
     """The result folder to write into, made where it is not there, and marked as unfinished until `finish_output`: one that an earlier run
     left so is taken up again. Raises UserError as `check_output`."""

@@ -14,6 +14,7 @@ import argparse
 import os
 import shutil
 import tarfile
+import textwrap
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -228,7 +229,7 @@ def prepare(data: DataSet, root: Path, index: bool) -> list[str]:
 
 
 def overview(root: Path) -> str:
-    """One line for each data set."""
+    """Each data set: what is there, and what it is for."""
     lines = []
     for data in CATALOG.values():
         folder = root / data.folder
@@ -236,7 +237,8 @@ def overview(root: Path) -> str:
         videos = video_folder(folder, data.videos)
         count = len(list_videos(videos))
         state = f"{len(missing)} annotation files missing" if missing else "annotations there"
-        lines.append(f"{data.name:<11} {state:<30} {count:>6} video files   {data.purpose}")
+        lines.append(f"{data.name:<18} {state:<30} {count:>6} video files")
+        lines += textwrap.wrap(data.purpose, 80, initial_indent=" " * 19, subsequent_indent=" " * 19)
     return "\n".join(lines)
 
 

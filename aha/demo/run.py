@@ -156,7 +156,7 @@ def table_rows(metrics: dict[str, dict[str, Any]]) -> list[tuple[str, list[float
 
     return [
         ("this model", own("trained")),
-        ("this model, titles swapped between videos", own("swapped")),
+        ("this model, titles swapped", own("swapped")),
         ("before training", own("before")),
         ("random scores", baseline("random")),
         ("one human against the others", baseline("human_vs_each_other_human")),

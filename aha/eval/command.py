@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aha.core.checked import id_of
-from aha.core.files import read_json, write_json
+from aha.core.files import check_file, check_output, read_json, write_json
 from aha.core.flags import add_ids, with_dashed_ids
 from aha.core.fusion import RELEVANCE, Fusion, add_fusion_flags, fusion_of
 from aha.core.prediction import Prediction, read_predictions
@@ -267,6 +267,10 @@ def run(task: Task, about: str, module: str, argv: list[str]) -> None:
         raise UserError("--report needs --predictions: it shows one prediction file; give --output for the numbers alone.")
     if args.compare and len(args.compare) < 2:
         raise UserError("--compare needs at least two prediction files; give --predictions for one.")
+    if args.output:
+        check_file(args.output)
+    if args.report:
+        check_output(args.report, overwrite=True)
     fusion = fusion_of(args)
     flags = {name: value for name, value in vars(args).items() if name not in COMMON}
     with closing(task.load(**flags)) as benchmark:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,23 +171,26 @@ class HiSum(Benchmark):
         return rows
 
     def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
-        from aha.results.figures import Curve  # matplotlib: only here
-
         for prediction in read_predictions(path):
             video_id = self.key(prediction.video_id)
             if video_id in wanted:
-                video = self.read(video_id)
-                n = len(video.gtscore)
-                scores = on_seconds(prediction.samples(fusion), n, f"{path}: video {video_id}")
-                spans: tuple[str, list[tuple[float, float]]] | None = None
-                if video.gt_summary is not None:
-                    edges = np.flatnonzero(np.diff(video.gt_summary.astype(np.int8), prepend=0, append=0))
-                    spans = "reference summary", [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
-                seconds = np.arange(n)
-                yield Curve(
-                    video_id, self.categories.get(video_id, ""), n, {"prediction (stretched)": (seconds, scores)},
-                    ("gtscore", seconds, video.gtscore), spans=spans,
-                )  # fmt: skip
+                yield self.truth_curve(video_id, {"prediction (stretched)": (str(path), prediction.samples(fusion))})
+
+    def truth_curve(self, video_id: str, predictions: Mapping[str, tuple[str, Samples]]) -> Curve:
+        """Predictions, name -> (file, samples), over gtscore and the reference summary."""
+        from aha.results.figures import Curve  # matplotlib: only here
+
+        video = self.read(video_id)
+        seconds = np.arange(n := len(video.gtscore))
+        scores = {
+            name: (seconds, on_seconds(samples, n, f"{path}: video {video_id}")) for name, (path, samples) in predictions.items()
+        }  # fmt: skip
+        spans: tuple[str, list[tuple[float, float]]] | None = None
+        if video.gt_summary is not None:
+            edges = np.flatnonzero(np.diff(video.gt_summary.astype(np.int8), prepend=0, append=0))
+            spans = "reference summary", [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+        title = self.categories.get(video_id, "")
+        return Curve(video_id, title, n, scores, ("gtscore", seconds, video.gtscore), spans=spans, unit="gtscore, 0 to 1")
 
     def remarks(self, scored: Scored | None) -> list[str]:
         sample, whole = len(self.sampled(scored)), scored.count if scored else len(self.chosen)

@@ -13,7 +13,6 @@ what was seen, which the published evaluators use. Definitions: test/data/proact
 from __future__ import annotations
 
 import argparse
-import textwrap
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
@@ -176,7 +175,7 @@ class Proactive(Benchmark):
             if len(mains) > 1:
                 shown = ", ".join(f"{name} {table.shown(column.mean, column.mean > 1)}" for name, column in mains.items())
                 lines.append(f"one file, {len(mains)} names: {shown}")
-        return [part for line in lines for part in textwrap.wrap(line, table.WIDTH, subsequent_indent="    ")]
+        return lines
 
 
 def load(

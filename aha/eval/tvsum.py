@@ -194,6 +194,7 @@ def people_curve(video: TVSumVideo, predictions: Mapping[str, Samples]) -> Curve
         ("their mean", shown / video.fps, annotators.mean(axis=0)),
         ("annotators, 10% to 90%", *np.percentile(annotators, [10, 90], axis=0)),
         ticks=(1, 2, 3, 4, 5),
+        unit="importance, 1 to 5",
     )
 
 

@@ -7,5 +7,5 @@ Pure functions over numpy arrays (no torch):
     ranking.py    fused score, smoothing, peaks, diversity
     summary.py    which segments fit a time budget
 What is written to disk:
-    reel.py  chapters.py  plot.py  report.py
+    reel.py  chapters.py  plot.py  thumbnails.py  curve_video.py  report.py  index.py  timelines.py
 """

@@ -14,12 +14,6 @@ def timestamp(seconds: float) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
 
 
-def clock(seconds: float) -> str:
-    """Seconds as people write them: 1:02:03 or 4:05."""
-    minutes, second = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}" if minutes >= 60 else f"{minutes}:{second:02d}"
-
-
 def title_of(highlight: Highlight, query: str) -> str:
     """One line: rank, what the model says or else what was asked for, score."""
     words = " ".join((highlight.sentence or query).split())

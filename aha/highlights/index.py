@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from aha.core.clock import clock
 from aha.core.files import read_json, write_text
-from aha.highlights.chapters import clock
 
 
 def write_index(output: Path, answers: Sequence[tuple[Path, Path]], failed: Mapping[Path, str]) -> None:
@@ -23,7 +23,9 @@ def write_index(output: Path, answers: Sequence[tuple[Path, Path]], failed: Mapp
         to = quote(os.fsencode(os.path.relpath(folder, output)))
         moments = [f"{clock(m['start'])} – {clock(m['end'])}" for m in sorted(summary["moments"], key=lambda m: m["rank"])]
         rows.append({"video": video.name, "to": to, "moments": moments[:6], "more": len(moments[6:]), "summary": summary,
-                     "length": clock(summary["duration"]), "reel": summary["reel_seconds"]})  # fmt: skip
+                     "length": clock(summary["duration"]), "reel": summary["reel_seconds"],
+                     "unclear": summary["evidence"] is not None and not summary["evidence"]["is_clear"],
+                     "poster": (folder / "poster.jpg").is_file()})  # fmt: skip
     environment = Environment(loader=PackageLoader("aha.highlights", "."), autoescape=True, undefined=StrictUndefined)
     missing = [{"video": video.name, "why": why} for video, why in failed.items()]
     page = environment.get_template("index_template.html").render(rows=rows, missing=missing)

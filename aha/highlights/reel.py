@@ -78,12 +78,13 @@ class _Cut:
 
 def write_reel(
     video: str | os.PathLike, clips: Sequence[Clip], output: str | os.PathLike, *, max_side: int = 1920, crf: int = 20, threads: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None, draw: Callable[[np.ndarray, float], np.ndarray] | None = None,
 ) -> ReelInfo:  # fmt: skip
     """Cut `clips` out of `video`, in time order, into the MP4 file `output`; overlapping clips are joined.
 
     max_side: larger pictures are scaled down to this many pixels. crf: x264's quality, lower is better (18 looks lossless).
-    progress(done, total): told the frames written.
+    progress(done, total): told the frames written. draw: a picture [H,W,3] and its second of the video -> the picture to show; of even
+    sides, and always of the same.
     The file is written whole or not at all. Raises UserError: no clip, a clip outside the video, a frame that cannot be decoded, disk full.
     """
     index = video_index(video)
@@ -95,7 +96,7 @@ def write_reel(
         try:
             with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as reel:
                 sound = _sound_of(index.path)
-                writer = _PictureWriter(reel, index, max_side, crf, threads, total)
+                writer = _PictureWriter(reel, index, max_side, crf, threads, total, draw)
                 audio = _SoundWriter(reel, index, *sound) if sound else None
                 decoded, shown, done = decode_pyav(index, wanted, threads), -1, 0
                 for cut in cuts:
@@ -158,8 +159,11 @@ def _cuts(index: VideoIndex, clips: Sequence[Clip]) -> list[_Cut]:
 class _PictureWriter:
     """Upright RGB pictures -> H.264."""
 
-    def __init__(self, reel: av.container.OutputContainer, index: VideoIndex, max_side: int, crf: int, threads: int, total: Fraction):
-        self.reel, self.max_side, self.total = reel, max_side, total
+    def __init__(
+        self, reel: av.container.OutputContainer, index: VideoIndex, max_side: int, crf: int, threads: int, total: Fraction,
+        draw: Callable[[np.ndarray, float], np.ndarray] | None,
+    ):  # fmt: skip
+        self.reel, self.max_side, self.total, self.draw = reel, max_side, total, draw
         rate = index.fps.limit_denominator(1001)
         self.stream = reel.add_stream("libx264", rate=rate if 0 < rate <= 240 else 25, options={"crf": str(crf), "preset": "veryfast"})
         self.stream.pix_fmt = "yuv420p"
@@ -169,19 +173,24 @@ class _PictureWriter:
         self.codec.thread_count = threads
         self.codec.colorspace, self.codec.color_primaries, self.codec.color_trc = 1, 1, 1  # BT.709
         self.codec.color_range = 1  # 16..235
+        self.size: tuple[int, ...] = ()  # width and height of the video's own pictures
         self.width = self.height = 0
         self._last_ticks = -1
 
     def write(self, image_HWC: np.ndarray, pixel_aspect: float, time: Fraction, cut: _Cut, is_first: bool) -> None:
         height, width = image_HWC.shape[:2]
         shown_width = max(1, round(width * pixel_aspect))
-        if not self.width:
+        if not self.size:
             scale = min(1.0, self.max_side / max(shown_width, height))
-            self.width, self.height = (max(16, 2 * round(side * scale / 2)) for side in (shown_width, height))
-            self.stream.width, self.stream.height = self.width, self.height
-        image_HWC = fit(image_HWC, shown_width, self.width, self.height)
+            self.size = tuple(max(16, 2 * round(side * scale / 2)) for side in (shown_width, height))
+        image_HWC = fit(image_HWC, shown_width, *self.size)
         if cut.title:
             image_HWC = burn_title(image_HWC, cut.title)
+        if self.draw is not None:
+            image_HWC = self.draw(image_HWC, float(cut.start + time - cut.at))
+        if not self.width:
+            self.height, self.width = image_HWC.shape[:2]
+            self.stream.width, self.stream.height = self.width, self.height
         frame = av.VideoFrame.from_ndarray(image_HWC, format="rgb24").reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
         ticks = max(round(time / CLOCK), self._last_ticks + 1)
         frame.pts, frame.time_base, self._last_ticks = ticks, CLOCK, ticks
@@ -226,14 +235,14 @@ def burn_title(image_HWC: np.ndarray, title: str) -> np.ndarray:
     band = 2 * size
     copy = image_HWC.copy()
     copy[-band:] = copy[-band:] // 3
-    text = _line(title, size, max(1, width - size), band)
+    text = text_line(title, size, max(1, width - size), band)
     place = copy[-band:, size // 2 : size // 2 + text.shape[1]]  # a tiny picture shows only a part of the line
     place[:] = np.maximum(place, text[-place.shape[0] :, : place.shape[1], None] if place.size else 0)
     return copy
 
 
 @functools.lru_cache(maxsize=16)
-def _line(title: str, size: int, room: int, band: int) -> np.ndarray:
+def text_line(title: str, size: int, room: int, band: int) -> np.ndarray:
     """A line of text as uint8 [H,W], white on black. Every picture of a clip has the same one."""
     text, paths = readable(title)
     fonts = {path: ImageFont.truetype(path, size) for path in paths}

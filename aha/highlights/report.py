@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
 
+from aha.core.clock import clock, clock_ticks
 from aha.core.files import write_text
-from aha.highlights.chapters import clock
 from aha.highlights.reel import Clip, write_reel
+from aha.highlights.thumbnails import Stills, jpeg_address, small
 from aha.highlights.timeline import ScoreTrack
-from aha.video.backends import decode_pyav
 from aha.video.container import open_container, video_stream
 from aha.video.packet_index import VideoIndex, video_index
 
@@ -38,16 +36,20 @@ CURVE_POINTS = 4000  # of a curve in the page; more cannot be told apart
 
 
 def write_report(
-    path: str | os.PathLike, video: str | os.PathLike, summary: Mapping[str, Any], track: ScoreTrack, fused_F: np.ndarray
+    path: str | os.PathLike, video: str | os.PathLike, summary: Mapping[str, Any], track: ScoreTrack, fused_F: np.ndarray, stills: Stills
 ) -> None:  # fmt: skip
-    """Write the report of what summary.json holds; track, fused_F: the curves. Raises UserError as decoding and writing do."""
+    """Write the report of what summary.json holds; track, fused_F: the curves; stills: aha.highlights.thumbnails.stills_of.
+
+    Raises UserError as decoding and writing do.
+    """
     moments = sorted(summary["moments"], key=lambda moment: moment["rank"])
     index = video_index(video)
     source, about, player_seconds = _player_source(index, Path(path))
-    thumbnails = _thumbnails(index, track, moments)
+    late = player_seconds(0.0)
     data = {
         "duration": summary["duration"],
-        "late": player_seconds(0.0),  # the page's curves and moments are on our clock; the player's starts so much earlier
+        "late": late,  # the page's curves and moments are on our clock; the player's starts so much earlier
+        "ticks": clock_ticks(late, late + summary["duration"], 7),
         "curves": _curves(track, fused_F),
         "segments": [[round(s["start"], 3), round(s["end"], 3), s["ended_by"]] for s in summary["segments"]],
         "highlights": moments,
@@ -63,7 +65,9 @@ def write_report(
         "{{note}}": html.escape(summary["note"]),
         "{{about}}": html.escape(about),
         "{{source}}": html.escape(source),
-        "{{moments}}": "\n".join(_moment(moment, t, player_seconds) for moment, t in zip(moments, thumbnails)),
+        "{{poster}}": jpeg_address(small(stills.poster, 640)),
+        "{{strip}}": "".join(f'<img alt="" src="{jpeg_address(small(picture, 120))}">' for picture in stills.strip),
+        "{{moments}}": "\n".join(_moment(moment, jpeg_address(picture), player_seconds) for moment, picture in zip(moments, stills.best)),
         "{{data}}": embedded,
     }
     # One pass: what a query or a name contains is never taken for a placeholder.
@@ -97,25 +101,6 @@ def _curves(track: ScoreTrack, fused_F: np.ndarray) -> dict[str, list[float] | N
         "uncertainty": track.uncertainty_F,
     }  # fmt: skip
     return {name: None if row is None else [round(float(value), 5) for value in np.asarray(row)[chosen]] for name, row in rows.items()}
-
-
-def _thumbnails(index: VideoIndex, track: ScoreTrack, moments: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The best frame of each moment as a JPEG data address, 320 pixels on its longer side."""
-    best = [int(track.frames_F[int(np.argmin(np.abs(track.times_F - moment["peak_time"])))]) for moment in moments]
-    pictures: dict[int, str] = {}
-    for frame_index, image_HWC, pixel_aspect in decode_pyav(index, sorted(set(best)), threads=2):
-        picture = Image.fromarray(image_HWC)
-        width = max(1, round(picture.width * pixel_aspect))
-        scale = 320 / max(width, picture.height)
-        picture = picture.resize((max(1, round(width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BILINEAR)
-        pictures[frame_index] = jpeg_address(picture)
-    return [pictures[frame] for frame in best]
-
-
-def jpeg_address(picture: Image.Image) -> str:
-    memory = io.BytesIO()
-    picture.save(memory, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(memory.getvalue()).decode()
 
 
 def playable(index: VideoIndex) -> str | None:

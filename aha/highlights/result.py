@@ -29,11 +29,16 @@ from aha.highlights.online import OnlineSettings, segment_online
 from aha.highlights.ranking import ranked_highlights, smooth_causal, smooth_centred
 from aha.highlights.reel import Clip, ReelInfo, write_reel
 from aha.highlights.summary import summarise_budget, summarise_threshold, summarise_top
+from aha.highlights.thumbnails import stills_of, write_poster
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
 from aha.highlights.timelines import ADAPTERS, write_timelines
 from aha.video.packet_index import video_index
 
-FILES = ("scores.json", "segments.json", "highlights.json", "timeline.png", "reel.mp4", "chapters.vtt", "report.html", "summary.json")
+FILES = (
+    "scores.json", "segments.json", "highlights.json", "timeline.png", "poster.jpg", "reel.mp4", "chapters.vtt", "report.html",
+    "summary.json",
+)  # fmt: skip
+CURVE_VIDEO = "curve.mp4"  # where it is asked for
 RULES = ("budget", "top", "min_score")  # what may say how many moments there are
 
 
@@ -190,14 +195,16 @@ def write_result(
     titles: bool = False,
     reel: bool = True,
     export: Sequence[str] = (),
+    curve_video: bool = False,
     note: str = "",
     progress: Callable[[int, int], None] | None = None,
+    curve_progress: Callable[[int, int], None] | None = None,
 ) -> ReelInfo | None:
     """Write FILES into `folder` (see aha.core.files.open_output) and take its mark off; returns what the reel became.
 
-    titles: burn rank and query into the pictures. export: kinds of timelines (aha.highlights.timelines). Nothing chosen (no clear moment,
-    or none above min_score) writes no reel and no timeline, and removes those that an earlier run left. summary.json comes last, when all
-    that was asked for is there. Raises UserError.
+    titles: burn rank and query into the pictures. export: kinds of timelines (aha.highlights.timelines). curve_video: the whole video with
+    its moving curve, too. Nothing chosen (no clear moment, or none above min_score) writes no reel and no timeline, and removes those that
+    an earlier run left. summary.json comes last, when all that was asked for is there. Raises UserError.
     """
     folder, video = Path(folder), Path(video)
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,15 +228,17 @@ def write_result(
         folder / "highlights.json",
         [{**h.to_json(), "evidence": None if result.evidence is None else result.evidence.strength} for h in result.highlights],
     )
-    on_player = video_index(video).player_seconds
-    write_text(folder / "chapters.vtt", chapters_vtt(result.segments, result.highlights, result.query, on_player))
+    index = video_index(video)
+    write_text(folder / "chapters.vtt", chapters_vtt(result.segments, result.highlights, result.query, index.player_seconds))
     from aha.highlights.plot import write_timeline  # matplotlib takes a second to import
 
-    write_timeline(
-        folder / "timeline.png", result.track, result.fused_F, result.segments, result.highlights, f"{result.query} – {video.name}"
-    )
+    stills = stills_of(index, result.track, result.fused_F, result.highlights)
+    write_poster(folder / "poster.jpg", stills)
+    title = f"{result.query} – {video.name}"
+    write_timeline(folder / "timeline.png", result.track, result.fused_F, result.segments, result.highlights, title, stills.strip)
     info = None
-    (folder / "reel.mp4").unlink(missing_ok=True)
+    for earlier in ("reel.mp4", CURVE_VIDEO):
+        (folder / earlier).unlink(missing_ok=True)
     if reel and result.highlights:
         clips = [Clip(h.start, h.end, title_of(h, result.query) if titles else None) for h in result.highlights]
         info = write_reel(video, clips, folder / "reel.mp4", progress=progress)
@@ -237,10 +246,14 @@ def write_result(
         (folder / f"reel.{kind}").unlink(missing_ok=True)
     if result.highlights:
         write_timelines(folder, video, result.highlights, export)
+    if curve_video:
+        from aha.highlights.curve_video import write_curve_video
+
+        write_curve_video(folder / CURVE_VIDEO, video, result.track, result.fused_F, result.highlights, result.query, curve_progress)
     from aha.highlights.report import write_report
 
     structured = summary(result, video, note, info)
-    write_report(folder / "report.html", video, structured, result.track, result.fused_F)
+    write_report(folder / "report.html", video, structured, result.track, result.fused_F, stills)
     write_json(folder / "summary.json", structured)
     finish_output(folder)
     return info

@@ -23,12 +23,13 @@ def short_names(paths: Sequence[str]) -> list[str]:
 def render(
     names: Sequence[str], all_metrics: Sequence[Mapping[str, Any]], differences: Mapping[str, Any], layouts: Sequence[Layout]
 ) -> str:
-    """The comparison as console text, at most 120 columns: one block for each protocol, one column for each file; layouts[k] is that of
+    """The comparison as console text, at most 80 columns wide: one block for each protocol, one column for each file; layouts[k] is that of
     file k. A star marks a difference whose 95% interval leaves out 0."""
     letters = [chr(ord("A") + index) for index in range(len(names))]
     unit = layouts[0].unit
     lines = [f"{letter} = {name}: {counts(metrics['videos'], unit)}" for letter, name, metrics in zip(letters, names, all_metrics)]
     lines.append(f"differences to A: mean over {unit} that both score, 95% paired bootstrap interval, * where it leaves out 0")
+    lines = [part for line in lines for part in table.wrapped(line)]
     for protocol in {protocol.name: protocol for layout in layouts for protocol in layout.protocols}.values():
         rows = []
         for metric in protocol.metrics:
@@ -53,7 +54,7 @@ def _baseline_lines(protocol: Protocol, baselines: Mapping[str, Any], layout: La
                 mean = results.leaf(tree, protocol.name, metric, results.subsets(entry)[0])["mean"]
                 parts.append(f"{layout.rows.get(row, row)} {table.shown(mean, metric in protocol.percent)}")
         if parts:
-            lines.append(f"  {metric} of others: {'; '.join(parts)}")
+            lines += table.wrapped(f"  {metric} of others: {'; '.join(parts)}")
     return lines
 
 

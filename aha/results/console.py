@@ -10,21 +10,20 @@ from aha.results import tree as results
 from aha.results.layout import RANDOM, Layout, Protocol
 
 MOST_CATEGORIES = 20
-MOST_COLUMNS = 6  # beside each other, so that intervals keep apart
 
 
 def render(metrics: Mapping[str, Any], layout: Layout, remarks: Sequence[str] = ()) -> str:
-    """Every protocol's table, the table per category, and what to know about some videos; at most 120 columns."""
+    """Every protocol's table, the table per category, and what to know about some videos; at most 80 columns wide."""
     settings, videos = metrics["settings"], metrics["videos"]
     if settings["predictions"]:
         lines = [f"{layout.title}, {settings['predictions']}"]
-        lines.append(f"{counts(videos, layout.unit)}; 95% intervals: bootstrap over {layout.unit}")
+        lines += table.wrapped(f"{counts(videos, layout.unit)}; 95% intervals: bootstrap over {layout.unit}")
     else:
         lines = [f"{layout.title}, baselines of {settings['selected_videos']} {layout.unit}"]
-    lines += remarks
+    lines += [part for line in remarks for part in table.wrapped(line)]
     for protocol in layout.protocols:
         lines += ["", protocol_block(metrics, layout, protocol)]
-    lines += [f"  {metric}: {why}" for metric, why in metrics.get("missing_metrics", {}).items()]
+    lines += [part for metric, why in metrics.get("missing_metrics", {}).items() for part in table.wrapped(f"  {metric}: {why}")]
     return "\n".join(lines + categories(metrics, layout) + notes(videos))
 
 
@@ -42,12 +41,7 @@ def protocol_block(metrics: Mapping[str, Any], layout: Layout, protocol: Protoco
         tree = next((tree[metric] for tree in trees if metric in tree), None)
         columns += [(metric, subset) for subset in (results.subsets(tree) if tree is not None else [])]
     title = f"{protocol.name}: {protocol.about}"
-    blocks = []
-    for start in range(0, max(1, len(columns)), MOST_COLUMNS):
-        shown = columns[start : start + MOST_COLUMNS]
-        rows = _rows(metrics, layout, protocol, shown)
-        blocks.append(table.block(title if start == 0 else f"{protocol.name}, more", [_heading(trees, column) for column in shown], rows))
-    return "\n".join(blocks)
+    return table.block(title, [_heading(trees, column) for column in columns], _rows(metrics, layout, protocol, columns))
 
 
 def _rows(
@@ -145,4 +139,4 @@ def notes(videos: Mapping[str, Any]) -> list[str]:
         lines.append(f"constant prediction (its scores have no correlation): {table.named_list(videos['constant'])}")
     if videos["trained_on"]:
         lines.append(f"TRAINED ON (no held-out result): {table.named_list(videos['trained_on'])}")
-    return ["", *lines] if lines else []
+    return ["", *(part for line in lines for part in table.wrapped(line))] if lines else []

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from aha.core.clock import clock, clock_ticks
 from aha.core.files import atomic_path
 from aha.core.fonts import readable, readable_families
 
@@ -75,7 +76,7 @@ class Curve:
     """Scores of one video over what they are compared with; all places in seconds.
 
     scores: name -> (seconds [N], scores [N]). reference: (label, seconds [n], values [n]). band: (label, low [n], high [n]) around it.
-    spans: (label, ((start, end), ...)), shaded. ticks: of the reference's axis.
+    spans: (label, ((start, end), ...)), shaded. ticks: of the reference's axis, whose name and unit is `unit`.
     """
 
     key: str
@@ -86,6 +87,7 @@ class Curve:
     band: tuple[str, np.ndarray, np.ndarray] | None = None
     spans: tuple[str, Sequence[tuple[float, float]]] | None = None
     ticks: Sequence[float] = field(default=())
+    unit: str = ""
 
 
 def thinned(count: int) -> np.ndarray:
@@ -116,6 +118,8 @@ def _draw(axes: Any, curve: Curve) -> None:
     if curve.ticks:
         axes.set_yticks(curve.ticks)
     axes.set_xlim(0, curve.duration)
+    ticks = clock_ticks(0, curve.duration, 7)
+    axes.set_xticks(ticks, [clock(tick) for tick in ticks])
     _clean(axes)
 
 
@@ -126,7 +130,8 @@ def score_curve(curve: Curve) -> bytes:
     _draw(axes, curve)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
-    axes.set_xlabel("seconds", fontsize=7, color=INK)
+    axes.set_xlabel("time (m:ss)", fontsize=7, color=INK)
+    axes.set_ylabel(curve.unit, fontsize=7, color=INK)
     axes.legend(fontsize=6, frameon=False, ncols=3, loc="upper right", borderaxespad=0)
     return png(figure, dpi=100)
 
@@ -139,10 +144,13 @@ def curves_figure(curves: Sequence[Curve]) -> Figure:
     for number, curve in enumerate(curves, 1):
         axes = figure.add_subplot(rows, columns, number)
         _draw(axes, curve)
-        title = curve.title if len(curve.title) <= 64 else curve.title[:63] + "…"
+        title = f"{curve.key}  {curve.title}".rstrip()
+        title = title if len(title) <= 64 else title[:63] + "…"
         axes.set_title(title, fontsize=7, loc="left")
         if number > len(curves) - columns:
-            axes.set_xlabel("seconds", fontsize=7)
+            axes.set_xlabel("time (m:ss)", fontsize=7)
+        if number % columns == 1 % columns:
+            axes.set_ylabel(curve.unit, fontsize=7)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, ncols=4, loc="outside lower center")
     return figure
 
@@ -205,7 +213,7 @@ def distribution(title: str, values: Mapping[str, float], references: Mapping[st
     return png(figure)
 
 
-def grouped_bars(column: str, values: Mapping[str, Mapping[str, Any]], references: Mapping[str, float | None]) -> Figure:
+def grouped_bars(label: str, values: Mapping[str, Mapping[str, Any]], references: Mapping[str, float | None]) -> Figure:
     """Grouped bars per category, the mean of all videos set apart, and reference lines. values: name -> {"mean", "per_category"}."""
     names = list(dict.fromkeys(category for value in values.values() for category in value.get("per_category", {})))
     figure = Figure(figsize=(max(4.0, 0.55 * len(names) + 2.2), 2.6), layout="constrained")
@@ -221,7 +229,7 @@ def grouped_bars(column: str, values: Mapping[str, Mapping[str, Any]], reference
             axes.axhline(level, color=INK, lw=0.8, ls=style, label=name)
     axes.axhline(0, color=GREY, lw=0.6)
     axes.set_xticks(at, [*(readable(name)[0] for name in names), "all"])
-    axes.set_ylabel(column, fontsize=8)
+    axes.set_ylabel(label, fontsize=8)
     _clean(axes)
     figure.legend(fontsize=7, frameon=False, ncols=4, loc="outside lower center")
     return figure

@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+# Metrics of the metrics files as people call them; the others have names that people use.
+NAMES = {
+    "kendall": "Kendall tau", "spearman": "Spearman rho", "map50": "mAP at 50%", "map15": "mAP at 15%", "f1": "key-shot F1",
+    "f1_15": "F1 at 15%", "f1_max_over_users": "key-shot F1, best match", "f_max": "F1, best match", "f_avg": "F1, mean match",
+    "top5": "top-5 hits", "top5_map": "top-5 mAP", "kendall_of_binary_summaries": "Kendall tau of summaries",
+    "spearman_of_binary_summaries": "Spearman rho of summaries", "in_span_score": "in-span score", "turns": "replies", "por": "PoR",
+    "micro": "accuracy", "macro": "mean accuracy of the tasks",
+}  # fmt: skip
 RANDOM = "random"  # the row of random scores: {"mean", "sd", "runs"}
 
 
@@ -49,6 +57,14 @@ class Layout:
     headlines: tuple[Headline, ...]
     rows: Mapping[str, str] = field(default_factory=dict)
     unit: str = "videos"
+
+    def label(self, protocol: str, metric: str, subset: str = "") -> str:
+        """A column as people read it: what is measured, in which unit if it is percent, by which protocol."""
+        known = next(
+            (h.label for h in self.headlines if h.place == (protocol, metric, subset)), NAMES.get(metric, metric.replace("_", " "))
+        )
+        unit = ", %" if self.is_percent(protocol, metric) and "%" not in known else ""
+        return f"{known}{unit} ({' '.join(filter(None, (protocol, subset)))})"
 
     def is_percent(self, protocol: str, metric: str) -> bool:
         return any(metric in p.percent for p in self.protocols if p.name == protocol)

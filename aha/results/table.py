@@ -1,12 +1,13 @@
-"""Console tables of the evaluation commands, at most 120 columns wide."""
+"""Console tables of the evaluation commands, at most 80 columns wide."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 
-WIDTH = 120
-LABEL = 24
+WIDTH = 80
+LABEL = 24  # columns of the names of rows, at least
+WIDEST_LABEL = 40  # a longer name has a line of its own
 
 
 def shown(value: float | None, percent: bool = False) -> str:
@@ -25,18 +26,39 @@ def interval(bounds: Sequence[float] | None, percent: bool = False) -> str:
 
 
 def block(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A title line, column names (long ones on several lines), and rows of (label, cells), right-aligned."""
-    label = max([LABEL, *(len(row[0]) + 3 for row in rows)])
-    longest = max((len(cell) for cells in [columns, *(row[1] for row in rows)] for cell in cells), default=0)
-    width = max(12, min(longest + 2, (WIDTH - label) // max(1, len(columns))))
-    headings = [_broken(name, width - 2) for name in columns]
-    height = max(map(len, headings), default=0)
+    """A title line, column names (long ones on several lines), and rows of (label, cells), right-aligned. Columns that do not fit beside
+    each other follow below, with the labels again."""
+    label = max([LABEL, *(len(row[0]) + 3 for row in rows if len(row[0]) + 3 <= WIDEST_LABEL)])
+    longest = max((len(cell) for row in rows for cell in row[1]), default=0)
+    fit = max(1, (WIDTH - label) // max(12, longest + 2))
     lines = textwrap.wrap(title, WIDTH, subsequent_indent="    ")
-    for line in range(height):
-        cells = [heading[line - height + len(heading)] if line >= height - len(heading) else "" for heading in headings]
-        lines.append((" " * label + "".join(cell.rjust(width) for cell in cells)).rstrip())
-    lines += [("  " + name).ljust(label) + "".join(cell.rjust(width) for cell in cells) for name, cells in rows]
+    for first in range(0, max(1, len(columns)), fit):
+        shown = columns[first : first + fit]
+        named = max([longest, *(len(name) for name in shown)], default=0)
+        width = max(12, longest + 2, min(named + 2, (WIDTH - label) // max(1, len(shown))))
+        headings = [_broken(name, width - 2) for name in shown]
+        height = max(map(len, headings), default=0)
+        if first:
+            lines.append("")
+        for line in range(height):
+            cells = [heading[line - height + len(heading)] if line >= height - len(heading) else "" for heading in headings]
+            lines.append((" " * label + "".join(cell.rjust(width) for cell in cells)).rstrip())
+        for name, all_cells in rows:
+            name, row = "  " + name, "".join(cell.rjust(width) for cell in all_cells[first : first + fit])
+            if first and not row.strip() and any(all_cells):
+                continue  # this row has nothing among these columns
+            if len(name) >= label:
+                lines += textwrap.wrap(name, WIDTH, subsequent_indent="    ", drop_whitespace=False) if len(name) > WIDTH else [name]
+                name = ""
+            if row.strip() or name:
+                lines.append((name.ljust(label) + row).rstrip())
     return "\n".join(lines)
+
+
+def wrapped(line: str) -> list[str]:
+    """A sentence on lines that fit; what belongs to it is moved in."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent + "    ", break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _broken(name: str, width: int) -> list[str]:

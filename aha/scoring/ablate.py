@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aha.core.files import read_json, write_json, write_text
+from aha.core.files import check_output, read_json, write_json, write_text
 from aha.core.flags import add_flags, from_args
 from aha.core.fusion import Fusion, add_fusion_flags, given_weights
 from aha.errors import UserError, run_command
@@ -250,7 +250,7 @@ def render(rows: list[dict[str, Any]], counts: dict[str, int]) -> str:
         f"{counts['frames_reused']} frames taken from disk, where scoring each setting anew encodes {counts['frames_scored']}; "
         f"{len(rows)} rows over {counts['videos']} videos"
     )
-    return table.block("ablations", names, lines) + "\n\n" + vision
+    return table.block("ablations", names, lines) + "\n\n" + "\n".join(table.wrapped(vision))
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -281,7 +281,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--features", metavar="DIR", help="where vision features are kept (default OUTPUT/features)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for ablation.json, ablation.md and the prediction files")
     args = parser.parse_args(argv)
-    output = Path(args.output)
+    output = check_output(args.output, overwrite=True)
     config = score_config_of(args, feature_cache=args.features or str(output / "features"))
     chosen = variants(args.study, config, given_weights(args))
     files, counts = score_all(

@@ -33,7 +33,7 @@ import numpy as np
 from llava_next import PUBLISHED
 from tqdm import tqdm
 
-from aha.core.files import write_json
+from aha.core.files import check_file, write_json
 from aha.core.flags import add_flags, from_args
 from aha.core.prediction import Prediction, score_rows, write_predictions
 from aha.errors import UserError, run_command
@@ -202,10 +202,11 @@ def main(argv: list[str]) -> None:
 
 
 def run(args: argparse.Namespace, selection: Selection) -> None:
+    output = Path(args.output or BASELINES / selection.benchmark / f"{args.name}.json")
+    check_file(output)
     from aha.scoring.dataset import list_items  # torch is imported only now
 
     items, missing = list_items(selection)
-    output = Path(args.output or BASELINES / selection.benchmark / f"{args.name}.json")
     if args.name == "titles_swapped":
         score_swapped(items, selection, output, args)
         return

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from aha.conversation import Query
 from aha.core.environment import lock_file
-from aha.core.files import read_json, write_json
+from aha.core.files import check_file, read_json, write_json
 from aha.core.prediction import Prediction, json_line, write_predictions
 from aha.core.prompts import restyle
 from aha.core.query_map import read_query_map
@@ -341,6 +341,7 @@ def score_dataset(
 ) -> None:  # fmt: skip
     """The command, on one rank. Only rank 0 prints and merges. Raises UserError."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    check_file(output)
     count = readers(readers_wanted)
     items, missing = list_items(selection)
     with held(output, rank):

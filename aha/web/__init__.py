@@ -6,6 +6,5 @@ uploads.py   what lies on the disk, whose it is, when it goes
 visitors.py  who is there, and when one has left
 session.py   one visitor: a video being scored in a thread, questions, files; nothing is shared but the model
 limits.py    what visitors may have
-curve.py     the score curve and the list of moments as HTML, and the script that seeks on a click
-examples.py  two small videos of coloured shapes
+curve.py     curve, evidence, moments and reel as HTML, and the script that seeks on a click and shows values under the mouse
 """

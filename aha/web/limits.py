@@ -12,6 +12,8 @@ class Limits:
     megabytes: float = 200  # of one upload
     minutes: float = 20  # of one video
     fps: float = 2.0
+    most_fps: float = 4.0  # that a visitor may choose
+    queries: int = 4  # of one visitor at a time
     pixels: int = 4096 * 2304  # of one picture
     visitors: int = 32  # that have a video
     running: int = 24  # videos that are scored at the same time

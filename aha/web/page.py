@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,35 +26,37 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from aha.api import DEMO_NOTE, Highlighter
+from aha.api import Highlighter
 from aha.core.fusion import Fusion
+from aha.core.heads import HEADS
+from aha.demo.examples import write_examples
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
 from aha.highlights.result import Options
-from aha.web.curve import CSS, SEEK_SCRIPT, curve_html, log_html, moments_html
-from aha.web.examples import write_examples
-from aha.web.guard import Guard, is_everywhere
+from aha.web.curve import CSS, SEEK_SCRIPT, curve_html, evidence_html, log_html, moments_html, reel_html
+from aha.web.guard import API, Guard, is_everywhere
 from aha.web.limits import Limits
-from aha.web.session import Visitor, without_folder
+from aha.web.session import Speaking, Visitor, without_folder
 from aha.web.visitors import Visitors
 
 POLL_SECONDS = 0.5
 MAX_WAITING = 400  # events of all visitors
-GONE = ("This visit has ended, as the browser was not heard of; press Start to watch again.", *[gr.skip()] * 4, -1)
+GONE = ("This visit has ended, as the browser was not heard of; press Start to watch again.", *[gr.skip()] * 5, -1)
 PASSWORD = "AHA_PASSWORD"  # environment variables
 GRADIO_FOLDER = "GRADIO_TEMP_DIR"
 
 
 def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks:
     """The page as gradio.Blocks."""
-    note = DEMO_NOTE if visitors.model.is_demo else visitors.model.note
+    about_demo = " It knows only simple coloured shapes: for real videos start `aha demo --model NAME`." if visitors.model.is_demo else ""
     limits = visitors.limits
 
-    def options_of(share, alpha, beta, epsilon, threshold, information, change) -> Options:
-        return Options(
-            fusion=Fusion(alpha, beta, epsilon, threshold), budget=share / 100,
+    def options_of(share, alpha, beta, epsilon, threshold, information, change, force, which) -> tuple[Options, int]:
+        options = Options(
+            fusion=Fusion(alpha, beta, epsilon, threshold), budget=share / 100, force=bool(force),
             online=OnlineSettings(information_threshold=information or None, change_threshold=change or None),
         )  # fmt: skip
+        return options, int(which or 0)
 
     @contextmanager
     def told(video: str | None = None) -> Iterator[None]:
@@ -75,33 +77,42 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
         return visitor
 
     def shown(visitor: Visitor, *sliders: float) -> tuple[Any, ...]:
-        result = visitor.result(options_of(*sliders))
+        result = visitor.result(*options_of(*sliders))
         duration = visitor.info.duration if visitor.info else 1.0
         pause = gr.Button("Go on" if visitor.paused else "Pause", interactive=visitor.video is not None and not visitor.finished)
         late = visitor.info.late if visitor.info else 0.0
-        return visitor.status, curve_html(result, duration, late), moments_html(result, late), log_html(visitor.answers), pause
+        return (
+            visitor.status, evidence_html(result.evidence if result else None, result is not None),
+            curve_html(result, duration, late, visitor.picture), moments_html(result, late, visitor.picture), log_html(visitor.answers),
+            pause,
+        )  # fmt: skip
 
-    def start(request: gr.Request, video: str | None, query: str, *sliders: float) -> tuple[Any, ...]:
+    def start(request: gr.Request, video: str | None, queries: str, *values: Any) -> tuple[Any, ...]:
+        *sliders, prob, total, heads, forget, fps = values
         with told(video):
             if not video:
                 raise UserError("there is no video yet; upload one or pick an example.")
-            visitor = visitors.start(session_of(request), Path(video), query)
-            return (*shown(visitor, *sliders), visitor.version, gr.DownloadButton(visible=False), gr.DownloadButton(visible=False))
+            speaking = Speaking(prob or None, total or None, tuple(f"{head}_score" for head in heads), bool(forget), fps)
+            visitor = visitors.start(session_of(request), Path(video), queries, speaking)
+            names = [(query if len(query) <= 60 else query[:59] + "…", number) for number, query in enumerate(visitor.queries)]
+            which = gr.Radio(names, value=0, visible=len(names) > 1)
+            hidden = gr.DownloadButton(visible=False)
+            return (*shown(visitor, *sliders[:-1], 0), visitor.version, which, "", hidden, hidden)
 
     def poll(request: gr.Request, seen: int, *sliders: float) -> tuple[Any, ...]:
         visitor = visitors.find(session_of(request))
         if visitor is None:
-            return GONE if seen >= 0 else (gr.skip(),) * 6
+            return GONE if seen >= 0 else (gr.skip(),) * 7
         version = visitor.version
         if version == seen and not visitor.error:
-            return (gr.skip(),) * 6
+            return (gr.skip(),) * 7
         with told():
             return (*shown(visitor, *sliders), version)
 
     def slide(request: gr.Request, *sliders: float) -> tuple[Any, ...]:
         visitor = visitors.find(session_of(request))
         if visitor is None:
-            return (gr.skip(),) * 5
+            return (gr.skip(),) * 6
         with told():
             visitor.touched = time.monotonic()
             return shown(visitor, *sliders)
@@ -111,51 +122,79 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
             visitor = visitor_of(request)
             visitor.pause(not visitor.paused)
 
-    def ask(request: gr.Request, text: str) -> str:
+    def ask(request: gr.Request, text: str, which: float) -> str:
         with told():
-            visitor_of(request).ask(text)
+            visitor_of(request).ask(text, int(which or 0))
             return ""
 
-    def make_files(request: gr.Request, *sliders: float) -> tuple[Any, Any]:
+    def make_files(request: gr.Request, *sliders: float) -> tuple[Any, Any, Any]:
         with told():
-            reel, report = visitor_of(request).files(options_of(*sliders))
-        return gr.DownloadButton("Download reel", value=reel, visible=True), gr.DownloadButton(
-            "Download report", value=report, visible=True
-        )
+            visitor, (options, which) = visitor_of(request), options_of(*sliders)
+            reel, report = visitor.files(options, which)
+        address = None if reel is None else f"{API}/file={reel}"
+        player = reel_html(address, visitor.queries[min(which, len(visitor.queries) - 1)])
+        download = gr.DownloadButton("Download reel", value=reel, visible=reel is not None)
+        return player, download, gr.DownloadButton("Download report", value=report, visible=True)
 
     def leave(request: gr.Request) -> None:
         visitors.leave(session_of(request))
 
     with gr.Blocks(title="Aha!", analytics_enabled=False) as page:
-        gr.Markdown(f"# Aha!\nSay what to look for; the video is watched frame by frame and scored as it goes.\n\n*{note}*")
+        gr.Markdown(
+            "# Aha!\nSay what to look for; the video is watched frame by frame and scored as it goes.\n\n"
+            f"Model: **{html.escape(visitors.model.name)}**.{about_demo}",
+            elem_id="aha-model",
+        )
         with gr.Row():
-            with gr.Column(scale=3):
+            with gr.Column(scale=3, min_width=300):
                 video = gr.Video(
                     label=f"Video (at most {limits.megabytes:g} MB and {limits.minutes:g} minutes)",
                     sources=["upload"],
                     elem_id="aha-video",
                     height=360,
                 )
-                query = gr.Textbox(label="What to look for", elem_id="aha-query", max_lines=3)
+                query = gr.Textbox(
+                    label=f"What to look for (one query a line, at most {limits.queries})", elem_id="aha-query", lines=2, max_lines=4
+                )
                 with gr.Row():
-                    start_button = gr.Button("Start", variant="primary", elem_id="aha-start")
-                    pause_button = gr.Button("Pause", interactive=False, elem_id="aha-pause")
+                    start_button = gr.Button("Start", variant="primary", elem_id="aha-start", min_width=120)
+                    pause_button = gr.Button("Pause", interactive=False, elem_id="aha-pause", min_width=120)
+                which = gr.Radio(
+                    [(str(n + 1), n) for n in range(limits.queries)], value=0, label="Shown", visible=False, elem_id="aha-which"
+                )
+                evidence = gr.HTML("", elem_id="aha-evidence")
                 curve = gr.HTML(curve_html(None, 1.0), js_on_load=SEEK_SCRIPT, elem_id="aha-curve")
-                status = gr.Textbox(label="Status", interactive=False, elem_id="aha-status", max_lines=3)
+                status = gr.Textbox(label="Status", interactive=False, elem_id="aha-status", lines=2, max_lines=3)
                 with gr.Row():
-                    question = gr.Textbox(label="Ask while it runs", elem_id="aha-question", max_lines=3, scale=4)
-                    ask_button = gr.Button("Ask", elem_id="aha-ask", scale=1)
+                    question = gr.Textbox(label="Ask while it runs", elem_id="aha-question", max_lines=3, scale=4, min_width=180)
+                    ask_button = gr.Button("Ask", elem_id="aha-ask", scale=1, min_width=80)
                 log = gr.HTML("", elem_id="aha-log")
                 if examples:
-                    gr.Examples([[path, text] for path, text in examples], [video, query], label="Examples", cache_examples=False)
-            with gr.Column(scale=2):
+                    gr.Examples(
+                        [[path, text] for path, text in examples],
+                        [video, query],
+                        label="Examples",
+                        cache_examples=False,
+                        elem_id="aha-examples",
+                    )
+            with gr.Column(scale=2, min_width=300):
                 gr.Markdown("### Moments")
                 moments = gr.HTML(moments_html(None), js_on_load=SEEK_SCRIPT, elem_id="aha-moments")
-                files_button = gr.Button("Make reel and report", elem_id="aha-files")
-                with gr.Row():
-                    reel_download = gr.DownloadButton("Download reel", visible=False, elem_id="aha-reel")
-                    report_download = gr.DownloadButton("Download report", visible=False, elem_id="aha-report")
+                force = gr.Checkbox(False, label="Choose moments where none is clear, too", elem_id="aha-force")
                 share = gr.Slider(1, 100, 15, step=1, label="Length of the reel (% of the video)", elem_id="aha-share")
+                files_button = gr.Button("Make reel and report", elem_id="aha-files")
+                reel = gr.HTML("", elem_id="aha-reel-player")
+                with gr.Row():
+                    reel_download = gr.DownloadButton("Download reel", visible=False, elem_id="aha-reel", min_width=120)
+                    report_download = gr.DownloadButton("Download report", visible=False, elem_id="aha-report", min_width=120)
+                with gr.Accordion("When the model speaks by itself (from the next Start on)", open=False, elem_id="aha-speaking"):
+                    prob = gr.Slider(0, 2, 0, step=0.01, label="a frame's scores are above (0 = never)", elem_id="aha-prob")
+                    total = gr.Slider(
+                        0, 60, 0, step=0.5, label="scores since the last reply add up to more than (0 = never)", elem_id="aha-sum"
+                    )
+                    heads = gr.CheckboxGroup([head.name for head in HEADS], value=["informative"], label="scores of", elem_id="aha-heads")
+                    forget = gr.Checkbox(False, label="forget its own replies", elem_id="aha-forget")
+                    fps = gr.Slider(0.5, limits.most_fps, limits.fps, step=0.5, label="frames a second that are watched", elem_id="aha-fps")
                 with gr.Accordion("Weights of the score", open=False):
                     gr.Markdown("score = alpha · informative + beta · relevance − epsilon · max(0, variance − threshold)")
                     alpha = gr.Slider(-2, 2, 0, step=0.05, label="alpha")
@@ -167,17 +206,17 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
                     information = gr.Slider(0, 40, default.information_threshold, step=0.5, label="sum of informative scores (0 = never)")
                     change = gr.Slider(0, 100, default.change_threshold, step=1, label="change of evidence (0 = never)")
         seen = gr.State(-1)
-        sliders = [share, alpha, beta, epsilon, threshold, information, change]
-        panel = [status, curve, moments, log, pause_button]
+        sliders: list[Any] = [share, alpha, beta, epsilon, threshold, information, change, force, which]
+        panel = [status, evidence, curve, moments, log, pause_button]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        start_button.click(start, [video, query, *sliders], [*panel, seen, reel_download, report_download], **quiet)
-        query.submit(start, [video, query, *sliders], [*panel, seen, reel_download, report_download], **quiet)
+        begun = [video, query, *sliders, prob, total, heads, forget, fps]
+        start_button.click(start, begun, [*panel, seen, which, reel, reel_download, report_download], **quiet)
         pause_button.click(pause, **quiet)
-        ask_button.click(ask, question, question, **quiet)
-        question.submit(ask, question, question, **quiet)
+        ask_button.click(ask, [question, which], question, **quiet)
+        question.submit(ask, [question, which], question, **quiet)
         for slider in sliders:
             slider.change(slide, sliders, panel, trigger_mode="always_last", **quiet)
-        files_button.click(make_files, sliders, [reel_download, report_download], show_progress="minimal", api_visibility="private",
+        files_button.click(make_files, sliders, [reel, reel_download, report_download], show_progress="minimal", api_visibility="private",
                            concurrency_limit=2)  # fmt: skip
         gr.Timer(POLL_SECONDS).tick(poll, [seen, *sliders], [*panel, seen], trigger_mode="once", concurrency_limit=None, **quiet)
         page.unload(leave)
@@ -189,7 +228,9 @@ class Server:
 
     def __init__(self, visitors: Visitors, app: Guard, address: str, listening: socket.socket, folder_before: str | None):
         self.visitors, self.address, self._folder_before = visitors, address, folder_before
-        config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=1, limit_concurrency=1000)
+        config = uvicorn.Config(
+            app, log_level="warning", server_header=False, use_colors=False, timeout_graceful_shutdown=1, limit_concurrency=1000
+        )
         self._uvicorn = uvicorn.Server(config)
         self.thread = threading.Thread(target=self._uvicorn.run, args=([listening],), name="aha-server", daemon=True)
         self.thread.start()
@@ -204,16 +245,23 @@ class Server:
             os.environ[GRADIO_FOLDER] = self._folder_before
 
 
-def launch(model: Highlighter, limits: Limits, hosts: Sequence[str], port: int, password: str | None = None) -> Server:
-    """Serve the page on the address hosts[0], under it, as localhost, and under the other names of `hosts`. Raises UserError where the port
-    is taken, and where others could come in without a password."""
-    host = hosts[0]
+def take_port(host: str, port: int, password: str | None) -> socket.socket:
+    """The port, kept for `launch`. Raises UserError where it is taken, and where others could come in without a password."""
     if is_everywhere(host) and not password:
         raise UserError(
             f"--host {host} lets others on the network use this page; set a password in the environment or in .env ({PASSWORD}=...), or "
             "leave --host out to keep the page to this machine."
         )
-    listening = _listen(host, port)
+    return _listen(host, port)
+
+
+def launch(
+    model: Highlighter, limits: Limits, hosts: Sequence[str], port: int, password: str | None = None, taken: socket.socket | None = None
+) -> Server:  # fmt: skip
+    """Serve the page on the address hosts[0], under it, as localhost, and under the other names of `hosts`. taken: of `take_port`. Raises
+    UserError as that does."""
+    host = hosts[0]
+    listening = taken if taken is not None else take_port(host, port, password)
     root = Path(tempfile.mkdtemp(prefix="aha-demo-")).resolve()
     # Uploads and results lie in our folder, and nothing is sent anywhere.
     folder_before, os.environ[GRADIO_FOLDER] = os.environ.get(GRADIO_FOLDER), str(root)
@@ -243,10 +291,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def run_demo(args: argparse.Namespace, model: Highlighter) -> None:
+def run_demo(args: argparse.Namespace, load: Callable[[], Highlighter]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # temporary files are removed then too
     limits = Limits(args.max_megabytes, args.max_minutes, visitors=args.max_visitors)
-    server = launch(model, limits, args.host, args.port, os.environ.get(PASSWORD))
+    password = os.environ.get(PASSWORD)
+    taken = take_port(args.host[0], args.port, password)  # what is wrong is said before the model is loaded
+    server = launch(load(), limits, args.host, args.port, password, taken)
     print(f"Aha! demo on {server.address} (Ctrl-C ends it)", flush=True)
     try:
         while server.thread.is_alive():

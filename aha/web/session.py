@@ -16,20 +16,47 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from aha.api import Highlighter, checked_query
+from aha.api import Highlighter, checked_query, queries_of
 from aha.errors import UserError
 from aha.highlights.result import Options, Result, find_highlights, write_result
+from aha.highlights.thumbnails import jpeg_address, small
 from aha.highlights.timeline import ScoreTrack
+from aha.streaming.policies import check_heads, speaking_policy
 from aha.video.container import Limits as VideoLimits
 from aha.video.reader import VideoInfo, iter_frames, probe
 from aha.web.limits import Limits
 
 BATCH = 4  # frames scored before the next visitor has a turn
 REPLY_TOKENS = 40
+PICTURE_SIDE = 160  # pixels of a small picture
+
+
+@dataclass(frozen=True)
+class Speaking:
+    """How a video is watched: `fps` frames a second (None: the page's), and when the model speaks by itself (None: it does not).
+
+    threshold: of one frame's sum of `heads`; accumulated: of their sum since the last reply; forget: a reply leaves no trace in what the
+    model remembers. Raises UserError for heads that are none.
+    """
+
+    threshold: float | None = None
+    accumulated: float | None = None
+    heads: tuple[str, ...] = ("informative_score",)
+    forget: bool = False
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads)
+
+    def policy(self) -> Any:
+        return speaking_policy(self.threshold, self.accumulated, self.heads, None, 0)
 
 
 def without_folder(message: str, video: Path) -> str:
@@ -78,35 +105,47 @@ class Visitor:
         self.folder = Path(tempfile.mkdtemp(prefix="visitor-", dir=root))
         self.video: Path | None = None
         self.info: VideoInfo | None = None
-        self.query = ""
+        self.queries: list[str] = []
+        self.speaking = Speaking()
         self.answers: list[tuple[float, str, str]] = []  # time, who, text
+        self.made: tuple[int, int] | None = None  # frames of the reel that are written, and of how many
         self.version = 0  # grows with everything that is shown
         self.touched = time.monotonic()  # when the visitor last did something; looking on is nothing
         self._lock = threading.Lock()  # of what is shown
         self._starting = threading.Lock()  # of the thread: held while it is started or ended
         self._making = threading.Lock()  # of the files
         self._closed = self._resting = False
-        self._rows: list[tuple[int, dict[str, float], np.ndarray]] = []  # frame number, `debug_data` row, mean token
-        self._questions: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._seen: list[tuple[int, np.ndarray, str]] = []  # of each scored frame: number, mean token, small picture
+        self._rows: list[list[dict[str, float]]] = []  # of each query, then of each unrelated one: `debug_data` rows
+        self._questions: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()  # to which query's session, what
         self._running = threading.Event()
         self._stop = threading.Event()
         self._thread: ThreadPoolExecutor | None = None
         self._done: Future[None] | None = None
         self._scored_all = False
-        self._cached: tuple[tuple[int, Options], Result, float, float] | None = None  # made of what, result, seconds it took, when
+        self._cached: tuple[tuple[int, int, Options], Result, float, float] | None = None  # made of what, result, seconds it took, when
 
     # ---- what the visitor does ----
 
-    def start(self, video: str | Path, query: str) -> None:
-        """Score a video from its beginning; what was there before is dropped. Raises UserError for what is not allowed."""
+    def start(self, video: str | Path, queries: str, speaking: Speaking | None = None) -> None:
+        """Score a video from its beginning; what was there before is dropped. queries: one a line. Raises UserError for what is not
+        allowed."""
         if not self._starting.acquire(blocking=False):
             raise UserError("this tab is starting a video already; wait a moment.")
         try:
-            self._start(Path(video), checked_query(query))
+            texts = queries_of([line for line in queries.splitlines() if line.strip()] or [queries])
+            if len(texts) > self.limits.queries:
+                raise UserError(
+                    f"{len(texts)} queries are more than the {self.limits.queries} that this page takes at once; give fewer lines."
+                )
+            speaking = speaking or Speaking()
+            if speaking.fps is not None and not 0 < speaking.fps <= self.limits.most_fps:
+                raise UserError(f"frames a second must be above 0 and at most {self.limits.most_fps:g}, not {speaking.fps:g}.")
+            self._start(Path(video), texts, speaking)
         finally:
             self._starting.release()
 
-    def _start(self, video: Path, query: str) -> None:
+    def _start(self, video: Path, queries: list[str], speaking: Speaking) -> None:
         try:
             size = os.path.getsize(video)
         except OSError as error:
@@ -125,8 +164,9 @@ class Visitor:
         if self._closed:
             raise UserError("this visit has ended; load the page again.")
         with self._lock:
-            before, self.video, self.info, self.query = self.video, video, info, query
-            self._rows, self.answers, self._cached, self._scored_all, self._resting = [], [], None, False, False
+            before, self.video, self.info, self.queries, self.speaking = self.video, video, info, queries, speaking
+            self._seen, self.answers, self._cached, self._scored_all, self._resting = [], [], None, False, False
+            self._rows = [[] for _ in (*queries, *self.model.unrelated_queries)]
             self._questions = queue.SimpleQueue()
             self.version += 1
         self.touched = time.monotonic()
@@ -152,8 +192,9 @@ class Visitor:
     def paused(self) -> bool:
         return self._thread is not None and not self._running.is_set()
 
-    def ask(self, text: str) -> None:
-        """Ask about what was seen so far; the answer comes between two frames. Raises UserError."""
+    def ask(self, text: str, which: int = 0) -> None:
+        """Ask, where the query of number `which` is looked for, about what was seen so far; the answer comes between two frames. Raises
+        UserError."""
         text = checked_query(text)
         if self._done is None:
             raise UserError("there is no video yet; start one, then ask.")
@@ -162,7 +203,7 @@ class Visitor:
         if self._questions.qsize() >= self.limits.questions:
             raise UserError(f"{self.limits.questions} questions wait already; wait for their answers.")
         self.touched = time.monotonic()
-        self._questions.put(text)
+        self._questions.put((which, text))
 
     def rest(self) -> bool:
         """End the thread of a visitor who does nothing; what was scored stays. Returns whether there was one."""
@@ -210,13 +251,25 @@ class Visitor:
             return "Choose a video, say what to look for, and press Start."
         if self.error:
             return f"Error: {self.error}"
-        seen = self._rows[-1][1]["time"] if self._rows else 0.0
+        if self.made is not None:
+            return f"Making the reel: {self.made[0]} of {self.made[1]} frames."
+        seen = self._time
         if self._resting and not self._scored_all:
             return f"Stopped after {seen:.0f} of {self.info.duration:.0f} s, as nothing was done here for long; press Start to watch again."
         if self._scored_all:
-            return f"Done: {len(self._rows)} frames of {self.info.duration:.0f} s scored. Move the sliders, click the curve, ask."
+            return f"Done: {len(self._seen)} frames of {self.info.duration:.0f} s scored. Move the sliders, click the curve, ask."
         state = "Paused" if self.paused else "Watching"
-        return f"{state}: {seen:.0f} of {self.info.duration:.0f} s, {len(self._rows)} frames scored."
+        return f"{state}: {seen:.0f} of {self.info.duration:.0f} s, {len(self._seen)} frames scored."
+
+    @property
+    def fps(self) -> float:
+        """Frames a second that are scored."""
+        return self.speaking.fps or self.limits.fps
+
+    @property
+    def _time(self) -> float:
+        """Seconds of the video at the last scored frame."""
+        return self._rows[0][-1]["time"] if self._seen else 0.0
 
     @property
     def finished(self) -> bool:
@@ -227,35 +280,46 @@ class Visitor:
         """Whether the thread has frames to score."""
         return self._done is not None and not self._done.done() and not self._scored_all
 
-    def track(self) -> ScoreTrack | None:
-        """The scores so far; None before the first."""
+    def track(self, which: int = 0, with_features: bool = True) -> ScoreTrack | None:
+        """The scores so far for the query of number `which` (those behind the visitor's are the unrelated ones); None before the first."""
         with self._lock:
-            rows, info = list(self._rows), self.info
+            seen, info = list(self._seen), self.info
+            rows = list(self._rows[which]) if which < len(self._rows) else []
         if not rows or info is None:
             return None
-        frames, scores, features = zip(*rows)
-        end = info.duration if self._scored_all else scores[-1]["time"] + 1 / self.limits.fps
-        return ScoreTrack.of_rows(scores, frames, min(end, info.duration), np.stack(features))
+        frames, features, _ = zip(*seen)
+        end = info.duration if self._scored_all else rows[-1]["time"] + 1 / self.fps
+        return ScoreTrack.of_rows(rows, frames, min(end, info.duration), np.stack(features) if with_features else None)
 
-    def result(self, options: Options) -> Result | None:
-        """Highlights of what was scored so far, without scoring anything again."""
-        track = self.track()
+    def result(self, options: Options, which: int = 0) -> Result | None:
+        """Highlights of what was scored so far, without scoring anything again. How strong the evidence is is said when all is."""
+        which = min(which, max(len(self.queries) - 1, 0))
+        track = self.track(which)
         if track is None or self.info is None:
             return None
-        key = (len(track) + self._scored_all, options)
+        key = (len(track) + self._scored_all, which, options)
         if self._cached is not None:
             made_of, result, cost, at = self._cached
             # Of a long video finding highlights takes a while: while it is watched that may be a fifth of the time.
-            if made_of == key or (made_of[1] == options and not self._scored_all and time.monotonic() - at < min(5 * cost, 2.0)):
+            if made_of == key or (made_of[1:] == key[1:] and not self._scored_all and time.monotonic() - at < min(5 * cost, 2.0)):
                 return result
         begin = time.monotonic()
-        result = find_highlights(track, self.query, options, self.info.fps)
+        evidence = None
+        if self._scored_all:
+            unrelated = [self.track(len(self.queries) + k, False) for k in range(len(self.model.unrelated_queries))]
+            evidence = self.model.evidence(track, [other for other in unrelated if other is not None], options)
+        result = find_highlights(track, self.queries[which], options, self.info.fps, evidence)
         self._cached = (key, result, time.monotonic() - begin, time.monotonic())
         return result
 
-    def files(self, options: Options) -> tuple[str, str]:
-        """Make reel and report of what was scored so far -> their paths. Raises UserError."""
-        result = self.result(options)
+    def picture(self, frame: int) -> str:
+        """The small picture of a scored frame, by its number in the video, as an address for HTML."""
+        with self._lock:
+            return next((picture for number, _, picture in self._seen if number == frame), "")
+
+    def files(self, options: Options, which: int = 0) -> tuple[str | None, str]:
+        """Make reel and report of what was scored so far -> their paths; no reel where no moment is chosen. Raises UserError."""
+        result = self.result(options, which)
         if result is None or self.video is None:
             raise UserError("nothing is scored yet; start a video first.")
         if not self._making.acquire(blocking=False):
@@ -264,57 +328,92 @@ class Visitor:
             self.touched = time.monotonic()
             before = list(self.folder.iterdir())
             folder = Path(tempfile.mkdtemp(prefix="files-", dir=self.folder))
-            write_result(result, self.video, folder, frame_fps=self.limits.fps, note=self.model.note)
+            reel = write_result(result, self.video, folder, frame_fps=self.fps, note=self.model.note, progress=self._making_reel)
             for old in before:
                 shutil.rmtree(old, ignore_errors=True)
         finally:
+            with self._lock:
+                self.made = None
+                self.version += 1
             self._making.release()
-        return str(folder / "reel.mp4"), str(folder / "report.html")
+        return None if reel is None else str(folder / "reel.mp4"), str(folder / "report.html")
+
+    def _making_reel(self, done: int, total: int) -> None:
+        if done % max(1, total // 50) == 0:
+            with self._lock:
+                self.made = (done, total)
+                self.version += 1
 
     # ---- the thread ----
 
     def _score(self) -> None:
-        session = self.model.stream(self.query, frame_fps=self.limits.fps)
+        own, fps = self.speaking, self.fps
+        sessions = [
+            self.model.stream(query, frame_fps=fps, policy=own.policy(), remove_assistant_turns=own.forget, max_new_tokens=REPLY_TOKENS)
+            for query in self.queries
+        ] + [self.model.stream(query, frame_fps=fps) for query in self.model.unrelated_queries]
         side = self.model.model.config.frame.side
         assert self.video is not None  # a thread is started for a video
-        frames, batch = iter_frames(self.video, fps=self.limits.fps, size=side, limits=self._video_limits), []
+        frames, batch = iter_frames(self.video, fps=fps, size=side, limits=self._video_limits), []
         for frame in frames:
             batch.append(frame)
             if len(batch) == BATCH:
-                self._push(session, batch)
+                self._push(sessions, batch)
                 batch = []
             while not self._stop.is_set() and (self.paused or not self._questions.empty()):
-                self._push(session, batch)
+                self._push(sessions, batch)
                 batch = []
-                self._answer(session, timeout=0.1)
+                self._answer(sessions, timeout=0.1)
             if self._stop.is_set():
                 return
-        self._push(session, batch)
+        self._push(sessions, batch)
+        del sessions[len(self.queries) :]  # nobody asks those, and their caches are large
         with self._lock:
             self._scored_all = True
             self.version += 1
         while not self._stop.is_set():  # questions may still come
-            self._answer(session, timeout=0.2)
+            self._answer(sessions, timeout=0.2)
 
-    def _push(self, session, batch) -> None:
+    def _push(self, sessions, batch) -> None:
         if not batch:
             return
         with self.turns.turn():
-            rows = [(scored.frame.frame_index, scored.row, scored.feature_H) for scored in self.model.push(session, batch)]
+            chunk = self.model.embed(batch)
+            scored = [self.model.push(session, chunk) for session in sessions]
+        pictures = [self._small_picture(frame.frame_CHW) for frame in batch]
         with self._lock:
-            self._rows += rows
+            self._seen += [(one.frame.frame_index, one.feature_H, picture) for one, picture in zip(scored[0], pictures)]
+            for rows, of_query in zip(self._rows, scored):
+                rows += [one.row for one in of_query]
+            for number, of_query in enumerate(scored[: len(self.queries)]):
+                self._say([(one.frame.time, self._called("model", number), one.reply) for one in of_query if one.reply is not None])
             self.version += 1
 
-    def _answer(self, session, timeout: float) -> None:
+    def _small_picture(self, frame_CHW: np.ndarray) -> str:
+        """Without the black bars of the letterbox."""
+        assert self.info is not None  # it is what is being scored
+        side, shape = frame_CHW.shape[-1], (self.info.width, self.info.height)
+        width, height = (max(1, round(side * length / max(shape))) for length in shape)
+        x, y = (side - width) // 2, (side - height) // 2
+        picture = Image.fromarray(np.ascontiguousarray(frame_CHW.transpose(1, 2, 0)))
+        return jpeg_address(small(picture.crop((x, y, x + width, y + height)), PICTURE_SIDE))
+
+    def _called(self, who: str, which: int) -> str:
+        """Of several queries it is said which one is meant."""
+        return who if len(self.queries) < 2 else f"{who} ({self.queries[which][:40]})"
+
+    def _say(self, said: list[tuple[float, str, str]]) -> None:
+        self.answers = [*self.answers, *((time, who, text.strip() or "(nothing)") for time, who, text in said)][-2 * self.limits.answers :]
+
+    def _answer(self, sessions, timeout: float) -> None:
         try:
-            text = self._questions.get(timeout=timeout)
+            which, text = self._questions.get(timeout=timeout)
         except queue.Empty:
             return
+        session = sessions[min(which, len(self.queries) - 1)]
         with self.turns.turn():
             session.ask(text)
-            reply = session.respond(max_new_tokens=REPLY_TOKENS).strip() if session.frames else ""
-        seconds = self._rows[-1][1]["time"] if self._rows else 0.0
+            reply = session.respond(max_new_tokens=REPLY_TOKENS) if session.frames else ""
         with self._lock:
-            said = [(seconds, "you", text), (seconds, "model", reply or "(nothing)")]
-            self.answers = [*self.answers, *said][-2 * self.limits.answers :]
+            self._say([(self._time, "you", text), (self._time, self._called("model", which), reply)])
             self.version += 1

@@ -21,7 +21,7 @@ from pathlib import Path
 from aha.api import Highlighter
 from aha.errors import UserError
 from aha.web.limits import Limits
-from aha.web.session import Turns, Visitor
+from aha.web.session import Speaking, Turns, Visitor
 from aha.web.uploads import Uploads
 
 SWEEP_SECONDS = 5.0
@@ -72,7 +72,7 @@ class Visitors:
                     del self._connections[session_hash]
                 self._seen[session_hash] = time.monotonic()
 
-    def start(self, session_hash: str, video: Path, query: str) -> Visitor:
+    def start(self, session_hash: str, video: Path, queries: str, speaking: Speaking | None = None) -> Visitor:
         """Score a video for this session, which becomes a visitor. One start at a time; raises UserError for what is not allowed."""
         with self._lock:
             self._seen[session_hash] = time.monotonic()
@@ -88,7 +88,7 @@ class Visitors:
             visitor = self._all[session_hash]
             self._starting.add(session_hash)
         try:
-            visitor.start(video, query)
+            visitor.start(video, queries, speaking)
         finally:
             with self._lock:
                 self._starting.discard(session_hash)
