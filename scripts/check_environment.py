@@ -1,8 +1,8 @@
 """Is this interpreter an environment that can run the project? `python scripts/check_environment.py`
 
 Exit code 0 if it is a virtual or conda environment with every package of pyproject.toml, with what the scripts and the tests need beside
-them (the extras train, web and dev), at or above its lower bound; else 1 and a line for each thing that is missing. Standard library only:
-it runs before anything is installed.
+them (the extras train, web, serve and dev), at or above its lower bound; else 1 and a line for each thing that is missing. Standard library
+only: it runs before anything is installed.
 """
 
 import importlib.metadata
@@ -12,7 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-EXTRAS = ("train", "web", "dev")
+EXTRAS = ("train", "web", "serve", "dev")
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from aha.eval import MODULES
 COMMANDS = {
     "highlights": ("aha.cli.highlights:main", "segments, highlights, reel and report of a video, a folder of them or a list"),
     "watch": ("aha.cli.commands:watch", "watch a file, camera or stream and print events as JSON Lines"),
+    "serve": ("aha.cli.commands:serve", "streams over HTTP and WebSocket for programs: sessions, scores, events, questions"),
     "demo": ("aha.cli.commands:demo", "a web page on this machine: upload, ask, see the scores, download the reel"),
     "models": ("aha.cli.models:main", "models that have a name here: size, memory, licence, what is downloaded; aha models get NAME"),
     "score": ("aha.score:main", "score a video or a whole benchmark frame by frame: a prediction file"),

@@ -1,6 +1,7 @@
-"""`aha watch` and `aha demo`: their flags, and what they run; and what they share with `aha highlights` (aha/cli/highlights.py).
+"""`aha watch`, `aha serve` and `aha demo`: their flags, and what they run; what they share with `aha highlights`.
 
     aha watch rtsp://camera/stream --query "someone falls"
+    aha serve
     aha demo
 
 Without --model the embedded demo model is used, which knows only simple coloured shapes (and says so).
@@ -114,7 +115,7 @@ def progress_bar(what: str, shown: bool = True):
         yield update
 
 
-# ---- aha watch, aha demo: their own rooms ----
+# ---- aha watch, aha serve, aha demo: their own rooms ----
 
 
 def _run_watch(args: argparse.Namespace) -> None:
@@ -130,6 +131,20 @@ def _watch_parser(parser: argparse.ArgumentParser) -> None:
     from aha.watch.command import watch_parser
 
     watch_parser(parser)
+    add_score_flags(parser)
+    add_flags(parser.add_argument_group("model"), ModelChoice)
+
+
+def _run_serve(args: argparse.Namespace) -> None:
+    from aha.serve.command import run_serve
+
+    run_serve(args, lambda: load_model(args), fusion_of(args), online_of(args))
+
+
+def _serve_parser(parser: argparse.ArgumentParser) -> None:
+    from aha.serve.command import serve_parser
+
+    serve_parser(parser)
     add_score_flags(parser)
     add_flags(parser.add_argument_group("model"), ModelChoice)
 
@@ -168,6 +183,12 @@ def watch(argv: list[str]) -> None:
     parser = parser_of("watch", "watch a file, camera or stream and print events as JSON Lines")
     _watch_parser(parser)
     _run_watch(parser.parse_args(argv))
+
+
+def serve(argv: list[str]) -> None:
+    parser = parser_of("serve", "the engine of aha watch for programs, over HTTP and WebSocket: sessions, scores, events, questions")
+    _serve_parser(parser)
+    _run_serve(parser.parse_args(argv))
 
 
 def demo(argv: list[str]) -> None:

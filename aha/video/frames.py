@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -120,13 +121,32 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Raises UserError, naming the file, where it is missing or no image.
     """
-    with _image_errors(path), Image.open(path) as stored:
-        image: Image.Image = ImageOps.exif_transpose(stored)
-        if image.mode.startswith("I"):  # 16-bit grey: the upper byte, as for every other 16-bit format
-            return np.repeat((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-        if image.mode == "F":
-            raise UserError(f"image {path} has floating-point pixels, whose range is not known; save it with 8 or 16 bits.")
-        return np.asarray(image.convert("RGB"))
+    with _image_errors(path), Image.open(path) as image:
+        return _upright_rgb(image, path)
+
+
+def decode_image(data: bytes, most_pixels: int) -> np.ndarray:
+    """A JPEG or PNG as it was sent -> as read_image. Raises UserError where it is none or has more pixels."""
+    if not data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n")):
+        raise UserError("the picture is neither JPEG nor PNG; send one of them.")
+    try:
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    except Exception as error:  # it may be anything
+        raise UserError("the picture is damaged from its beginning; send it again.") from error
+    width, height = image.size
+    if width * height > most_pixels:
+        raise UserError(f"the picture has {width}x{height} pixels, more than {most_pixels:,}; send it smaller.")
+    with _image_errors("that was sent"), image:
+        return _upright_rgb(image, "that was sent")
+
+
+def _upright_rgb(stored: Image.Image, path: str | Path) -> np.ndarray:
+    image: Image.Image = ImageOps.exif_transpose(stored)
+    if image.mode.startswith("I"):  # 16-bit grey: the upper byte, as for every other 16-bit format
+        return np.repeat((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise UserError(f"image {path} has floating-point pixels, whose range is not known; save it with 8 or 16 bits.")
+    return np.asarray(image.convert("RGB"))
 
 
 def image_files(given: Sequence[str | Path]) -> list[Path] | None:

@@ -57,7 +57,6 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
         help="TOML file of cameras instead, each with its name, address, queries, frame_fps, on_event, max_alerts_per_hour",
     )
     parser.add_argument("--query", metavar="TEXT", help="what to look for, in plain words")
-    parser.add_argument("--frame_fps", type=float, default=2.0, help="frames a second that are scored (default %(default)s)")
     parser.add_argument("--format", choices=FORMATS, default="json", help="of events: JSON Lines, or text for people (default %(default)s)")
     parser.add_argument(
         "--on_event",
@@ -66,10 +65,32 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
         metavar="RECEIVER",
         help="where events go too, may be repeated: https://HOOK, mqtt://BROKER/PREFIX, jsonl:FILE or command:PROGRAM",
     )
-    parser.add_argument("--video_backend", choices=tuple(BACKENDS), default="pyav", help="who decodes a file (default %(default)s)")
     parser.add_argument(
         "--live", action="store_true", help="play a file at its own speed, and drop frames of a file or pipe rather than make it wait"
     )
+    parser.add_argument("--status_seconds", type=float, metavar="X", help="every X seconds: how far each stream is behind (default: never)")
+    parser.add_argument("--raw_size", metavar="WIDTHxHEIGHT", help="standard input holds bare rgb24 pictures of this size")
+    parser.add_argument("--raw_fps", type=float, default=25.0, help="and so many a second (default %(default)s)")
+    parser.add_argument(
+        "--max_streams",
+        type=int,
+        metavar="N",
+        help="streams that there is memory for (default: those at the start; with --cameras twice as many)",
+    )
+    parser.add_argument(
+        "--engines", type=int, metavar="N", help="processes that share the streams, on a GPU each (default: as many as there are GPUs)"
+    )
+    parser.add_argument(
+        "--state", metavar="DIR", help="folder to go on from after a restart, also after kill -9: caches, segments, levels, counters"
+    )
+    parser.add_argument("--state_seconds", type=float, default=10.0, help="between two snapshots of a stream (default %(default)s)")
+    stream_flags(parser)
+
+
+def stream_flags(parser: Any) -> None:
+    """How streams are read, judged and kept; also of `aha serve`."""
+    parser.add_argument("--frame_fps", type=float, default=2.0, help="frames a second that are scored (default %(default)s)")
+    parser.add_argument("--video_backend", choices=tuple(BACKENDS), default="pyav", help="who decodes a file (default %(default)s)")
     parser.add_argument(
         "--buffer_seconds",
         type=float,
@@ -84,9 +105,6 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--silent_seconds", type=float, default=10.0, help="a stream that sends nothing for so long is worth an event (default %(default)s)"
     )
-    parser.add_argument("--status_seconds", type=float, metavar="X", help="every X seconds: how far each stream is behind (default: never)")
-    parser.add_argument("--raw_size", metavar="WIDTHxHEIGHT", help="standard input holds bare rgb24 pictures of this size")
-    parser.add_argument("--raw_fps", type=float, default=25.0, help="and so many a second (default %(default)s)")
     parser.add_argument(
         "--highlight_share",
         type=float,
@@ -121,20 +139,7 @@ def watch_parser(parser: argparse.ArgumentParser) -> None:
         help="which past the model keeps (default %(default)s)",
     )
     parser.add_argument("--window", type=int, default=2048, help="how much of it, in tokens, 49 a frame (default %(default)s)")
-    parser.add_argument(
-        "--max_streams",
-        type=int,
-        metavar="N",
-        help="streams that there is memory for (default: those at the start; with --cameras twice as many)",
-    )
-    parser.add_argument(
-        "--engines", type=int, metavar="N", help="processes that share the streams, on a GPU each (default: as many as there are GPUs)"
-    )
     parser.add_argument("--no_compile", action="store_true", help="on a GPU: start a minute earlier, and score more slowly")
-    parser.add_argument(
-        "--state", metavar="DIR", help="folder to go on from after a restart, also after kill -9: caches, segments, levels, counters"
-    )
-    parser.add_argument("--state_seconds", type=float, default=10.0, help="between two snapshots of a stream (default %(default)s)")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -142,8 +142,9 @@ class Watch:
 
     # ---- streams come and go ----
 
-    def open(self, camera: Camera, feed: Feed | None = None) -> None:
-        """Begin to watch a camera, or go on where --state left it. feed: frames from elsewhere than its address.
+    def open(self, camera: Camera, feed: Feed | None = None, saved: Sequence[dict[str, Any]] = ()) -> None:
+        """Begin to watch a camera, or go on where --state left it. feed: frames from elsewhere than its address. saved: go on with what
+        `take_out` gave, whose camera this is.
 
         Raises UserError: no room, or settings that cannot work.
         """
@@ -162,7 +163,7 @@ class Watch:
             stream = Stream(source, query, number, Watcher(session, settings))
             source.streams.append(stream)
             self.by_session[id(session)] = stream
-            places.append(self._go_on(stream))
+            places.append(self._take_up(stream, saved[number - 1]) if saved else self._go_on(stream))
         place = min((place for place in places if place is not None), key=lambda place: place.time, default=None)
         for stream in source.streams:
             if place is None:
@@ -172,13 +173,27 @@ class Watch:
         source.feed = feed or open_feed(camera, self.args, side, self.named, place, self.changed.set, source.ring)
         self.sources[camera.name] = source
 
+    def take_out(self, name: str) -> list[dict[str, Any]]:
+        """A source leaves, to go on later: the state of each of its streams. Nothing is decided, its place in the engine is free."""
+        source = self.sources.pop(name)
+        source.feed.leave()
+        states = [self._state_of(stream) for stream in source.streams]
+        for stream in source.streams:
+            self._free(stream)
+        return states
+
+    def _free(self, stream: Stream) -> None:
+        session = stream.watcher.session
+        self.live.leave(session)
+        session.close()
+        del self.by_session[id(session)]
+
     def close(self, name: str, ended: str) -> None:
         """The end of a source: what is open is decided, and its place in the engine is free."""
         source = self.sources.pop(name)
         source.feed.leave()
         for stream in source.streams:
-            session = stream.watcher.session
-            self.live.leave(session)
+            self.live.leave(stream.watcher.session)
             if self.store is not None and ended == "stopped":
                 self._save(stream)
             *events, summary = stream.watcher.finish()
@@ -188,8 +203,7 @@ class Watch:
             self._tell(stream, {**summary, "ended": ended, "dropped": source.dropped, "behind_most": source.worst, **cause})
             if self.store is not None and ended != "stopped":
                 self.store.forget(stream.key)
-            session.close()
-            del self.by_session[id(session)]
+            self._free(stream)
 
     # ---- the loop ----
 
@@ -216,11 +230,18 @@ class Watch:
         chosen = [self.sources[name]] if self.named and colon and name in self.sources else list(self.sources.values())
         text = checked_query(rest if len(chosen) == 1 and self.named and colon and name in self.sources else text)
         for source in chosen:
-            for stream in source.streams:
-                for event in stream.watcher.ask(text):
-                    self._tell(stream, event)
-                if self.store is not None:
-                    self._save(stream)
+            self.ask_one(source.camera.name, text)
+
+    def ask_one(self, name: str, text: str) -> list[str]:
+        """A question of the streams of one camera -> what they answered, nothing before their first frame. Raises UserError."""
+        answers = []
+        for stream in self.sources[name].streams:
+            for event in stream.watcher.ask(text):
+                answers += [event["text"]] if event["event"] == "say" else []
+                self._tell(stream, event)
+            if self.store is not None:
+                self._save(stream)
+        return answers
 
     def _pump(self, source: Source) -> bool:
         """Hand what has arrived to the engine. True: something was."""
@@ -324,15 +345,21 @@ class Watch:
 
     def _save(self, stream: Stream, wall: float | None = None) -> None:
         """A snapshot; wall: when its last frame was scored (time.time), if that was not just now."""
-        if self.store is None:
-            return
+        if self.store is not None:
+            self.store.snapshot(stream.key, self._state_of(stream, wall))
+
+    def _state_of(self, stream: Stream, wall: float | None = None) -> dict[str, Any]:
         source, camera = stream.source, stream.source.camera
-        state = stream.watcher.state_dict()
-        self.store.snapshot(stream.key, {
-            "watcher": state, "wall": wall or time.time() - (time.monotonic() - source.heard),
+        return {
+            "watcher": stream.watcher.state_dict(), "wall": wall or time.time() - (time.monotonic() - source.heard),
             "dropped": source.dropped, "query": stream.query, "address": camera.address,
             "frame_fps": camera.frame_fps, "model": self.model.name, "worst": source.worst,
-        })  # fmt: skip
+        }  # fmt: skip
+
+    def _take_up(self, stream: Stream, state: dict[str, Any]) -> Place:
+        stream.watcher.load_state_dict(state["watcher"])
+        stream.source.lost_before, stream.source.worst = state["dropped"], state["worst"]
+        return Place(stream.watcher.time, state["wall"])
 
     def _go_on(self, stream: Stream) -> Place | None:
         """Take up what --state holds of a stream; None: nothing. Frames that were scored after the snapshot are scored again."""
@@ -343,9 +370,7 @@ class Watch:
             self.store.forget(stream.key)
             self._save(stream)
             return None
-        source, watcher, wall = stream.source, stream.watcher, saved.state["wall"]
-        watcher.load_state_dict(saved.state["watcher"])
-        source.lost_before, source.worst = saved.state["dropped"], saved.state["worst"]
+        watcher, wall = stream.watcher, self._take_up(stream, saved.state).wall
         for frame in saved.frames:
             if frame.time > watcher.time or not watcher.frames:
                 scores = watcher.session.push(np.array(frame.image_CHW))

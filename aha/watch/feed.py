@@ -42,6 +42,11 @@ class Feed:
         self._thread.start()
 
     @property
+    def waits(self) -> bool:
+        """Whether the reading stops while the queue is full; else the oldest frame is dropped."""
+        return not self.live
+
+    @property
     def dropped(self) -> int:
         """Frames that were dropped because the model was behind."""
         return self._queue.dropped
@@ -114,7 +119,7 @@ class Feed:
 
     def _put(self, item: Item) -> bool:
         with self._changed:
-            while not self.live and self._queue.full and not self._stop:
+            while self.waits and self._queue.full and not self._stop:
                 self._changed.wait()
             if self._stop:
                 return False

@@ -60,6 +60,7 @@ class Watcher:
         self.segmenter, self.judge = OnlineSegmenter(settings.online), Judge(settings.judge)
         self.frames = self.segments = self.highlights = self.said = 0
         self.time = self.score = 0.0  # of the last frame
+        self.heads: tuple[float | None, ...] = ()  # likewise: informative, relevance, uncertainty
         self._rows: deque[_Row] = deque()
         self._old_count, self._old_sum, self._old_unsure, self._old_start = 0, 0.0, 0.0, 0.0
         self._old_best: _Row | None = None
@@ -72,7 +73,7 @@ class Watcher:
         row = _Row(self.frames, time, float(self.settings.fusion(informative, relevance, uncertainty)), informative, relevance, uncertainty)
         self._rows.append(row)
         self.frames += 1
-        self.time, self.score = time, row.fused
+        self.time, self.score, self.heads = time, row.fused, (informative, relevance, uncertainty)
         events = []
         boundary = self.segmenter.push(informative, relevance, uncertainty, feature_H.numpy())
         if boundary is not None:

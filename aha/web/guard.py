@@ -10,14 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import ipaddress
 import json
 import re
-import socket
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aha.core.hosts import Hosts
 from aha.errors import UserError
 from aha.web.uploads import HEAD, check_first_bytes, media_type
 from aha.web.visitors import Visitors
@@ -41,7 +39,6 @@ ROUTES = {
 ROUTES["HEAD"] = ROUTES["GET"]
 LARGEST_EVENT = 256_000  # bytes of a request that is no upload
 ROOM_FOR_HEADERS = 16_384  # of an upload, in bytes
-LOCAL = ("localhost", "127.0.0.1", "::1")
 WRONG_PASSWORD_SECONDS = 1.0
 
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "X-Frame-Options": "SAMEORIGIN"}
@@ -50,14 +47,6 @@ FOR_FILES = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "private",
 }
-
-
-def is_everywhere(host: str) -> bool:
-    """Whether a server on this address can be reached from other machines."""
-    try:
-        return not ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host != "localhost"
 
 
 class Refusal(Exception):
@@ -74,10 +63,7 @@ class Guard:
     def __init__(self, app: ASGIApp, visitors: Visitors, hosts: Collection[str], password: str | None):
         self.app, self.visitors, self.password = app, visitors, password
         self.root = visitors.root.resolve()
-        self.names = {host.strip("[]").lower() for host in hosts} | set(LOCAL)
-        self.any_address = any(host in ("0.0.0.0", "::", "[::]") for host in hosts)
-        if self.any_address:
-            self.names.add(socket.gethostname().lower())
+        self.hosts = Hosts(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -111,10 +97,10 @@ class Guard:
         """Raises Refusal."""
         headers = request.headers
         host = headers.get("host", "")
-        if not self._is_ours(host):
+        if not self.hosts.is_ours(host):
             raise Refusal(421, "This page is not served under this name; its names are given with aha demo --host ADDRESS NAME ...\n")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower() and _name_of(urlsplit(origin).netloc) not in self._named:
+        if origin is not None and not self.hosts.is_own_origin(origin, host):
             raise Refusal(403, "Requests of other sites are not answered.\n")
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
             raise Refusal(403, "Requests of other sites are not answered.\n")
@@ -125,15 +111,6 @@ class Guard:
         allowed = ROUTES.get(request.method)
         if allowed is None or not allowed.fullmatch(request.url.path):
             raise Refusal(404, "There is nothing here.\n")
-
-    def _is_ours(self, host: str) -> bool:
-        name = _name_of(host)
-        return name in self.names or (self.any_address and _is_address(name))
-
-    @property
-    def _named(self) -> set[str]:
-        """Names that somebody gave: a proxy that hides them from us still sends their Origin."""
-        return self.names - set(LOCAL) - {"0.0.0.0", "::"}
 
     def _session(self, session_hash: Any) -> str:
         """A session hash that counts as seen. Raises Refusal."""
@@ -299,20 +276,6 @@ def _paths_in(value: Any) -> list[Any]:
         elif isinstance(value, list):
             waiting += value
     return found
-
-
-def _name_of(host: str) -> str:
-    """ "Example.org:7860" -> "example.org"; "[::1]:7860" -> "::1"."""
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]@/]+))(?::\d{1,5})?", host)
-    return (match[1] or match[2]).lower().rstrip(".") if match else ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _with_our_headers(send: Send) -> Send:

@@ -29,12 +29,13 @@ from fastapi import FastAPI
 from aha.api import Highlighter
 from aha.core.fusion import Fusion
 from aha.core.heads import HEADS
+from aha.core.hosts import is_everywhere, listen, shown_host
 from aha.demo.examples import write_examples
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
 from aha.highlights.result import Options
 from aha.web.curve import CSS, SEEK_SCRIPT, curve_html, evidence_html, log_html, moments_html, reel_html
-from aha.web.guard import API, Guard, is_everywhere
+from aha.web.guard import API, Guard
 from aha.web.limits import Limits
 from aha.web.session import Speaking, Visitor, without_folder
 from aha.web.visitors import Visitors
@@ -252,7 +253,7 @@ def take_port(host: str, port: int, password: str | None) -> socket.socket:
             f"--host {host} lets others on the network use this page; set a password in the environment or in .env ({PASSWORD}=...), or "
             "leave --host out to keep the page to this machine."
         )
-    return _listen(host, port)
+    return listen(host, port)
 
 
 def launch(
@@ -276,19 +277,7 @@ def launch(
         FastAPI(openapi_url=None), page, "/", server_name=host, server_port=port, max_file_size=limits.upload_bytes, css=CSS,
         show_error=False, footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
     )  # fmt: skip
-    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return Server(visitors, Guard(served, visitors, hosts, password), f"http://{shown}:{port}", listening, folder_before)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"port {port} on {host} is taken or cannot be used ({error}); choose another with --port or --host.") from error
-    return listening
+    return Server(visitors, Guard(served, visitors, hosts, password), f"http://{shown_host(host)}:{port}", listening, folder_before)
 
 
 def run_demo(args: argparse.Namespace, load: Callable[[], Highlighter]) -> None:

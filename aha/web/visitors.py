@@ -7,10 +7,7 @@ scored and loses its thread, with the memory of the model's session.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import shutil
-import sys
 import threading
 import time
 from collections import Counter
@@ -19,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aha.api import Highlighter
+from aha.core.memory import give_memory_back
 from aha.errors import UserError
 from aha.web.limits import Limits
 from aha.web.session import Speaking, Turns, Visitor
@@ -133,10 +131,3 @@ class Visitors:
             if self._someone_left:
                 self._someone_left = False
                 give_memory_back()
-
-
-def give_memory_back() -> None:
-    """Freed memory goes back to the system at once; glibc keeps what threads used for later."""
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,55 @@
+"""`aha serve --ray` with two replicas on this machine: each session stays in one of them, over HTTP and WebSocket."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+import numpy as np
+import pytest
+from paths import REPO
+
+from aha.cli.commands import _serve_parser, online_of
+from aha.core.fusion import fusion_of
+from aha.core.hosts import listen
+from aha.serve.client import Client
+
+ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ray[data,serve]')")
+serve = pytest.importorskip("ray.serve", reason="ray serve is not installed (pip install 'ray[data,serve]')")
+
+
+def test_sessions_stay_in_their_replica():
+    from aha.serve.on_ray import NAME, application
+
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    parser = argparse.ArgumentParser()
+    _serve_parser(parser)
+    args = parser.parse_args(["--replicas", "2", "--max_sessions", "4", "--window", "256", "--device", "cpu"])
+    ray.init(
+        num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(REPO), str(REPO / "LLaVA_NeXT")])}},
+    )  # fmt: skip
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.run(application(args, fusion_of(args), online_of(args), 0), name=NAME, route_prefix="/")
+        client = Client(f"http://127.0.0.1:{port}")
+        sessions = [client.session("red things", id=f"session-number-{n}", live=False) for n in range(4)]
+        image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        for _ in range(3):
+            for session in sessions:
+                session.send(image)
+                assert session.about()["id"] == session.id  # by HTTP, another connection
+        together = []
+        for session in sessions:
+            beside = {one["id"] for one in json.loads(client.call("GET", "/sessions", None, session.headers))}
+            assert session.id in beside
+            together.append(frozenset(beside))
+        assert len(set(together)) == 2 and sum(len(one) for one in set(together)) == 4  # both replicas have some
+        for session in sessions:
+            messages = list(session.finish())
+            assert [m["time"] for m in messages if m["event"] == "score"] == [0, 0.5, 1] and messages[-1]["event"] == "end"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
