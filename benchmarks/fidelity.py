@@ -28,7 +28,7 @@ from aha.conversation import Query
 from aha.core.extras import installed
 from aha.core.heads import SCORES
 from aha.core.prediction import write_predictions
-from aha.demo.dataset import make_dataset, plan_dataset
+from aha.demo.dataset import plan_dataset, write_tables, write_video
 from aha.eval import tvsum
 from aha.metrics.bootstrap import confidence_intervals
 from aha.metrics.rank import spearman
@@ -84,8 +84,14 @@ def demo_row(kind: str, videos: list[Path], official: Path, folder: Path) -> tup
 
 
 def demo(folder: Path, count: int) -> list[dict[str, Any]]:
-    official = make_dataset(folder / f"tvsum-seed{SEED}", SEED)
-    videos = sorted((official / "video").glob("*.mp4"))[:count]
+    official = folder / f"tvsum-seed{SEED}-{count}"
+    plans = plan_dataset(SEED)
+    plans = [plans[number * len(plans) // count] for number in range(count)]  # of every kind
+    videos = [official / "video" / f"{plan.video_id}.mp4" for plan in plans]
+    for plan, video in zip(plans, videos):
+        if not video.is_file():
+            write_video(plan, video)
+    write_tables(plans, official / "data", SEED)
     rows: list[dict[str, Any]] = []
     for kind in kinds():
         row, scores_SF, tau_V = demo_row(kind, videos, official, folder)
@@ -150,7 +156,7 @@ def main() -> None:
     parser.set_defaults(size="demo")
     next(action for action in parser._actions if action.dest == "size").choices = ("demo", "7b", "0.5b", "tiny")
     parser.add_argument("--frames", type=int, default=600, help="of random weights (default %(default)s)")
-    parser.add_argument("--videos", type=int, default=40, help="of the demo (default %(default)s)")
+    parser.add_argument("--videos", type=int, default=40, help="of the demo, 1 to 40 (default %(default)s)")
     parser.add_argument("--compile", action="store_true", help="as aha score --compile and aha watch on a GPU do")
     parser.add_argument("--folder", type=Path, help="where the demo's videos are kept (default: drawn again each time)")
     args = parser.parse_args()
