@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import tempfile
 from pathlib import Path
@@ -118,6 +119,7 @@ def random_weights(args: argparse.Namespace) -> list[dict[str, Any]]:
     frames, words = pictures(args.frames), tokenizer()
     rows: list[dict[str, Any]] = []
     for kind in kinds():
+        gc.collect()  # the model of the row before holds itself in a circle
         if cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
