@@ -31,6 +31,7 @@ COMMANDS = {
     "ablate": ("aha.scoring.ablate:main", "what a cache, a prompt, a head or a corruption changes in the numbers"),
     "train": ("aha.train:main", "fine-tune on a mixture of data sets"),
     "merge": ("aha.merge:main", "merge an adapter into a whole-model folder"),
+    "reproduce": ("aha.reproduce.__main__:main", "the tables of the paper, from nothing to a report; goes on where it was stopped"),
     "plot": ("aha.visualize:main", "figures and tables of prediction and metrics files"),
 }
 # Command -> its second words, likewise.
