@@ -70,16 +70,18 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     attn_implementation: str | None = None,
+    weights: str | None = None,
 ) -> Highlighter:
     """Load a model for highlights.
 
     model: a name (`aha models`), a folder or hub id of a base checkpoint (with `adapter`), or of a whole Aha model or an adapter that
     names its base (without).
     device: "cpu" or "cuda" (default: cuda where there is one). dtype: float32, bfloat16, float16 (default: bfloat16 on cuda, else float32).
+    weights: bf16, 8bit or 4bit, for a smaller card.
     Raises UserError where something is missing or does not fit.
     """
     named = {"model": os.fspath(model)} if adapter is None else {"llm_pretrained": os.fspath(model), "lora_pretrained": os.fspath(adapter)}
-    return load_choice(ModelChoice(**named, dtype=dtype, device=device, attn_implementation=attn_implementation))
+    return load_choice(ModelChoice(**named, dtype=dtype, device=device, attn_implementation=attn_implementation, weights=weights))
 
 
 def load_choice(choice: ModelChoice) -> Highlighter:

@@ -27,7 +27,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     `--debug` (anywhere on the line) is taken out of argv; with it a UserError keeps its traceback.
     Exit codes: 0 success, 2 UserError (argparse uses 2 as well), 130 Ctrl-C; other exceptions are bugs and keep their traceback (1).
     """
-    from aha.core.environment import load_env
+    from aha.core.environment import load_env, quiet
 
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):
@@ -37,6 +37,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     argv = [a for a in argv if a != "--debug"]
     try:
         load_env()
+        quiet()
         main(argv)
     except UserError as error:
         if debug:

@@ -1,5 +1,6 @@
 """Merge a LoRA adapter into its base model: a folder in the hub's layout that needs no adapter any more.
 
+    python -m aha.merge --model outputs/aha_tvsum --output outputs/aha_merged          # its base is the one that it names
     python -m aha.merge --llm_pretrained lmms-lab/llava-onevision-qwen2-7b-ov \\
         --lora_pretrained outputs/aha_tvsum --output outputs/aha_merged
 
@@ -17,11 +18,13 @@ from typing import Any
 
 from aha.core.environment import ROOT
 from aha.core.files import check_output, finish_output, open_output
+from aha.core.flags import add_flags
 from aha.data.mixture import read_config
 from aha.errors import UserError, run_command
 from aha.results.beside import read_results
 from aha.results.document import read_document
 from aha.scoring.known_models import KNOWN
+from aha.scoring.model_choice import WEIGHT_FLAGS, ModelChoice, base_and_adapter
 from aha.training.card import model_card, upload
 
 MMDUET = {"MMDuet, which it starts from": "mmduetit.json"}
@@ -79,8 +82,7 @@ def merge(
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m aha.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llm_pretrained", required=True, help="base checkpoint: folder or hub id")
-    parser.add_argument("--lora_pretrained", required=True, help="adapter: run folder, checkpoint folder or hub id")
+    add_flags(parser, ModelChoice, only=WEIGHT_FLAGS)
     parser.add_argument("--output", required=True, type=Path, help="folder to write; must not exist or be empty")
     parser.add_argument(
         "--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"), help="type of the weights (default %(default)s)"
@@ -93,12 +95,15 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--push_to_hub", metavar="ORG/NAME", help="also upload the folder (private repository; needs HF_TOKEN)")
     args = parser.parse_args(argv)
+    base, adapter = base_and_adapter(args)
     metrics = None if args.metrics is None else read_document(args.metrics)
-    results = None if args.results is None else results_of(args.results, args.lora_pretrained)
+    results = None if args.results is None else results_of(args.results, adapter)
     if args.mixture is not None:
         read_config(args.mixture)  # a wrong one is said before the output is made
+    check_output(args.output, overwrite=False, flag="empty it")  # before a download
+    base_and_adapter(args, download=True)
     merge(
-        args.llm_pretrained, args.lora_pretrained, args.output, dtype=args.dtype, device=args.device, metrics=metrics,
+        base, adapter, args.output, dtype=args.dtype, device=args.device, metrics=metrics,
         results=results, mixture=args.mixture,
     )  # fmt: skip
     print(f"merged model: {args.output}")

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 from aha.data.mixture import missing_files
 from aha.errors import UserError, run_command
+from aha.scoring.known_models import BASE_7B
+from aha.scoring.model_choice import base_and_adapter
 
 ADAPTER_HINTS = {
     "outputs/mmduet": "download wangyueqian/MMDuet from the Hugging Face hub: hf download wangyueqian/MMDuet --local-dir outputs/mmduet",
@@ -149,8 +151,12 @@ def main(argv: list[str]) -> None:
         prog="python -m aha.preflight", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--dataset_config", default="configs/datasets/tvsum.json", help="mixture of data sets (JSON)")
-    parser.add_argument("--llm_pretrained", default="lmms-lab/llava-onevision-qwen2-7b-ov", help="base checkpoint: folder or hub id")
-    parser.add_argument("--lora_pretrained", help="adapter to start from: folder or hub id")
+    for name, about in (
+        ("--model", "stands for the next two: mmduet-7b, aha-7b (aha models), or an adapter that names its base"),
+        ("--llm_pretrained", f"base checkpoint: folder or hub id (default {BASE_7B})"),
+        ("--lora_pretrained", "adapter to start from: folder or hub id"),
+    ):
+        parser.add_argument(name, default=argparse.SUPPRESS, help=about)
     parser.add_argument("--num_gpus", type=int, help="GPUs of this node that will be used (default: at least 1)")
     parser.add_argument("--use_cpu", nargs="?", const="True", default="False", help="the run will be on the CPU: no GPU is needed")
     parser.add_argument("--fold", type=int, default=0, help="which fifth is held out, -1: none (default %(default)s)")
@@ -159,7 +165,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--eval_strategy", default="no", help="as aha.train has it: a validation fold is kept out, too")
     args, _ = parser.parse_known_args(argv)
     num_gpus = 0 if args.use_cpu.lower() in ("true", "1", "yes") else args.num_gpus
-    lines = missing_things(args.dataset_config, args.llm_pretrained, args.lora_pretrained, num_gpus)
+    base: str = getattr(args, "llm_pretrained", BASE_7B)
+    adapter: str | None = getattr(args, "lora_pretrained", None)
+    if hasattr(args, "model"):
+        base, adapter = base_and_adapter(args)
+    lines = missing_things(args.dataset_config, base, adapter, num_gpus)
     if not missing_files(args.dataset_config):
         validation = args.eval_strategy != "no"
         lines += [line for line in [data_problem(args.dataset_config, args.fold, args.splits, args.split, validation)] if line]

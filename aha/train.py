@@ -13,6 +13,7 @@ The same command again goes on from the last complete checkpoint, with the same 
 from __future__ import annotations
 
 from aha.core.environment import quiet, run_rank
+from aha.scoring.model_choice import spelled_out
 from aha.training.help import help_text
 
 
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> None:
     quiet()
     from aha.training.run import train
 
-    train(argv)
+    train(spelled_out(argv, download=True))
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from aha.errors import UserError, run_command
 from aha.models import AhaConfig, AhaModel, aha_losses
 from aha.models.adapters import add_lora, modules_to_save, new_lora, trainable
+from aha.models.quantized import quantize_decoder
 from aha.training.compiled import compile_layers
 from aha.training.optimizer import LowMemoryAdamW
-from aha.training.quantized import quantize_decoder
 from aha.training.recompute import Cost, Recompute
 from aha.training.speed import ModelFlops, peak_flops
 

@@ -74,7 +74,9 @@ PREDICTIONS=()
 for ((k = 0; k < COUNT; k++)); do
     RUN="$OUTPUT/split-$k"
     step "split $k: training" "$RUN/.trained" train "$k"
-    step "split $k: scoring" "$RUN/.scored" "${SCORE[@]}" --llm_pretrained "$LLM" --lora_pretrained "$RUN" --dataset tvsum \
+    MODEL=(--llm_pretrained "$LLM" --lora_pretrained "$RUN")
+    case " ${EXTRA[*]} " in *" --model"[\ =]*) MODEL=(--model "$RUN") ;; esac # trained on what has a name: its base is the one that it notes
+    step "split $k: scoring" "$RUN/.scored" "${SCORE[@]}" "${MODEL[@]}" --dataset tvsum \
         --data_root "$DATA_ROOT" --splits "$SPLITS" --fold "$k" --frame_fps 1 --output "$RUN/predictions.json"
     PREDICTIONS+=("$RUN/predictions.json")
 done

@@ -37,6 +37,15 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 aha_setup
 cd "$AHA_ROOT"
 
+for argument in "$@"; do # a model by name: the defaults name none (they begin with the base, some with its adapter after it)
+    case "$argument" in --model | --model=*)
+        DEFAULTS=("${DEFAULTS[@]:2}")
+        [ "${DEFAULTS[0]}" != --lora_pretrained ] || DEFAULTS=("${DEFAULTS[@]:2}")
+        break
+        ;;
+    esac
+done
+
 GPUS_HERE="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)')"
 NUM_GPUS="${NUM_GPUS:-$GPUS_HERE}"
 case "$NUM_GPUS" in '' | *[!0-9]*) aha_fail "NUM_GPUS=$NUM_GPUS is no number; give the number of GPUs of this node to use." ;; esac

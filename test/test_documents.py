@@ -274,6 +274,7 @@ def parse_train(arguments: list[str]) -> None:
 
     parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments))
     parser.add_argument("--num_gpus", type=int)  # of the check before a run
+    parser.add_argument("--model")  # which aha.train puts in other words
     parser.parse_known_args(arguments)
 
 

@@ -146,12 +146,13 @@ def test_predictions_without_a_needed_head_are_named(tmp_path):
 
 
 def test_evaluators_read_the_result_of_the_search(tmp_path):
-    """--weights takes the tuned weights; a flag beside it wins; another file is one sentence."""
+    """--fusion takes the tuned weights; a flag beside it wins; another file is one sentence."""
     parser = argparse.ArgumentParser()
     add_fusion_flags(parser)
     best = {"alpha": 0.5, "beta": 1.5, "epsilon": -1.0, "uncertainty_threshold": 0.1}
     (tmp_path / "grid.json").write_text(json.dumps({"best": best | {"top5": 0.9}, "folds": []}))
-    weights = ["--weights", str(tmp_path / "grid.json")]
+    weights = ["--fusion", str(tmp_path / "grid.json")]
+    assert parser.parse_args(weights) == parser.parse_args(["--weights", weights[1]])  # its earlier name, where no model is loaded
     assert asdict(fusion_of(parser.parse_args(weights))) == best
     assert asdict(fusion_of(parser.parse_args([*weights, "--beta", "0"]))) == best | {"beta": 0.0}
     assert fusion_of(parser.parse_args([])) == Fusion()

@@ -38,7 +38,7 @@ def model() -> Highlighter:
 @pytest.fixture
 def aha(model, monkeypatch):
     """`aha ...` in this process, with the tiny model."""
-    monkeypatch.setattr(commands, "load_model", lambda args: model)
+    monkeypatch.setattr(commands, "load_model", lambda args, videos=(): model)
 
     def run(*arguments):
         forced = ["--force"] if arguments[0] == "highlights" and "--scores" not in arguments else []  # random weights see nothing anywhere

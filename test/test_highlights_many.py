@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -15,12 +17,16 @@ from paths import shared_fixture
 from aha import cli
 from aha.api import Highlighter, load
 from aha.cli import commands
+from aha.core.prediction import read_predictions
 from aha.demo.dataset import importance, plan_dataset, write_video
 from aha.errors import UserError
-from aha.highlights.evidence import Evidence, strength
+from aha.highlights.evidence import UNRELATED, Evidence, level_of, strength
 from aha.highlights.online import OnlineSettings
-from aha.highlights.result import Options, find_highlights
+from aha.highlights.report import write_report
+from aha.highlights.result import Options, evidence_of, find_highlights, read_track, score_curve
+from aha.highlights.thumbnails import stills_of
 from aha.highlights.timeline import ScoreTrack
+from aha.video.packet_index import video_index
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,7 @@ def aha(model, monkeypatch):
         cli.run([str(argument) for argument in arguments])
 
     run.loads = []
-    monkeypatch.setattr(commands, "load_model", lambda args: run.loads.append(1) or model)
+    monkeypatch.setattr(commands, "load_model", lambda args, videos=(): run.loads.append(1) or model)
     return run
 
 
@@ -78,6 +84,59 @@ def test_a_folder_is_done_with_one_model_and_goes_on_after_a_kill(aha, model, vi
     assert files_of(tmp_path / "single") == files_of(tmp_path / "out/b")
     with pytest.raises(UserError, match="made with other settings"):
         aha(*words, "--top", "2")
+
+
+def test_what_is_refused_is_not_done_and_is_said_before_it_is_scored(aha, model, tmp_path, monkeypatch, capsys):
+    """A timeline that cannot be had of one video: not done at the second start either, and the others go on."""
+    pytest.importorskip("otio_fcpx_xml_adapter")
+    (tmp_path / "films").mkdir()
+    make_video(tmp_path / "films/even.mp4", seconds=6, fps=25, sound=False)
+    make_video(tmp_path / "films/ntsc.mp4", seconds=6, fps=Fraction(30000, 1001), sound=False)
+    words = [
+        "highlights",
+        tmp_path / "films",
+        "--query",
+        "a red star",
+        "--force",
+        "--no_reel",
+        "--export",
+        "otio,fcpxml",
+        "--output",
+        tmp_path / "out",
+    ]
+    encoded = []
+    real = model.encode
+    monkeypatch.setattr(model, "encode", lambda opened, **settings: encoded.append(opened.path.name) or real(opened, **settings))
+    for _ in range(2):
+        with pytest.raises(UserError, match="1 of 2 videos could not be done .ntsc.mp4"):
+            aha(*words)
+        assert "--export fcpxml: its adapter is not exact at 29.970 frames a second" in capsys.readouterr().err
+    assert encoded == ["even.mp4"] and not (tmp_path / "out/ntsc/summary.json").exists()
+    assert "not exact at 29.970" in (tmp_path / "out/index.html").read_text()
+    assert sorted(path.name for path in (tmp_path / "out/even").glob("reel.*")) == ["reel.fcpxml", "reel.otio"]
+    with pytest.raises(UserError, match="not exact at 29.970"):
+        aha("highlights", tmp_path / "films/ntsc.mp4", *words[2:-1], tmp_path / "single")
+    assert not (tmp_path / "single").exists() and len(aha.loads) == 2
+
+
+def test_a_folder_counts_as_done_when_all_of_it_is_there(aha, videos, tmp_path, monkeypatch):
+    """Whatever is refused while it is written, timeline, reel or report, at the last moment."""
+    words = ["highlights", videos / "a.mp4", "--query", "a red star", "--force", "--export", "otio", "--output", tmp_path / "out"]
+    for place in ("result.write_timelines", "result.write_reel", "report.write_report"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"aha.highlights.{place}", refuse)
+            with pytest.raises(UserError, match="refused"):
+                aha(*words)
+        assert not (tmp_path / "out/summary.json").exists() and (tmp_path / "out/.unfinished").exists()
+    aha(*words)  # takes the unfinished folder up again
+    assert (tmp_path / "out/summary.json").exists() and not (tmp_path / "out/.unfinished").exists()
+    stored = tmp_path / "out/scores.json"
+    aha("highlights", videos / "a.mp4", "--scores", stored, "--force", "--min_score", "2", "--overwrite", "--output", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("reel.*"))  # nothing chosen: what an earlier run chose is no result of this one
+
+
+def refuse(*_, **__):
+    raise UserError("refused.")
 
 
 def test_a_list_has_its_own_queries(aha, videos, tmp_path, capsys):
@@ -133,14 +192,31 @@ def track(curve: np.ndarray) -> ScoreTrack:
 
 def test_weak_evidence_chooses_nothing_unless_forced():
     curve = np.array([0.2, 0.2, 0.9, 0.9, 0.2, 0.2, 0.2, 0.2, 0.3, 0.2])
-    others = [np.full(10, 0.1), np.full(10, 0.3)]
-    assert strength(curve, others) == pytest.approx(0.7)  # the best 2 of 10 frames, over the mean of the others
-    assert strength(others[0], [curve]) < 0
+    others = [np.full(10, value) for value in (0.1, 0.3, 0.5, 0.2, 0.6, 0.4)]
+    assert strength(curve, others) == pytest.approx(0.75)  # the best 2 of 10 frames, over the mean of the 2 lowest of 6
+    assert strength(others[0], [curve]) <= 0
+    assert strength(np.full(10, 0.9), others) == 0  # nothing in it is more than the rest
     weak, clear = Evidence(0.1, 0.2), Evidence(0.3, 0.2)
     assert find_highlights(track(curve), "x", evidence=weak).highlights == []
     assert find_highlights(track(curve), "x", evidence=clear).highlights
     assert find_highlights(track(curve), "x", Options(force=True), evidence=weak).highlights
     assert str(weak).startswith("no clear moment for this query") and "no clear" not in str(clear)
+
+
+def test_what_is_unrelated_passes_in_one_of_ten_on_any_scale():
+    """The level of a model that nobody measured: the strongest of the unrelated queries, each against the others."""
+    random, clear = np.random.default_rng(0), {"unrelated": 0, "shown": 0}
+    for _ in range(300):
+        scale, picture_F = 10.0 ** random.uniform(-2, 2), random.normal(0, 1, 60).cumsum()  # what every query gets of the same picture
+        curves_QF = scale * (picture_F + random.normal(0, 1, (len(UNRELATED) + 1, 60)))
+        clear["unrelated"] += strength(curves_QF[0], curves_QF[1:]) > level_of(curves_QF[0], curves_QF[1:])
+        curves_QF[0, 20:32] += 4 * scale
+        clear["shown"] += strength(curves_QF[0], curves_QF[1:]) > level_of(curves_QF[0], curves_QF[1:])
+    assert clear["unrelated"] <= 0.13 * 300 and clear["shown"] >= 0.95 * 300
+    measured = evidence_of(
+        track(np.linspace(0, 1, 20)), [track(np.full(20, value)) for value in (0.1, 0.2, 0.3)], Options(smooth_frames=1), None
+    )
+    assert measured.level == 0 and measured.is_clear and not Evidence(0.0, 0.0).is_clear
 
 
 def test_no_clear_moment_is_said_everywhere(aha, model, videos, tmp_path, monkeypatch, capsys):
@@ -151,6 +227,25 @@ def test_no_clear_moment_is_said_everywhere(aha, model, videos, tmp_path, monkey
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["evidence"]["is_clear"] is False and summary["moments"] == [] and not (tmp_path / "reel.mp4").exists()
     assert json.loads((tmp_path / "highlights.json").read_text()) == []
+
+
+def test_the_report_is_made_from_the_summary(aha, model, videos, tmp_path):
+    """summary.json has all that the report says: with it and the curves the same report can be made again."""
+    aha("highlights", videos / "a.mp4", "--query", "a red star", "--force", "--no_reel", "--output", tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["chosen_by"] == {"rule": "budget", "value": 0.15, "forced": summary["evidence"]["is_clear"] is False}
+    assert [segment["chosen"] for segment in summary["segments"] if segment["chosen"]]
+    curves = read_track(next(iter(read_predictions(tmp_path / "scores.json"))), summary["duration"])
+    fused_F, video = score_curve(curves, Options()), videos / "a.mp4"
+    moments = [SimpleNamespace(rank=m["rank"], first=f, last=f + 1) for m in sorted(summary["moments"], key=lambda m: m["rank"])
+               for f in [int(np.argmin(np.abs(curves.times_F - m["peak_time"])))]]  # fmt: skip
+    stills = stills_of(video_index(video), curves, fused_F, moments)
+    write_report(tmp_path / "again.html", video, summary, curves, fused_F, stills)
+    assert (tmp_path / "again.html").read_text() == (tmp_path / "report.html").read_text()
+    summary["moments"][0]["caption"], summary["query"] = "a <star> at last", "another query"
+    write_report(tmp_path / "other.html", video, summary, curves, fused_F, stills)
+    page = (tmp_path / "other.html").read_text()
+    assert "a &lt;star&gt; at last" in page and "another query" in page and "a red star" not in page
 
 
 def test_moments_that_touch_are_one(model):
@@ -185,8 +280,10 @@ def test_noise_black_and_test_pictures_have_no_clear_moment(tmp_path):
     for name, pictures in films.items():
         write_pictures(tmp_path / f"{name}.mp4", pictures)
         video = demo.encode(tmp_path / f"{name}.mp4")
-        result = demo.query(video, "Where is the striped green thing?", unrelated=demo.unrelated(video))
-        assert not result.evidence.is_clear and result.highlights == [], (name, result.evidence)
+        unrelated = demo.unrelated(video)
+        for query in ("Where is the striped green thing?", "Everything purple: a collection", "All the white things in one video"):
+            result = demo.query(video, query, unrelated=unrelated)
+            assert not result.evidence.is_clear and result.highlights == [], (name, query, result.evidence)
 
 
 @pytest.mark.slow

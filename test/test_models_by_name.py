@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,12 +15,13 @@ from hub import Hub
 from huggingface_hub import constants
 from paths import REPO, shared_fixture
 
-from aha import cli
+from aha import cli, preflight
 from aha.api import load
 from aha.errors import UserError
 from aha.scoring import known_models
 from aha.scoring.known_models import BASE_7B
-from aha.scoring.model_choice import DEMO_ADAPTER, DEMO_BASE, ModelChoice
+from aha.scoring.model_choice import DEMO_ADAPTER, DEMO_BASE, ModelChoice, spelled_out
+from aha.train import main as train_main
 
 TINY = shared_fixture("reference/llava-onevision-qwen2-tiny-ov")
 
@@ -126,6 +128,44 @@ def test_a_folder_of_the_archive_or_of_a_trained_adapter(hub):
     choice = ModelChoice(model="mine", device="cpu")
     assert choice.sources == [str(DEMO_BASE), "mine"] and not choice.is_demo
     choice.load()
+
+
+def test_a_name_wherever_weights_are_taken(hub, tmp_path, capsys, monkeypatch):
+    """train, merge and preflight take base and adapter apart: a name stands for both."""
+    published = Path(shutil.copytree(hub.repositories["wangyueqian/MMDuet"], tmp_path / "mmduet"))
+    settings = json.loads((published / "adapter_config.json").read_text())
+    (published / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": BASE_7B}))
+    hub.repositories["wangyueqian/MMDuet"] = published
+    words = ["--model", "mmduet-7b", "--output_dir", "run"]
+    assert spelled_out(words) == ["--output_dir", "run", "--llm_pretrained", BASE_7B, "--lora_pretrained", "wangyueqian/MMDuet"]
+    assert hub.sent == {}  # nothing is fetched to look a name up
+    assert spelled_out(["--llm_pretrained", "x", "--fold", "1"]) == ["--llm_pretrained", "x", "--fold", "1"]
+    with pytest.raises(UserError, match="not both"):
+        cli.run(["merge", "--model", "mmduet-7b", "--lora_pretrained", "x", "--output", "merged"])
+    monkeypatch.setattr(preflight, "hub_answers", lambda: True)
+    with pytest.raises(UserError):
+        cli.run(["preflight", "--model", "mmduet-7b", "--num_gpus", "0", "--dataset_config", str(REPO / "configs/datasets/tvsum.json")])
+    err = capsys.readouterr().err
+    assert "base model" not in err and "MMDuet checkpoint" not in err and "adapter:" not in err  # the hub has them
+    cli.run(["merge", "--model", "mmduet-7b", "--output", "merged", "--dtype", "float32"])
+    assert f"downloading {BASE_7B}: " in capsys.readouterr().err
+    merged, apart = ModelChoice(model="merged", device="cpu").load()[0], ModelChoice(model="mmduet-7b", device="cpu").load()[0]
+    assert merged.get_parameter("lm_head.weight").equal(apart.get_parameter("lm_head.weight"))
+    with pytest.raises(UserError, match="merged is no adapter on a base; give --llm_pretrained BASE --lora_pretrained ADAPTER"):
+        spelled_out(["--model", "merged"])
+    with pytest.raises(UserError, match="no name .demo, mmduet-7b, aha-7b."):
+        cli.run(["train", "--model", "mmduet7b"])
+    given = []
+    monkeypatch.setattr("aha.training.run.train", given.append)
+    train_main(["--model", "mmduet-7b"])
+    assert given == [["--llm_pretrained", BASE_7B, "--lora_pretrained", "wangyueqian/MMDuet"]]
+
+
+def test_an_adapter_finds_the_folder_of_its_base_again(hub):
+    """adapter_config.json holds the base's name alone; where it was lies beside it."""
+    shutil.copytree(DEMO_ADAPTER, "mine")
+    Path("mine/.base").write_text(str(DEMO_BASE))
+    assert ModelChoice(model="mine", device="cpu").sources == [str(DEMO_BASE), "mine"]
 
 
 @pytest.mark.slow

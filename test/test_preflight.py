@@ -96,11 +96,13 @@ def test_half_there_is_not_there(tmp_path):
     assert "adapter_model.safetensors" in preflight.missing_adapter(checkpoint(tmp_path / "adapter", "adapter_config.json"))
 
 
-@pytest.mark.parametrize("script", ["train_on_tvsum", "train_on_hisum", "train_mmduet"])
-def test_scripts_print_the_list_and_stop(script):
-    """Where the data is not there (as in a fresh clone), each training script ends with 2 and the list, without a traceback."""
+@pytest.mark.parametrize("script, named", [("train_on_tvsum", []), ("train_on_hisum", ["--model", "mmduet-7b"]), ("train_mmduet", [])])
+def test_scripts_print_the_list_and_stop(script, named):
+    """Where the data is not there (as in a fresh clone), each training script ends with 2 and the list, without a traceback. A model by
+    name takes the place of the default base and adapter."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]}
-    run = subprocess.run(["bash", str(REPO / "scripts" / f"{script}.sh")], capture_output=True, text=True, env=environment, timeout=120)
+    command = ["bash", str(REPO / "scripts" / f"{script}.sh"), *named]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     if run.returncode == 0 or "missing" not in run.stderr:
         pytest.fail(run.stderr[-500:])
     assert run.returncode == 2 and "Traceback" not in run.stderr and "base model" in run.stderr

@@ -50,5 +50,6 @@ def test_the_frames_are_those_of_the_file(tmp_path):
     make_video(tmp_path / "variable.mp4", seconds=8, fps=24, sound=False, variable=True)
     with pytest.raises(UserError, match="variable frame rate"):
         write_timelines(tmp_path, tmp_path / "variable.mp4", moments((0, 1)), ["otio"])
+    assert write_timelines(tmp_path, tmp_path / "variable.mp4", moments((0, 1)), []) == []  # nothing is asked of it
     with pytest.raises(UserError, match="--export aaf: aaf is none of otio, edl, fcpxml"):
         kinds_of("aaf")

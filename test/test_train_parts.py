@@ -20,6 +20,7 @@ from aha.data.mixture import build_mixture
 from aha.errors import UserError
 from aha.merge import main as merge_main
 from aha.models import AhaModel, aha_losses
+from aha.models.quantized import LEVELS, dequantize, quantize
 from aha.training.card import model_card
 from aha.training.checkpoint import complete, find_resume, leftovers, rotate
 from aha.training.compiled import SeededDropout, run_and_recompute
@@ -27,7 +28,6 @@ from aha.training.data import Collator, RankBatches
 from aha.training.logs import drop_after
 from aha.training.model import base_name
 from aha.training.optimizer import LowMemoryAdamW, stochastic_bfloat16, update
-from aha.training.quantized import LEVELS, dequantize, quantize
 from aha.training.spare import HostEmbedding, embeddings_on_host, inputs_on_host
 
 # ---- order of batches ----

@@ -10,8 +10,10 @@ Without --model the embedded demo model is used, which knows only simple coloure
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import contextmanager, suppress
 
 from tqdm import tqdm
 
@@ -26,7 +28,7 @@ from aha.scoring.model_choice import ModelChoice
 
 
 def add_score_flags(parser: argparse.ArgumentParser) -> None:
-    add_fusion_flags(parser)
+    add_fusion_flags(parser, loads_model=True)
     group = parser.add_argument_group("online segmentation: a segment ends when enough has been seen or the evidence changes")
     default = OnlineSettings()
     group.add_argument(
@@ -68,12 +70,30 @@ def online_of(args: argparse.Namespace) -> OnlineSettings:
         raise UserError(f"{error}.") from error
 
 
-def load_model(args: argparse.Namespace) -> Highlighter:
-    """The model of the flags; where it is the demo model the user is told so."""
+def load_model(args: argparse.Namespace, videos: Sequence[str | os.PathLike] = ()) -> Highlighter:
+    """The model of the flags; where it is the demo model the user is told so, loudly where one of the first of these videos is not of its
+    world."""
     model = load_choice(from_args(ModelChoice, args))
     if model.is_demo:
         print(f"note: {DEMO_NOTE}", file=sys.stderr)
+        warn_other_world(videos[:5])
     return model
+
+
+def warn_other_world(videos: Sequence[str | os.PathLike]) -> None:
+    """One loud line about the first video that does not look like the demo's generated ones; one that cannot be read says so elsewhere."""
+    from aha.demo.world import looks_like_demo
+
+    for video in videos:
+        with suppress(UserError):
+            if not looks_like_demo(video):
+                line = "!" * 78
+                print(
+                    f"{line}\nWARNING: {os.fspath(video)} shows something else than coloured shapes, and the demo model knows\n"
+                    f"nothing else: what it says of it means nothing. Name a real model: --model mmduet-7b (aha models)\n{line}",
+                    file=sys.stderr,
+                )
+                return
 
 
 def positive(text: str) -> float:
@@ -103,7 +123,8 @@ def _run_watch(args: argparse.Namespace) -> None:
 
     for address in (*args.source, *args.on_event):
         hide_argument(address, shown_address(address))
-    run_watch(args, lambda: load_model(args), fusion_of(args), online_of(args))
+    files = [source for source in args.source if os.path.isfile(source)]
+    run_watch(args, lambda: load_model(args, files), fusion_of(args), online_of(args))
 
 
 def _watch_parser(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ from aha.errors import UserError
 from aha.highlights.evidence import Evidence
 from aha.highlights.index import write_index
 from aha.highlights.result import Options, Result, find_highlights, read_track, write_result
-from aha.highlights.timelines import kinds_of, write_timelines
+from aha.highlights.timelines import check_timelines, kinds_of
 from aha.results.table import wrapped
 from aha.scoring.model_choice import ModelChoice
 from aha.video.library import VIDEO_SUFFIXES, list_videos
@@ -173,6 +173,10 @@ def _with_folders(asked: dict[Path, list[str]], output: Path, several: bool) -> 
     return jobs
 
 
+def exports(args: argparse.Namespace) -> tuple[str, ...]:
+    return () if args.export is None else kinds_of(args.export)
+
+
 def slug(text: str) -> str:
     """Letters, digits and marks (of Hindi, Arabic, ...) as part of a folder's name."""
     kept = "".join(c if c.isalnum() or c == "_" or unicodedata.category(c).startswith("M") else "-" for c in text.lower())
@@ -186,8 +190,7 @@ def run_highlights(args: argparse.Namespace) -> None:
     queries, options, output = queries_of(args.query or []), options_of(args), Path(args.output)
     if args.max_num_frames is not None and args.max_num_frames < 1:
         raise UserError(f"max_num_frames must be at least 1, not {args.max_num_frames}.")
-    if args.export is not None:
-        kinds_of(args.export)  # a format that is unknown or not installed is refused before the work
+    exports(args)  # a format that is unknown or not installed is refused before the work
     if args.keep_features is not None:
         check_output(args.keep_features, overwrite=True)
     if args.scores is not None:
@@ -196,8 +199,9 @@ def run_highlights(args: argparse.Namespace) -> None:
     jobs, several = jobs_of(args.video, queries, output)
     if not several:
         probe(jobs[0].video)  # a file that is no video is refused before the model is loaded
+        check_timelines(jobs[0].video, exports(args))
         check_output(output, args.overwrite)
-        model = commands.load_model(args)
+        model = commands.load_model(args, [jobs[0].video])
         report(highlights_of(model, open_video(model, jobs[0].video, args), jobs[0], options, args, False))
         finish_output(output)
         return
@@ -214,7 +218,7 @@ def run_highlights(args: argparse.Namespace) -> None:
         waiting = jobs
     failed: dict[Path, str] = {}
     if waiting:
-        model = commands.load_model(args)
+        model = commands.load_model(args, [job.video for job in waiting])
         if not goes_on:
             write_json(open_output(output, True) / SETTINGS, settings)
         for number, (job, opened) in enumerate(opened_ahead(model, waiting, args), 1):
@@ -236,7 +240,7 @@ def run_highlights(args: argparse.Namespace) -> None:
 
 def settings_of(args: argparse.Namespace, options: Options) -> dict:
     """What decides what is written: a run that goes on must have the same."""
-    model = {name: getattr(args, name, None) for name in ("model", "llm_pretrained", "lora_pretrained", "dtype")}
+    model = {name: getattr(args, name, None) for name in ("model", "llm_pretrained", "lora_pretrained", "dtype", "weights")}
     names = ("frame_fps", "max_num_frames", "video_backend", "titles", "no_reel", "curve_video", "speak", "export")
     return {"model": model, "options": asdict(options), **{name: getattr(args, name) for name in names}}
 
@@ -267,6 +271,7 @@ def highlights_of(
 ) -> list[tuple[Result, Path, float | None]]:
     """Score and cut one video for all its queries; (result, folder, seconds of the reel) of each. skip_done: what an
     earlier run finished is left alone."""
+    check_timelines(job.video, exports(args))
     with commands.progress_bar("encode") as progress:
         video: EncodedVideo = model.encode(opened, progress=progress)
     if args.max_num_frames is not None and video.sample_fps < args.frame_fps:
@@ -291,11 +296,9 @@ def write(result: Result, video: Path, folder: Path, args: argparse.Namespace, f
         open_output(marked, True)
     with commands.progress_bar("reel") as progress, commands.progress_bar("curve video", args.curve_video) as curve_progress:
         reel = write_result(
-            result, video, folder, frame_fps=fps, titles=args.titles, reel=not args.no_reel, curve_video=args.curve_video, note=note,
-            progress=progress, curve_progress=curve_progress,
+            result, video, folder, frame_fps=fps, titles=args.titles, reel=not args.no_reel, export=exports(args),
+            curve_video=args.curve_video, note=note, progress=progress, curve_progress=curve_progress,
         )  # fmt: skip
-    if args.export is not None and result.highlights:
-        write_timelines(folder, video, result.highlights, kinds_of(args.export))
     return None if reel is None else reel.duration
 
 

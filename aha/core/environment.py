@@ -137,7 +137,14 @@ def versions() -> dict[str, Any]:
 def quiet() -> None:
     """Hide notices about other libraries' futures and set-up that say nothing about the run. Call it before they are imported."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.|torch\.")
-    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+    # torchao, which transformers imports where it is installed, warns of its kernels for other GPUs and number formats
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    for name in ("DeepSpeed", "torch.utils._pytree"):
+        logging.getLogger(name).addFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 # ---- one rank of several ----

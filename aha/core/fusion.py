@@ -67,8 +67,9 @@ def fuse(informative, relevance, uncertainty, alpha, beta, epsilon, uncertainty_
 NAMES = ("alpha", "beta", "epsilon", "uncertainty_threshold")
 
 
-def add_fusion_flags(parser: argparse.ArgumentParser, default: Fusion | None = RELEVANCE) -> None:
-    """Flags that were not given are None; `fusion_of` fills them. `default` None: the caller decides, and the help names no default."""
+def add_fusion_flags(parser: argparse.ArgumentParser, default: Fusion | None = RELEVANCE, loads_model: bool = False) -> None:
+    """Flags that were not given are None; `fusion_of` fills them. `default` None: the caller decides, and the help names no default.
+    loads_model: the command's --weights are the model's, so that it is no other name of --fusion there."""
     group = parser.add_argument_group("frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold)")
     for name, about in zip(
         NAMES,
@@ -81,14 +82,21 @@ def add_fusion_flags(parser: argparse.ArgumentParser, default: Fusion | None = R
     ):
         shown = "" if default is None else f" (default {getattr(default, name):g})"
         group.add_argument(f"--{name}", type=float, metavar="X", help=about + shown)
-    group.add_argument("--weights", metavar="JSON", help="take these four from a result of the grid search; flags that are given win")
+    names = ["--fusion"] if loads_model else ["--fusion", "--weights"]
+    group.add_argument(
+        *names, dest="fusion", metavar="JSON", help="take these four from a result of the grid search; flags that are given win"
+    )
 
 
 def fusion_of(args: argparse.Namespace) -> Fusion:
-    """The Fusion of `add_fusion_flags`: flags that are None take the value of --weights, else the class's default. Raises UserError."""
-    given = read_weights(args.weights) if args.weights else {}
-    given |= {name: getattr(args, name) for name in NAMES if getattr(args, name) is not None}
-    return Fusion(**given)
+    """The Fusion of `add_fusion_flags`: flags that are None take the value of --fusion, else the class's default. Raises UserError."""
+    return Fusion(**given_weights(args))
+
+
+def given_weights(args: argparse.Namespace) -> dict[str, float]:
+    """What the flags say, the file of --fusion included."""
+    given = read_weights(args.fusion) if args.fusion else {}
+    return given | {name: getattr(args, name) for name in NAMES if getattr(args, name) is not None}
 
 
 def read_weights(path: str | Path) -> dict[str, float]:

@@ -43,7 +43,7 @@ COMMON = (
     "trained_on",
     "random_runs",
     "published",
-    "weights",
+    "fusion",
     *WEIGHTS,
 )  # the others go to `load`
 

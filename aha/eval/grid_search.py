@@ -2,7 +2,7 @@
 
     python -m aha.eval.grid_search --predictions outputs/tvsum/predictions.json --output outputs/tvsum/grid.json
     python -m aha.eval.grid_search --dataset charades --predictions outputs/charades/predictions.json --output grid.json
-    python -m aha.eval.tvsum --predictions new.json --weights outputs/tvsum/grid.json          # every evaluator reads the result
+    python -m aha.eval.tvsum --predictions new.json --fusion outputs/tvsum/grid.json          # every evaluator reads the result
 
 Frame score = alpha * informative + beta * relevance - epsilon * max(0, uncertainty - threshold). Every combination is scored on every video
 (vectorised); then, for each of the folds, the combination with the best mean objective over the OTHER folds' videos is taken and reported

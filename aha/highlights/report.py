@@ -1,5 +1,7 @@
 """report.html: one self-contained file with the player, a timeline that can be clicked, and the ranked moments with thumbnails.
 
+What it says comes from summary.json (instructions/summary.md), what it draws from the scores of the frames.
+
 The video travels inside the file: as it is where a browser can play it and it is small, else as a smaller copy. A video of more than ten
 minutes would make the page too large to open; the report then plays the file from where it is, and says so.
 """
@@ -11,9 +13,10 @@ import html
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -22,7 +25,7 @@ from aha.core.clock import clock, clock_ticks
 from aha.core.files import write_text
 from aha.highlights.reel import Clip, write_reel
 from aha.highlights.thumbnails import Stills, jpeg_address, small
-from aha.highlights.timeline import Highlight, ScoreTrack, Segment
+from aha.highlights.timeline import ScoreTrack
 from aha.video.container import open_container, video_stream
 from aha.video.packet_index import VideoIndex, video_index
 
@@ -33,38 +36,38 @@ CURVE_POINTS = 4000  # of a curve in the page; more cannot be told apart
 
 
 def write_report(
-    path: str | os.PathLike, video: str | os.PathLike, query: str, track: ScoreTrack, fused_F: np.ndarray, segments: Sequence[Segment],
-    highlights: Sequence[Highlight], note: str, stills: Stills,
+    path: str | os.PathLike, video: str | os.PathLike, summary: Mapping[str, Any], track: ScoreTrack, fused_F: np.ndarray, stills: Stills
 ) -> None:  # fmt: skip
-    """Write the report. `note` is shown under the title (which model scored); stills: aha.highlights.thumbnails.stills_of.
+    """Write the report of what summary.json holds; track, fused_F: the curves; stills: aha.highlights.thumbnails.stills_of.
 
     Raises UserError as decoding and writing do.
     """
+    moments = sorted(summary["moments"], key=lambda moment: moment["rank"])
     index = video_index(video)
     source, about, player_seconds = _player_source(index, Path(path))
     late = player_seconds(0.0)
     data = {
-        "duration": track.duration,
+        "duration": summary["duration"],
         "late": late,  # the page's curves and moments are on our clock; the player's starts so much earlier
-        "ticks": clock_ticks(late, late + track.duration, 7),
+        "ticks": clock_ticks(late, late + summary["duration"], 7),
         "curves": _curves(track, fused_F),
-        "segments": [[round(s.start, 3), round(s.end, 3), s.reason] for s in segments],
-        "highlights": [h.to_json() for h in highlights],
+        "segments": [[round(s["start"], 3), round(s["end"], 3), s["ended_by"]] for s in summary["segments"]],
+        "highlights": moments,
     }
     # "</script>" in a sentence must not end the script, "<!--" must not start a comment.
     embedded = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     page = resources.files("aha.highlights").joinpath("report_template.html").read_text(encoding="utf-8")
-    shown = " ".join(query.split())
+    shown = " ".join(summary["query"].split())
     parts = {
         "{{title}}": html.escape(shown if len(shown) <= 200 else shown[:199] + "…"),
         "{{full_query}}": html.escape(shown) if len(shown) > 200 else "",
-        "{{video_name}}": html.escape(Path(video).name),
-        "{{note}}": html.escape(note),
+        "{{video_name}}": html.escape(summary["video"]),
+        "{{note}}": html.escape(summary["note"]),
         "{{about}}": html.escape(about),
         "{{source}}": html.escape(source),
         "{{poster}}": jpeg_address(small(stills.poster, 640)),
         "{{strip}}": "".join(f'<img alt="" src="{jpeg_address(small(picture, 120))}">' for picture in stills.strip),
-        "{{moments}}": "\n".join(_moment(h, jpeg_address(picture), player_seconds) for h, picture in zip(highlights, stills.best)),
+        "{{moments}}": "\n".join(_moment(moment, jpeg_address(picture), player_seconds) for moment, picture in zip(moments, stills.best)),
         "{{data}}": embedded,
     }
     # One pass: what a query or a name contains is never taken for a placeholder.
@@ -76,16 +79,16 @@ def write_report(
     write_text(path, "".join(pieces))
 
 
-def _moment(highlight: Highlight, thumbnail: str, player_seconds: Callable[[float], float]) -> str:
+def _moment(moment: Mapping[str, Any], thumbnail: str, player_seconds: Callable[[float], float]) -> str:
     """A button. Its times, those in its data and those that are read, are the player's."""
-    start, end, peak = (player_seconds(seconds) for seconds in (highlight.start, highlight.end, highlight.peak_time))
-    unsure = "" if highlight.uncertainty is None else f" · variance {highlight.uncertainty:.3f}"
-    sentence = f"<p class=says>{html.escape(highlight.sentence)}</p>" if highlight.sentence else ""
+    start, end, peak = (player_seconds(moment[name]) for name in ("start", "end", "peak_time"))
+    unsure = "" if moment["uncertainty"] is None else f" · variance {moment['uncertainty']:.3f}"
+    sentence = f"<p class=says>{html.escape(moment['caption'])}</p>" if moment["caption"] else ""
     return (
         f'<li><button class=moment data-start="{start:.3f}" data-end="{end:.3f}" '
-        f'data-peak="{peak:.3f}"><img alt="" src="{thumbnail}"><span class=rank>{highlight.rank}</span>'
-        f"<span class=text><b>{clock(start)} – {clock(end)}</b> score {highlight.score:.3f}"
-        f"<small>relevance {highlight.relevance:.3f} · informative {highlight.informative:.3f}{unsure}</small>"
+        f'data-peak="{peak:.3f}"><img alt="" src="{thumbnail}"><span class=rank>{moment["rank"]}</span>'
+        f"<span class=text><b>{clock(start)} – {clock(end)}</b> score {moment['score']:.3f}"
+        f"<small>relevance {moment['relevance']:.3f} · informative {moment['informative']:.3f}{unsure}</small>"
         f"{sentence}</span></button></li>"
     )
 

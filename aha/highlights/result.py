@@ -23,7 +23,7 @@ from aha.core.heads import SCORES
 from aha.core.prediction import Prediction, score_rows, write_predictions
 from aha.errors import UserError
 from aha.highlights.chapters import chapters_vtt, title_of
-from aha.highlights.evidence import Evidence, strength
+from aha.highlights.evidence import Evidence, level_of, strength
 from aha.highlights.offline import segment_kernel, segment_uniform
 from aha.highlights.online import OnlineSettings, segment_online
 from aha.highlights.ranking import ranked_highlights, smooth_causal, smooth_centred
@@ -31,6 +31,7 @@ from aha.highlights.reel import Clip, ReelInfo, write_reel
 from aha.highlights.summary import summarise_budget, summarise_threshold, summarise_top
 from aha.highlights.thumbnails import stills_of, write_poster
 from aha.highlights.timeline import Highlight, ScoreTrack, Segment
+from aha.highlights.timelines import ADAPTERS, write_timelines
 from aha.video.packet_index import video_index
 
 FILES = (
@@ -38,6 +39,7 @@ FILES = (
     "summary.json",
 )  # fmt: skip
 CURVE_VIDEO = "curve.mp4"  # where it is asked for
+RULES = ("budget", "top", "min_score")  # what may say how many moments there are
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Options:
     force: bool = False  # choose moments where the evidence is weak, too
 
     def __post_init__(self) -> None:
-        if sum(value is not None for value in (self.budget, self.top, self.min_score)) > 1:
+        if sum(getattr(self, name) is not None for name in RULES) > 1:
             raise UserError("give one of budget, top and min_score, not several.")
         if self.budget is not None and not 0 < self.budget <= 1:
             raise UserError(f"budget is the share of the video to show, above 0 and at most 1, not {self.budget}.")
@@ -82,6 +84,7 @@ class Result:
     video_fps: float
     said: list[dict[str, Any]] = field(default_factory=list)  # {"role": "assistant", "time", "content"}
     evidence: Evidence | None = None  # None: not measured
+    chosen_by: dict[str, Any] = field(default_factory=dict)  # the rule, its value, and whether it was forced
 
     @property
     def reel_seconds(self) -> float:
@@ -101,9 +104,11 @@ def score_curve(track: ScoreTrack, options: Options) -> np.ndarray:
     return smooth(fused_F, options.smooth_frames, 1)
 
 
-def evidence_of(track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Options, level: float) -> Evidence:
-    """unrelated: the same video scored for queries that have nothing to do with it; level: see Evidence."""
-    return Evidence(strength(score_curve(track, options), [score_curve(other, options) for other in unrelated]), level)
+def evidence_of(track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Options, level: float | None) -> Evidence:
+    """unrelated: the same video scored for queries that have nothing to do with it; level: see Evidence, None: what these queries give."""
+    others_QF = [score_curve(other, options) for other in unrelated]
+    fused_F = score_curve(track, options)
+    return Evidence(strength(fused_F, others_QF), level_of(fused_F, others_QF) if level is None else level)
 
 
 def find_highlights(
@@ -121,15 +126,20 @@ def find_highlights(
         segments = segment_kernel(track)
     else:
         segments = segment_uniform(track, options.shot_seconds)
-    if evidence is not None and not evidence.is_clear and not options.force:
+    weak = evidence is not None and not evidence.is_clear
+    rule = next((name for name in RULES if getattr(options, name) is not None), "budget")
+    value: Any = 0.15 if getattr(options, rule) is None else getattr(options, rule)
+    if weak and not options.force:
         chosen = []
-    elif options.top is not None:
-        chosen = summarise_top(track, fused_F, segments, options.top)
-    elif options.min_score is not None:
-        chosen = summarise_threshold(track, fused_F, segments, options.min_score)
+    elif rule == "top":
+        chosen = summarise_top(track, fused_F, segments, value)
+    elif rule == "min_score":
+        chosen = summarise_threshold(track, fused_F, segments, value)
     else:
-        chosen = summarise_budget(track, fused_F, segments, options.budget or 0.15, video_fps)
-    return Result(query, track, fused_F, segments, ranked_highlights(track, fused_F, chosen), video_fps, evidence=evidence)
+        chosen = summarise_budget(track, fused_F, segments, value, video_fps)
+    chosen_by = {"rule": rule, "value": value, "forced": weak and options.force}
+    ranked = ranked_highlights(track, fused_F, chosen)
+    return Result(query, track, fused_F, segments, ranked, video_fps, evidence=evidence, chosen_by=chosen_by)
 
 
 def prediction(result: Result, video_id: str, frame_fps: float) -> Prediction:
@@ -172,7 +182,7 @@ def summary(result: Result, video: Path, note: str, reel: ReelInfo | None) -> di
     return {
         "version": 1, "video": video.name, "duration": track.duration, "query": result.query, "frames_scored": len(track), "note": note,
         "evidence": None if result.evidence is None else {**asdict(result.evidence), "is_clear": result.evidence.is_clear},
-        "reel_seconds": None if reel is None else reel.duration, "segments": segments, "moments": moments,
+        "chosen_by": result.chosen_by, "reel_seconds": None if reel is None else reel.duration, "segments": segments, "moments": moments,
     }  # fmt: skip
 
 
@@ -184,6 +194,7 @@ def write_result(
     frame_fps: float,
     titles: bool = False,
     reel: bool = True,
+    export: Sequence[str] = (),
     curve_video: bool = False,
     note: str = "",
     progress: Callable[[int, int], None] | None = None,
@@ -191,8 +202,9 @@ def write_result(
 ) -> ReelInfo | None:
     """Write FILES into `folder` (see aha.core.files.open_output) and take its mark off; returns what the reel became.
 
-    titles: burn rank and query into the pictures. curve_video: the whole video with its moving curve, too. Nothing
-    chosen (no clear moment, or none above min_score) writes no reel, and removes one that an earlier run left. Raises UserError.
+    titles: burn rank and query into the pictures. export: kinds of timelines (aha.highlights.timelines). curve_video: the whole video with
+    its moving curve, too. Nothing chosen (no clear moment, or none above min_score) writes no reel and no timeline, and removes those that
+    an earlier run left. summary.json comes last, when all that was asked for is there. Raises UserError.
     """
     folder, video = Path(folder), Path(video)
     folder.mkdir(parents=True, exist_ok=True)
@@ -230,15 +242,18 @@ def write_result(
     if reel and result.highlights:
         clips = [Clip(h.start, h.end, title_of(h, result.query) if titles else None) for h in result.highlights]
         info = write_reel(video, clips, folder / "reel.mp4", progress=progress)
+    for kind in ADAPTERS:
+        (folder / f"reel.{kind}").unlink(missing_ok=True)
+    if result.highlights:
+        write_timelines(folder, video, result.highlights, export)
     if curve_video:
         from aha.highlights.curve_video import write_curve_video
 
         write_curve_video(folder / CURVE_VIDEO, video, result.track, result.fused_F, result.highlights, result.query, curve_progress)
     from aha.highlights.report import write_report
 
-    write_report(
-        folder / "report.html", video, result.query, result.track, result.fused_F, result.segments, result.highlights, note, stills
-    )
-    write_json(folder / "summary.json", summary(result, video, note, info))
+    structured = summary(result, video, note, info)
+    write_report(folder / "report.html", video, structured, result.track, result.fused_F, stills)
+    write_json(folder / "summary.json", structured)
     finish_output(folder)
     return info

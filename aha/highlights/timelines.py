@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import os
+import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -53,21 +54,35 @@ def is_constant(index: VideoIndex) -> bool:
     return most < Fraction(1, 2) / index.fps
 
 
+def check_timelines(video: str | os.PathLike, kinds: Sequence[str]) -> None:
+    """Raises UserError, as `write_timelines` does, for what cannot be had of this video whatever is chosen, not even the whole of it in one
+    piece: asked before it is scored."""
+    with tempfile.TemporaryDirectory() as folder:
+        _write_all(Path(folder), video, [(0, len(video_index(video).pts))], kinds)
+
+
 def write_timelines(
     folder: str | os.PathLike, video: str | os.PathLike, highlights: Sequence[Highlight], kinds: Sequence[str]
 ) -> list[Path]:
     """Write `reel.KIND` for each kind, the moments in time order. Raises UserError: a variable frame rate; a format that is not exact at
     this rate, by name."""
     index = video_index(video)
+    spans = [moment_frames(index, h.start, h.end) for h in sorted(highlights, key=lambda h: h.start)]
+    return _write_all(Path(folder), video, spans, kinds)
+
+
+def _write_all(folder: Path, video: str | os.PathLike, spans: Sequence[tuple[int, int]], kinds: Sequence[str]) -> list[Path]:
+    if not kinds:
+        return []  # nothing is asked of this video: its frame rate may vary
+    index = video_index(video)
     if not is_constant(index):
         raise UserError(
             f"{video} has a variable frame rate, on which editing programs count other frames: convert it first "
             "(ffmpeg -i VIDEO -fps_mode cfr NEW)."
         )
-    spans = [moment_frames(index, h.start, h.end) for h in sorted(highlights, key=lambda h: h.start)]
     written = []
     for kind in kinds:
-        path = Path(folder) / f"reel.{kind}"
+        path = folder / f"reel.{kind}"
         with atomic_path(path) as temporary:
             if not _write(temporary, kind, Path(video), index, spans):
                 others = " or ".join(other for other in ADAPTERS if other != kind)

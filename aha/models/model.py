@@ -98,6 +98,7 @@ class WithHeads(Base):
             outputs = config.heads.get(head.name)
             setattr(self, head.module, None if outputs is None else nn.Linear(config.hidden_size, outputs, bias=False))
         self.tokenizer_sources: tuple[str, ...] = ()  # folders or hub ids that the weights came from, the adapter before the base
+        self.weight_bits: int | None = None  # 8 or 4 where the decoder's linear layers are quantized (aha.models.quantized)
         self.system_prompt = DEFAULT_SYSTEM_PROMPT  # that of its training, where the folders have it on record
 
     # ---- computing ----

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from aha.core.files import check_output, read_json, write_json, write_text
 from aha.core.flags import add_flags, from_args
-from aha.core.fusion import Fusion, add_fusion_flags
+from aha.core.fusion import Fusion, add_fusion_flags, given_weights
 from aha.errors import UserError, run_command
 from aha.eval import MODULES, load_task
 from aha.results import table
@@ -277,14 +277,13 @@ def main(argv: list[str]) -> None:
     add_flags(parser, Selection, only=("data_root", "fold", "limit"))
     add_released_flag(parser)
     add_flags(parser, ScoreConfig, only=FLAGS)
-    add_fusion_flags(parser, None)
+    add_fusion_flags(parser, None, loads_model=True)
     parser.add_argument("--features", metavar="DIR", help="where vision features are kept (default OUTPUT/features)")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for ablation.json, ablation.md and the prediction files")
     args = parser.parse_args(argv)
     output = check_output(args.output, overwrite=True)
     config = score_config_of(args, feature_cache=args.features or str(output / "features"))
-    given = {name: getattr(args, name) for name in asdict(Fusion()) if getattr(args, name) is not None}
-    chosen = variants(args.study, config, given)
+    chosen = variants(args.study, config, given_weights(args))
     files, counts = score_all(
         choice_of(args), replace(config, window=None, sink_tokens=None), from_args(Selection, args), output,
         list(dict.fromkeys(variant.changes for variant in chosen)),

@@ -189,7 +189,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--output", metavar="FILE", help=f"default {BASELINES}/DATASET/NAME.json")
     add_flags(p.add_argument_group("vlm"), VlmSettings)
     model = p.add_argument_group("titles_swapped: the model (--device: of siglip and vlm too)")
-    add_flags(model, ModelChoice, only=("llm_pretrained", "lora_pretrained", "dtype", "device", "attn_implementation"))
+    add_flags(model, ModelChoice, only=("llm_pretrained", "lora_pretrained", "dtype", "weights", "device", "attn_implementation"))
     add_score_flags(p)
     args = p.parse_args(argv)
     config = score_config_of(args)

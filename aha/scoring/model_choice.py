@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aha.core.extras import need
 from aha.core.files import read_json
-from aha.core.flags import check_choices, flag, from_args
+from aha.core.flags import add_flags, check_choices, flag, from_args
 from aha.errors import UserError
 from aha.scoring.known_models import DEMO, KNOWN, fetch, is_hub_id
 
 if TYPE_CHECKING:
     from aha.models import AhaModel
 
+WEIGHTS = {"bf16": None, "8bit": 8, "4bit": 4}  # name -> bits of quantized weights
+WEIGHT_FLAGS = ("model", "llm_pretrained", "lora_pretrained")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DEMO_BASE = DEMO / "llava-onevision-qwen2-demo-ov"
@@ -42,11 +46,22 @@ class ModelChoice:
     )
     lora_pretrained: str | None = flag(None, "LoRA adapter on the base (MMDuet, Aha or our own)", metavar="DIR|ID")
     dtype: str | None = flag(None, "number format (default: bfloat16 on cuda, float32 on cpu)", choices=DTYPES)
+    weights: str | None = flag(
+        None, "for a smaller card: the decoder's weights in 16 bits, in 8 (needs torchao) or in 4 (default: as --dtype)",
+        metavar="|".join(WEIGHTS), kw_only=True,
+    )  # fmt: skip
     device: str | None = flag(None, "cpu or cuda (default: cuda where there is one)")
     attn_implementation: str | None = flag(None, "attention kernel (default: the best there is)", choices=ATTENTIONS)
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.weights is not None and self.weights not in WEIGHTS:
+            grid = "; what a grid search found is given as --fusion FILE" if self.weights.endswith(".json") else ""
+            raise UserError(f"--weights {self.weights} is none of {', '.join(WEIGHTS)}{grid}.")
+        if self.weights == "bf16" and self.dtype not in (None, "bfloat16"):
+            raise UserError(f"--weights bf16 means --dtype bfloat16, and --dtype {self.dtype} was given; leave one of them out.")
+        if self.weights == "8bit":
+            need("torchao", "quantized", "--weights 8bit")
         if self.model is not None and (self.llm_pretrained != "demo" or self.lora_pretrained is not None):
             raise UserError("--model names base and adapter together: give it, or --llm_pretrained with --lora_pretrained, not both.")
         if self.is_demo and self.lora_pretrained is not None:
@@ -83,7 +98,7 @@ class ModelChoice:
         """What tells these weights and how they compute from others: settings, and size and time of change of the files."""
         files = [path for folder in self.fetch() for path in sorted(folder.glob("*.safetensors"))]
         stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return [self.sources, self.dtype, self.device, self.attn_implementation, stats]
+        return [self.sources, self.dtype, self.device, self.attn_implementation, self.weights, stats]
 
     def load(self) -> tuple[AhaModel, Any]:
         """(model in evaluation mode, tokenizer). Under torchrun each process takes the GPU of its LOCAL_RANK. Raises UserError."""
@@ -102,10 +117,19 @@ class ModelChoice:
                 f"the embedded demo model is not complete: {missing[0]} is not there; install the project again or name a model."
             )
         self.fetch()
-        dtype = getattr(torch, self.dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
-        settings: dict[str, Any] = {"dtype": dtype, "device": device, "attn_implementation": self.attn_implementation}
+        half = device.startswith("cuda") or self.weights == "bf16"
+        dtype = getattr(torch, self.dtype or ("bfloat16" if half else "float32"))
+        bits = WEIGHTS[self.weights] if self.weights else None
+        # weights that become smaller pass through the host: whole they may not fit on the device
+        settings: dict[str, Any] = {
+            "dtype": dtype, "device": device if bits is None else "cpu", "attn_implementation": self.attn_implementation,
+        }  # fmt: skip
         make = AhaModel.from_base if len(self.sources) == 2 else AhaModel.from_pretrained
         model = make(*self.sources, **settings)
+        if bits is not None:
+            from aha.models.quantized import quantize_weights
+
+            quantize_weights(model, bits, torch.device(device))
         return model.eval(), tokenizer_of(model)
 
 
@@ -114,10 +138,35 @@ def _base_of(folder: Path) -> list[str]:
     settings = folder / "adapter_config.json"
     if not settings.is_file():
         return []
-    base = read_json(settings, "adapter settings").get("base_model_name_or_path")
-    if not base:
+    if not read_json(settings, "adapter settings").get("base_model_name_or_path"):
         raise UserError(f"{settings} does not name its base model; give --llm_pretrained BASE --lora_pretrained {folder}.")
-    return [base]
+    from aha.models.adapters import base_of  # torch
+
+    return [os.fspath(base_of(folder))]
+
+
+def base_and_adapter(args: argparse.Namespace, download: bool = False) -> tuple[str, str]:
+    """The two that the flags WEIGHT_FLAGS name, for what trains or merges. download: get them now (on the first rank), the size said first.
+
+    Raises UserError: none named, named twice, a model without an adapter.
+    """
+    choice = choice_of(args)
+    if len(choice.sources) != 2:
+        raise UserError(f"{choice.name} is no adapter on a base; give --llm_pretrained BASE --lora_pretrained ADAPTER.")
+    if download and int(os.environ.get("RANK", 0)) == 0:
+        choice.fetch()
+    return choice.sources[0], choice.sources[1]
+
+
+def spelled_out(argv: Sequence[str], download: bool = False) -> list[str]:
+    """`--model NAME` as the --llm_pretrained and --lora_pretrained that it stands for. Raises UserError as `base_and_adapter`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_flags(parser, ModelChoice, only=WEIGHT_FLAGS)
+    given, rest = parser.parse_known_args(argv)
+    if not hasattr(given, "model"):
+        return list(argv)
+    base, adapter = base_and_adapter(given, download)
+    return [*rest, "--llm_pretrained", base, "--lora_pretrained", adapter]
 
 
 def choice_of(args: argparse.Namespace) -> ModelChoice:

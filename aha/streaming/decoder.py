@@ -96,7 +96,8 @@ def slots_kernel(model: WithHeads) -> Callable | None:
 
 class Decoder:
     """Runs a model's decoder layers. compiled: let torch.compile fuse what lies between the matrix products, and keep merged copies of the
-    query, key and value projections (6% more memory; seconds at the first call; worth it on a GPU; the model's adapter must be merged).
+    query, key and value projections (6% more memory, none of weights in 8 or 4 bits; seconds at the first call; worth it on a GPU; the
+    model's adapter must be merged).
     Stateless: any number of sessions may use one."""
 
     def __init__(self, model: WithHeads, compiled: bool = False):
@@ -104,7 +105,8 @@ class Decoder:
         functions: Sequence[Callable[..., Any]] = (before_attention, read_slots, after_attention, rotate, softmax, merge)
         self.merged: list[tuple[Tensor, Tensor | None] | None] = [None] * len(model.decoder_layers)
         if compiled:
-            self.merged = [self.base.merged_projections(layer) for layer in model.decoder_layers]
+            if model.weight_bits is None:
+                self.merged = [self.base.merged_projections(layer) for layer in model.decoder_layers]
             # one compilation for all layers (they are arguments) and all sizes
             functions = [torch.compile(function, dynamic=True) for function in functions]
         self.before, self.read, self.after, self.rotate, self.softmax, self.merge = functions

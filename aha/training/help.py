@@ -13,6 +13,7 @@ from typing import Any
 
 SOURCE = Path(__file__).with_name("arguments.py")
 OTHERS = """
+--model NAME stands for --llm_pretrained and --lora_pretrained together: mmduet-7b, aha-7b (aha models), or an adapter that names its base.
 Every other flag of transformers' TrainingArguments is there too (--deepspeed FILE, --bf16 True, --max_steps N, --seed N, --eval_strategy
 steps, --report_to wandb, --push_to_hub True ...): --help_all lists them, after 5 seconds. --debug shows the traceback of an error.
 """

@@ -15,8 +15,8 @@ from aha.core.heads import HEADS, MODULES
 from aha.errors import UserError
 from aha.models import AhaModel
 from aha.models.adapters import add_lora, lora_of, modules_to_save, new_lora, trainable
+from aha.models.quantized import quantize_decoder
 from aha.training.arguments import ModelArguments
-from aha.training.quantized import quantize_decoder
 
 
 def fingerprint(base: Path) -> str:

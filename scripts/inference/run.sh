@@ -22,7 +22,7 @@ writes $OUT/{predictions.json, metrics.json, report/report.html}.
 
 Variables (paths are relative to the project's folder):
   LLM=$LLM     base checkpoint, or a whole Aha model (then LORA= empty)
-  LORA=$LORA   adapter
+  LORA=$LORA   adapter (--model NAME among the options takes the place of both)
   DATA_ROOT=   folder of the data set (default: under datasets/; python -m aha.data.prepare $NAME says what belongs there)
   OUT=$OUT     output folder
   NUM_GPUS=    processes, one per GPU (default: all GPUs)
@@ -47,6 +47,10 @@ launch=("$PYTHON")
 PREDICTIONS="$OUT/predictions.json"
 mkdir -p "$OUT"
 
-"${launch[@]}" -m aha.score --llm_pretrained "$LLM" ${LORA:+--lora_pretrained "$LORA"} --dataset "$NAME" ${DATA_ROOT:+--data_root "$DATA_ROOT"} \
+MODEL=(--llm_pretrained "$LLM" ${LORA:+--lora_pretrained "$LORA"})
+for argument in "$@"; do
+    case "$argument" in --model | --model=*) MODEL=() ;; esac
+done
+"${launch[@]}" -m aha.score "${MODEL[@]}" --dataset "$NAME" ${DATA_ROOT:+--data_root "$DATA_ROOT"} \
     "${SCORE[@]}" --output "$PREDICTIONS" "$@"
 evaluate --predictions "$PREDICTIONS" --output "$OUT/metrics.json" --report "$OUT/report"

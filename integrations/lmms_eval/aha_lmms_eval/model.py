@@ -33,7 +33,7 @@ from aha.scoring.offline import Scorer
 from aha.streaming.session import Session
 from aha.video.frames import letterbox
 
-MODEL_OPTIONS = ("device", "dtype", "attn_implementation")
+MODEL_OPTIONS = ("device", "dtype", "attn_implementation", "weights")
 SCORE_OPTIONS = ("frame_fps", "max_num_frames", "cache", "window", "sink_tokens", "prompt_order", "sampling", "video_backend")
 WORDS = 200  # tokens of a reply where the task sets no limit
 

@@ -1,19 +1,24 @@
-"""4-bit base weights under LoRA (QLoRA, Dettmers et al. 2023, arXiv 2305.14314): the frozen decoder of a 7B model in 3.8 GB instead of 13.
+"""The decoder's weights in fewer bits: for a smaller card, at inference in 8 or 4 bits, in training in 4 under LoRA.
 
-A weight is cut into blocks of 64 along its input; each value becomes the nearest of 16 NormalFloat levels times the block's largest
-magnitude. The layer computes with the 16-bit weight that these give, made when it is needed and not kept.
+4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314): the decoder of a 7B model in 3.8 GB instead of 13. A weight is cut into blocks of 64
+along its input; each value becomes the nearest of 16 NormalFloat levels times the block's largest magnitude. The layer computes with the
+16-bit weight that these give, made when it is needed and not kept.
+8 bits: torchao's, whole numbers times one scale for each output.
+
+The vision tower, the projector, the vocabulary and the heads keep their numbers.
 """
 
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from aha.models import AhaModel
+from aha.models.model import AhaModel
 
 BLOCK = 64
 # NormalFloat-4 levels (QLoRA, appendix E): quantiles of a normal distribution, scaled to [-1, 1], with an exact zero.
@@ -36,9 +41,9 @@ def quantize(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
 
 def dequantize(packed: Tensor, scale: Tensor, levels: Tensor, dtype: torch.dtype) -> Tensor:
     """The inverse of `quantize`, up to rounding: [O, I]."""
-    index = torch.stack([packed >> 4, packed & 15], -1).int()
+    pairs = torch.cartesian_prod(levels, levels)  # [256, 2]: both values of a byte at once
     rows = packed.shape[0]
-    values = levels[index].view(rows, scale.shape[1], -1) * scale.float()[..., None]
+    values = F.embedding(packed.int(), pairs).view(rows, scale.shape[1], -1).mul_(scale.float()[..., None])
     return values.view(rows, -1).to(dtype)
 
 
@@ -64,9 +69,37 @@ class Linear4bit(nn.Module):
 
 
 def quantize_decoder(model: AhaModel, device: torch.device) -> None:
-    """Replace the frozen weight under every LoRA layer by its 4-bit form on `device`, one layer at a time."""
+    """Training: replace the frozen weight under every LoRA layer by its 4-bit form on `device`, one layer at a time."""
     for module in model.modules():
         if isinstance(module, LoraLayer):
             linear = module.base_layer
             assert isinstance(linear, nn.Linear)  # LORA's layers are those of the decoder
             module.base_layer = Linear4bit(linear, device)
+
+
+@torch.no_grad()
+def quantize_weights(model: AhaModel, bits: int, device: torch.device) -> AhaModel:
+    """Inference: replace the weights of the decoder's linear layers by their form in 8 or 4 bits on `device`, one at a time, and move the
+    rest there: on `device` there is never more than the result and one layer. The adapter must be merged.
+
+    8 bits need torchao (the extra `quantized`), which is imported here.
+    """
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and re.match(model.lora_targets, name)
+    }
+    for name in list(layers):
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, _smaller(layers.pop(name), bits, device))  # and nothing holds the whole one any more
+    model.weight_bits = bits
+    nn.Module.to(model, device)
+    return model
+
+
+def _smaller(linear: nn.Linear, bits: int, device: torch.device) -> nn.Module:
+    if bits == 4:
+        return Linear4bit(linear, device)
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    linear = linear.to(device)
+    quantize_(linear, Int8WeightOnlyConfig(set_inductor_config=False))  # torch.compile's settings are not a library's to change
+    return linear
