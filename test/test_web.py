@@ -48,6 +48,15 @@ def visitor(model, tmp_path):
     visitor.close()
 
 
+def test_the_demo_model_says_that_a_video_is_not_of_its_world(visitor, videos, monkeypatch):
+    monkeypatch.setattr(visitor.model, "is_demo", True)
+    visitor.start(str(videos["second"]), "a red star")
+    assert "WARNING: second.mp4 shows something else than coloured shapes" in visitor.status
+    monkeypatch.setattr(visitor.model, "is_demo", False)
+    visitor.start(str(videos["second"]), "a red star")
+    assert "WARNING" not in visitor.status
+
+
 def test_a_visitor_scores_pauses_asks_and_gets_files(visitor, videos):
     visitor.start(str(videos["first"]), "a red star")
     visitor.pause(True)

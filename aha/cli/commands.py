@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 
@@ -82,17 +83,14 @@ def load_model(args: argparse.Namespace, videos: Sequence[str | os.PathLike] = (
 
 def warn_other_world(videos: Sequence[str | os.PathLike]) -> None:
     """One loud line about the first video that does not look like the demo's generated ones; one that cannot be read says so elsewhere."""
-    from aha.demo.world import looks_like_demo
+    from aha.demo.world import OTHER_WORLD, looks_like_demo
 
     for video in videos:
         with suppress(UserError):
             if not looks_like_demo(video):
                 line = "!" * 78
-                print(
-                    f"{line}\nWARNING: {os.fspath(video)} shows something else than coloured shapes, and the demo model knows\n"
-                    f"nothing else: what it says of it means nothing. Name a real model: --model mmduet-7b (aha models)\n{line}",
-                    file=sys.stderr,
-                )
+                text = textwrap.fill(f"WARNING: {os.fspath(video)} {OTHER_WORLD}", 78, break_on_hyphens=False, break_long_words=False)
+                print(f"{line}\n{text}\n{line}", file=sys.stderr)
                 return
 
 

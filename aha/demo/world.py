@@ -16,6 +16,10 @@ import numpy as np
 
 from aha.video.reader import iter_frames
 
+OTHER_WORLD = (
+    "shows something else than coloured shapes, and the demo model knows nothing else: what it says of it means nothing. "
+    "Name a real model: --model mmduet-7b (aha models)"
+)
 FRAMES = 8  # spread over the video
 DARK = 24  # 0..255: the hue of darker pixels means nothing
 # The least of a video's median picture. Of 16 generated videos the lowest had 0.80, 0.077 and 0.022; of photographs, clips and test

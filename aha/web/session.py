@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from aha.api import Highlighter, checked_query, queries_of
+from aha.demo.world import OTHER_WORLD, looks_like_demo
 from aha.errors import UserError
 from aha.highlights.result import Options, Result, find_highlights, write_result
 from aha.highlights.thumbnails import jpeg_address, small
@@ -105,6 +106,7 @@ class Visitor:
         self.folder = Path(tempfile.mkdtemp(prefix="visitor-", dir=root))
         self.video: Path | None = None
         self.info: VideoInfo | None = None
+        self.other_world = False  # the demo model looks at a video that is not of its world
         self.queries: list[str] = []
         self.speaking = Speaking()
         self.answers: list[tuple[float, str, str]] = []  # time, who, text
@@ -160,10 +162,12 @@ class Visitor:
             raise UserError(
                 f"the video lasts {minutes:.1f} minutes, more than the {self.limits.minutes:g} that this page takes; cut it shorter."
             )
+        other_world = self.model.is_demo and not looks_like_demo(video)
         self._halt()
         if self._closed:
             raise UserError("this visit has ended; load the page again.")
         with self._lock:
+            self.other_world = other_world
             before, self.video, self.info, self.queries, self.speaking = self.video, video, info, queries, speaking
             self._seen, self.answers, self._cached, self._scored_all, self._resting = [], [], None, False, False
             self._rows = [[] for _ in (*queries, *self.model.unrelated_queries)]
@@ -247,19 +251,22 @@ class Visitor:
 
     @property
     def status(self) -> str:
-        if self._done is None or self.info is None:
+        if self._done is None or self.info is None or self.video is None:
             return "Choose a video, say what to look for, and press Start."
+        return f"{self._state(self.info)} WARNING: {self.video.name} {OTHER_WORLD}." if self.other_world else self._state(self.info)
+
+    def _state(self, info: VideoInfo) -> str:
         if self.error:
             return f"Error: {self.error}"
         if self.made is not None:
             return f"Making the reel: {self.made[0]} of {self.made[1]} frames."
         seen = self._time
         if self._resting and not self._scored_all:
-            return f"Stopped after {seen:.0f} of {self.info.duration:.0f} s, as nothing was done here for long; press Start to watch again."
+            return f"Stopped after {seen:.0f} of {info.duration:.0f} s, as nothing was done here for long; press Start to watch again."
         if self._scored_all:
-            return f"Done: {len(self._seen)} frames of {self.info.duration:.0f} s scored. Move the sliders, click the curve, ask."
+            return f"Done: {len(self._seen)} frames of {info.duration:.0f} s scored. Move the sliders, click the curve, ask."
         state = "Paused" if self.paused else "Watching"
-        return f"{state}: {seen:.0f} of {self.info.duration:.0f} s, {len(self._seen)} frames scored."
+        return f"{state}: {seen:.0f} of {info.duration:.0f} s, {len(self._seen)} frames scored."
 
     @property
     def fps(self) -> float:
