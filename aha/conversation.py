@@ -349,8 +349,11 @@ class QuerySchedule:
         self.step = 1 / frame_fps
         self.clock: float = 0  # reference only
 
-    def due(self, frame_time: float) -> list[Query]:
-        """Queries to feed before the frame at `frame_time` (seconds). Call once per frame, in order."""
+    def due(self, frame_time: float, lost: int = 0) -> list[Query]:
+        """Queries to feed before the frame at `frame_time` (seconds). Call once per frame, in order. lost: frames of the stream just before
+        this one that the model did not see."""
+        for _ in range(lost):
+            self.clock += self.step
         now = self.clock if self.reference else frame_time
         self.clock += self.step
         taken: list[Query] = []

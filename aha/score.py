@@ -71,13 +71,14 @@ def score_one(choice: ModelChoice, config: ScoreConfig, given: Sequence[str], qu
         print(f"warning: query {late[0].text!r} at {late[0].time:g} s is after the end of the video ({duration:.1f} s)", file=sys.stderr)
     from tqdm import tqdm
 
+    from aha.scoring.dataset import frames_scored
     from aha.scoring.offline import Scorer  # torch is imported only now
 
     scorer = Scorer(*choice.load(), config)
     with tqdm(total=config.expected_frames(duration), unit=" frames", desc="scoring", disable=None) as bar:
         prediction = scorer.score(video, queries, lambda done: bar.update(done - bar.n), video_id=Path(given[0]).stem)
     write_predictions(output, [prediction])
-    print(f"{len(prediction.rows())} frames scored -> {output}")
+    print(f"{frames_scored([prediction])} -> {output}")
 
 
 def main(argv: list[str]) -> None:

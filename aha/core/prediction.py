@@ -14,6 +14,9 @@ Where samples have no "time", "frame_fps" gives it: sample k lies at k / frame_f
 floats (300.0, as pandas does).
 
 "trained_on": true on the top level or in an element says that the model has seen the video in training.
+
+"clock" says which frames of the stream came while the model was busy (aha.core.lost_frames). `rows` are the frames that were scored;
+samples and heads are of all that arrived.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from aha.core.checked import id_of, interval, number, writable
 from aha.core.files import read_json, write_text
 from aha.core.fusion import Fusion
 from aha.core.heads import SCORES
+from aha.core.lost_frames import Held
 from aha.errors import UserError
 
 VIDEO_IDS = ("video_uuid", "video_id", "vid", "video")
@@ -123,13 +127,16 @@ class Prediction:
             times = self._regular_times(len(scores)) if key == "scores" else None
             frames = self._frames(record["frames"], len(scores), may_repeat=times is not None) if "frames" in record else None
             return Samples(video_id, scores, frames, times, None if key == "scores" else CLIP_SECONDS, duration)
-        rows = self.rows()
+        rows, held = self.rows(), self._held()
         heads = {name: self.head(name) if weight else None for name, weight in fusion.weights.items()}
-        scores = self._fused(fusion, heads, len(rows))
+        scores = self._fused(fusion, heads, len(rows) if held is None else len(held.times))
         if "true_frames_list" not in record:
-            return Samples(video_id, scores, None, self._all_times(rows), duration=duration)
+            return Samples(video_id, scores, None, self._all_times(rows) if held is None else held.times, duration=duration)
         times = self._times(rows)
-        frames = self._frames(record["true_frames_list"], len(scores), may_repeat=times is not None)
+        frames = self._frames(record["true_frames_list"], len(rows), may_repeat=times is not None)
+        if held is not None:
+            times, frames = held.times, held.merged(frames, self._lost_frames(len(scores) - len(rows)))
+            frames = self._frames(frames.tolist(), len(scores), may_repeat=True)
         return Samples(video_id, scores, frames, times, duration=duration)
 
     @property
@@ -155,7 +162,8 @@ class Prediction:
         if there:
             heads = {name: self.head(name, there) if weight else None for name, weight in fusion.weights.items()}
             scores[there] = self._fused(fusion, heads, len(there))
-        return times, scores
+        held = self._held()
+        return (times, scores) if held is None else (held.times, held.scores(scores))
 
     def rows(self) -> list[dict[str, Any]]:
         """`debug_data`: one object for each scored frame."""
@@ -168,11 +176,37 @@ class Prediction:
         return rows
 
     def head(self, name: str, places: Sequence[int] | None = None) -> np.ndarray:
-        """The scores of one head [N] (or those at `places`), finite."""
+        """The scores of one head [N] (or those of the rows at `places`), finite."""
         rows = self.rows()
         chosen = range(len(rows)) if places is None else places
         values = [rows[i].get(name) for i in chosen]
-        return self._numbers([value[1] if isinstance(value, list) and len(value) == 2 else value for value in values], name)
+        scores = self._numbers([value[1] if isinstance(value, list) and len(value) == 2 else value for value in values], name)
+        held = self._held() if places is None else None
+        return scores if held is None else held.scores(scores)
+
+    @property
+    def clock(self) -> Mapping[str, Any] | None:
+        """What is said of frames that were lost; None: the model saw every frame."""
+        clock = self.record.get("clock")
+        if clock is None or isinstance(clock, dict):
+            return clock
+        raise UserError(f"{self.name}: clock is {clock!r:.40}, no object with speed, arrived, lost_times, lost_frames; repair the entry.")
+
+    def _held(self) -> Held | None:
+        """What stands for the scores of frames that were lost; None where none was."""
+        clock = self.clock
+        if clock is None or not clock.get("lost_times"):
+            return None
+        rows = self.rows()
+        times = self._all_times(rows)
+        decided = self._numbers([row.get("decided", time) for row, time in zip(rows, times.tolist())], "decided time")
+        return Held.of(times, decided, self._numbers(clock["lost_times"], "lost time"), self.name)
+
+    def _lost_frames(self, count: int) -> np.ndarray:
+        frames = self._numbers((self.clock or {}).get("lost_frames"), "lost frame")
+        if len(frames) != count:
+            raise UserError(f"{self.name}: clock has {count} lost_times and {len(frames)} lost_frames; the two lists belong together.")
+        return frames
 
     def _fused(self, fusion: Fusion, heads: Mapping[str, np.ndarray | None], count: int) -> np.ndarray:
         if all(head is None for head in heads.values()):

@@ -1,11 +1,13 @@
 """A proactive set of the generated world in the published layouts, and when to speak on it: policies beside models that look at no frame.
 
     python -m aha.demo.proactive --output outputs/demo/proactive --seed 0 --dev_seed 1
+    python -m aha.demo.proactive --frame_fps 8 --speeds 1fps,5fps,20fps,machine
 
 Makes 25 questions for each seed ("tell me when you see something red", asked after 2 seconds; the thing comes 4 to 16 seconds later) in
 StreamingBench's layout, and the same questions with the same ids as rows of OVO-Bench (CRR) and of ProactiveVideoQA (WEB): one prediction file
 is scored by all three. The embedded demo model scores both sets frame by frame; policies are fitted on the other seed, held fixed, and shown
-beside always, never, random, the blind rows, and an oracle that is marked as such. Steps that are complete are not repeated.
+beside always, never, random, the blind rows, and an oracle that is marked as such. With --speeds the table is another: one policy (threshold, fitted on the other seed with every frame seen),
+and the stream live at each speed: frames that arrive while the model is busy are lost. Steps that are complete are not repeated.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 from aha.core.files import read_json, write_json, write_text
-from aha.core.prediction import write_predictions
+from aha.core.lost_frames import Count
+from aha.core.prediction import read_predictions, write_predictions
 from aha.demo.dataset import Target, VideoPlan, different_thing, write_video
 from aha.demo.scenes import COLOURS, random_scene, random_thing
 from aha.errors import UserError, run_command
@@ -44,6 +47,7 @@ COLUMNS = (  # benchmark, protocol, metric, heading
     ("streamingbench_po", "streamingbench_po_push", "false_alarms", "false alarms"),
     ("streamingbench_po", "streamingbench_po_push", "never", "never"),
 )
+DELAY = ("streamingbench_po", "streamingbench_po_push", "timing_error", "seconds off")
 
 
 @dataclass(frozen=True)
@@ -127,13 +131,14 @@ def _videoqa(one: Asked, index: int) -> dict[str, Any]:
 # ---------------------------------------------------------------- scores and replies
 
 
-def score_set(root: Path, fps: float, choice: ModelChoice) -> Path:
-    """Frame scores of a set by the model; kept."""
-    output = root / f"scores-{fps:g}fps.json"
+def score_set(root: Path, fps: float, choice: ModelChoice, speed: str | None = None) -> Path:
+    """Frame scores of a set by the model; kept. speed: live, at that --speed."""
+    output = root / (f"scores-{fps:g}fps.json" if speed is None else f"scores-{fps:g}fps-live-{speed}.json")
     if not output.exists():
         from aha.scoring.dataset import score_dataset  # torch is imported only now
 
-        score_dataset(choice, ScoreConfig(frame_fps=fps), Selection(dataset="streamingbench_po", data_root=str(root)), output)
+        config = ScoreConfig(frame_fps=fps) if speed is None else ScoreConfig(frame_fps=fps, clock="wall", speed=speed)
+        score_dataset(choice, config, Selection(dataset="streamingbench_po", data_root=str(root)), output)
     return output
 
 
@@ -157,12 +162,12 @@ def numbers(test: Path, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return {name: found["protocols"] for name, found in metrics.items()}, {name: found["baselines"] for name, found in metrics.items()}
 
 
-def render(rows: list[tuple[str, list[float | None]]]) -> str:
+def render(rows: list[tuple[str, list[float | None]]], titles: Sequence[str] = tuple(title for *_, title in COLUMNS)) -> str:
     width = max(len(name) for name, _ in rows)
-    lines = [f"{f'{QUESTIONS} questions':{width}} | " + " | ".join(title for *_, title in COLUMNS)]
-    lines.append(" | ".join("-" * len(cell) for cell in [" " * width, *(title for *_, title in COLUMNS)]))
+    lines = [f"{f'{QUESTIONS} questions':{width}} | " + " | ".join(titles)]
+    lines.append(" | ".join("-" * len(cell) for cell in [" " * width, *titles]))
     for name, values in rows:
-        cells = [f"{'-' if value is None else f'{value:.3f}':>{len(title)}}" for value, (*_, title) in zip(values, COLUMNS)]
+        cells = [f"{'-' if value is None else f'{value:.3f}':>{len(title)}}" for value, title in zip(values, titles)]
         lines.append(f"{name:{width}} | " + " | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -171,13 +176,19 @@ def _mean(tree: Mapping[str, Any], protocol: str, metric: str) -> float | None:
     return tree.get(protocol, {}).get(metric, {}).get("mean")
 
 
-def run_demo(output: Path, seed: int, dev_seed: int, fps: float, head: str, count: int = QUESTIONS) -> str:
-    """All steps; returns the table."""
+def make_sets(output: Path, seed: int, dev_seed: int, count: int) -> dict[int, Path]:
+    """seed -> folder of the test set and of the one that policies are fitted on. Raises UserError."""
     if seed == dev_seed:
         raise UserError(f"--dev_seed {dev_seed} is the test seed; policies are fitted on another world.")
     roots = {s: output / f"seed{s}" for s in (seed, dev_seed)}
     for s, root in roots.items():
         make_set(root, s, count)
+    return roots
+
+
+def run_demo(output: Path, seed: int, dev_seed: int, fps: float, head: str, count: int = QUESTIONS) -> str:
+    """All steps; returns the table."""
+    roots = make_sets(output, seed, dev_seed, count)
     scores = {s: score_set(root, fps, ModelChoice()) for s, root in roots.items()}
     streams = read_streams(scores[dev_seed], proactive.moments("streamingbench_po", roots[dev_seed]))
     dev = f"generated seed {dev_seed}", [stream for stream, _ in streams.values()]
@@ -196,6 +207,30 @@ def run_demo(output: Path, seed: int, dev_seed: int, fps: float, head: str, coun
     return table
 
 
+def run_live(output: Path, seed: int, dev_seed: int, fps: float, head: str, speeds: Sequence[str], count: int = QUESTIONS) -> str:
+    """The same questions live: one policy, fitted with every frame seen, at each speed of the model; returns the table."""
+    roots = make_sets(output, seed, dev_seed, count)
+    asked = {s: proactive.moments("streamingbench_po", root) for s, root in roots.items()}
+    dev = read_streams(score_set(roots[dev_seed], fps, ModelChoice()), asked[dev_seed])
+    fitted_on = f"generated seed {dev_seed}", [stream for stream, _ in dev.values()]
+    columns, rows = (*COLUMNS, DELAY), []
+    for speed in (None, *speeds):
+        scores = score_set(roots[seed], fps, ModelChoice(), speed)
+        replies, _ = speak(read_streams(scores, asked[seed]), "threshold", (head,), fitted_on)
+        file = output / f"replies-seed{seed}" / f"live-{fps:g}fps-{speed or 'every-frame'}.jsonl"
+        write_predictions(file, replies)
+        found, _ = numbers(roots[seed], file)
+        counted = Count()
+        for prediction in read_predictions(scores):
+            counted.add(prediction.record)
+        lost = counted.lost / counted.arrived if counted.arrived else 0.0
+        means = [_mean(found[benchmark], protocol, metric) for benchmark, protocol, metric, _ in columns]
+        rows.append((f"live, {speed}" if speed else "every frame seen", [lost, *means]))
+    table = render(rows, ("frames lost", *(title for *_, title in columns)))
+    write_text(output / f"table-live-seed{seed}.md", table + "\n")
+    return table
+
+
 def main(argv: list[str]) -> None:
     p = argparse.ArgumentParser("python -m aha.demo.proactive", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--output", default="outputs/demo/proactive", help="folder for videos, scores and replies (default %(default)s)")
@@ -203,8 +238,10 @@ def main(argv: list[str]) -> None:
     p.add_argument("--dev_seed", type=int, default=1, help="of the set that policies are fitted on (default %(default)s)")
     p.add_argument("--frame_fps", type=float, default=2.0, help="frames a second that are scored (default %(default)s)")
     p.add_argument("--score_head", default="relevance_score", help="head that the policies read (default %(default)s)")
+    p.add_argument("--speeds", metavar="A,B", help="live at these, as --speed of aha score: 1fps,5fps,20fps,machine (default: not live)")
     args = p.parse_args(argv)
-    print("\n" + run_demo(Path(args.output), args.seed, args.dev_seed, args.frame_fps, args.score_head))
+    settings = Path(args.output), args.seed, args.dev_seed, args.frame_fps, args.score_head
+    print("\n" + (run_live(*settings, args.speeds.split(",")) if args.speeds else run_demo(*settings)))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aha.core import lost_frames
 from aha.core.checked import id_of
 from aha.core.files import check_file, check_output, read_json, write_json
 from aha.core.flags import add_ids, with_dashed_ids
@@ -68,6 +69,13 @@ class Benchmark(ABC):
     def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
         """Score curves of the report."""
         return iter(())
+
+    def clock(self, path: Path) -> dict[str, Any] | None:
+        """Frames that the file's model did not see because it was busy (aha.core.lost_frames); None: it saw all."""
+        count = lost_frames.Count()
+        for prediction in read_predictions(path) if lost_frames.may_have_clock(path) else ():
+            count.add(prediction.record)
+        return count.summary()
 
     def remarks(self, scored: results.Scored | None) -> list[str]:
         """Further lines of the console table's head."""
@@ -224,6 +232,8 @@ def _add_baselines(
 
 def _score(benchmark: Benchmark, path: Any, fusion: Fusion, trained_on: Any, strict: bool, progress: bool) -> results.Scored:
     scored = benchmark.score(Path(path), fusion, read_trained_on(trained_on), progress)
+    if (clock := benchmark.clock(Path(path))) is not None:
+        scored.extra["clock"] = clock
     if scored.trained_on:
         how_many = f"{len(scored.trained_on)} of the {scored.count} scored"
         print(f"WARNING: {path}: the model was TRAINED ON {how_many}; these numbers are no held-out result.", file=sys.stderr)

@@ -137,7 +137,9 @@ class Proactive(Benchmark):
         notes = [*found.notes, f"no prediction, counted as silent: {table.named_list(silent)}"] if silent else found.notes
         if any(protocol.name in videoqa.NAMES.values() for protocol in protocols):
             notes = [*notes, BLIND_PAUC]
-        extra = {"notes": notes} if notes else {}
+        extra: dict[str, Any] = {"notes": notes} if notes else {}
+        if (clock := found.clock.summary()) is not None:
+            extra["clock"] = clock
         return Scored(
             str(path), protocols, columns, len(answered), skipped, [], seen, [],
             {name: columns for name, columns in rows.items() if columns}, missing, extra,
@@ -165,6 +167,10 @@ class Proactive(Benchmark):
         pushed = {key: value for key, value in said.pushed.items() if key in found.pushed}
         columns = self.source.columns(asked, Said(polled, pushed)) if polled or pushed else []
         return [column for column in columns if column.protocol in protocols]
+
+    def clock(self, path: Path) -> dict[str, Any] | None:
+        """As it was read with the replies: the files have many layouts."""
+        return None
 
     def remarks(self, scored: Scored | None) -> list[str]:
         times = {"frame": "as the file has it", "interval_end": "one step after the file's, the end of what was seen"}

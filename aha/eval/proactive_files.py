@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from aha.core.files import parse_json, read_text
+from aha.core.lost_frames import Count
 from aha.errors import UserError
 from aha.metrics.proactive import Reply
 
@@ -115,12 +116,14 @@ def files_below(path: Path, what: str) -> list[Path]:
 
 @dataclass
 class Said:
-    """polled: question -> what the benchmark's reader makes of it; pushed: question -> replies. notes: said in the files (policies)."""
+    """polled: question -> what the benchmark's reader makes of it; pushed: question -> replies. notes: said in the files (policies); clock:
+    frames that the model did not see."""
 
     polled: dict[str, Any] = field(default_factory=dict)
     pushed: dict[str, list[Reply]] = field(default_factory=dict)
     trained_on: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    clock: Count = field(default_factory=Count)
 
     def add(self, kind: str, key: str, value: Any, where: str) -> None:
         """The same answer twice is one (runs that were resumed repeat lines); two answers are an error."""
@@ -152,6 +155,7 @@ def add_pushed(into: Said, listed: Iterable[Mapping[str, Any]], where: str, know
                 text = "" if content is None else words(content, here, "content of a reply")
                 replies.append((seconds(turn.get("time"), here, "time of a reply") + step, text))
         into.add("pushed", key, replies, here)
+        into.clock.add(entry)
         if entry.get("trained_on") is True:
             into.trained_on.add(key)
         if isinstance(entry.get("policy"), str) and entry["policy"] not in into.notes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aha.core import lost_frames
 from aha.results import table
 from aha.results import tree as results
 from aha.results.console import counts, star
@@ -27,7 +28,11 @@ def render(
     file k. A star marks a difference whose 95% interval leaves out 0."""
     letters = [chr(ord("A") + index) for index in range(len(names))]
     unit = layouts[0].unit
-    lines = [f"{letter} = {name}: {counts(metrics['videos'], unit)}" for letter, name, metrics in zip(letters, names, all_metrics)]
+    lines = []
+    for letter, name, metrics in zip(letters, names, all_metrics):
+        lines.append(f"{letter} = {name}: {counts(metrics['videos'], unit)}")
+        if "clock" in metrics:
+            lines.append(f"    {lost_frames.shown(metrics['clock'])}")
     lines.append(f"differences to A: mean over {unit} that both score, 95% paired bootstrap interval, * where it leaves out 0")
     lines = [part for line in lines for part in table.wrapped(line)]
     for protocol in {protocol.name: protocol for layout in layouts for protocol in layout.protocols}.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aha.core import lost_frames
 from aha.results import table
 from aha.results import tree as results
 from aha.results.layout import RANDOM, Layout, Protocol
@@ -21,6 +22,9 @@ def render(metrics: Mapping[str, Any], layout: Layout, remarks: Sequence[str] = 
     else:
         lines = [f"{layout.title}, baselines of {settings['selected_videos']} {layout.unit}"]
     lines += [part for line in remarks for part in table.wrapped(line)]
+    if "clock" in metrics:
+        lines += table.wrapped(lost_frames.shown(metrics["clock"]))
+        lines.append("  a lost frame has no score: it counts with the last that was decided before it, 0 before any")
     for protocol in layout.protocols:
         lines += ["", protocol_block(metrics, layout, protocol)]
     lines += [part for metric, why in metrics.get("missing_metrics", {}).items() for part in table.wrapped(f"  {metric}: {why}")]

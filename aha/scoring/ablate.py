@@ -11,6 +11,8 @@ frames only; the command says how often it ran. Interrupted, it goes on where it
     corruption   clean, and --corrupt_ratio of the seconds with lower quality, block noise, colour banding, blackout
     prompt       specific, ambiguous, unrelated, none (aha.core.prompts)
     heads        all three, and without each; weights of the Aha paper's zero-shot row unless given
+    clock        every frame, and live at each of --speeds: what arrives while the model is busy is lost (aha.streaming.stream_clock);
+                 give a --frame_fps that is worth losing. Not among the studies that are made without --study
 
 Shapes: F frames of a video, K tokens of a frame (49), H decoder width.
 """
@@ -34,6 +36,7 @@ from aha.results import table
 from aha.results.tree import leaf
 from aha.scoring.config import ScoreConfig, Selection, add_released_flag, score_config_of
 from aha.scoring.model_choice import ModelChoice, choice_of
+from aha.streaming.stream_clock import cost_of
 
 if TYPE_CHECKING:
     from aha.data.feature_cache import VideoFeatures
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from aha.video.corrupt import Corruption
 
 STUDIES = ("cache", "corruption", "prompt", "heads")
+CLOCK = "clock"
+LOST = "frames lost"  # its column: a share
 BOUNDED = ("sink", "dynamic_sink", "sliding", "static")
 ZERO_SHOT = Fusion(0.7, 1.0, -2.9, 0.3)  # Aha paper, table 11: "zero-shot"; the sign of epsilon rewards uncertainty
 FLAGS = ("frame_fps", "max_num_frames", "video_backend", "window", "sink_tokens", "corrupt_ratio", "seed")
@@ -62,7 +67,7 @@ class Variant:
         return [word for name, value in self.changes for word in (f"--{name}", str(value))]
 
 
-def variants(studies: Sequence[str], config: ScoreConfig, given: dict[str, float]) -> list[Variant]:
+def variants(studies: Sequence[str], config: ScoreConfig, given: dict[str, float], speeds: Sequence[str] = ()) -> list[Variant]:
     """The rows of the chosen studies, in order. given: the weights of the heads that the user chose, for all rows."""
     fusion = Fusion(**given)
     heads = fusion if given else ZERO_SHOT
@@ -76,6 +81,7 @@ def variants(studies: Sequence[str], config: ScoreConfig, given: dict[str, float
             for kind in ("quality", "block_noise", "color_banding", "blackout")
         ],
         "prompt": [("specific", ())] + [(style, (("prompt_style", style), seed)) for style in ("ambiguous", "unrelated", "none")],
+        CLOCK: [("every frame", ())] + [(f"live, {speed}", (("clock", "wall"), ("speed", speed))) for speed in speeds],
     }  # fmt: skip
     found = [Variant(study, name, changes, fusion) for study in rows if study in studies for name, changes in rows[study]]
     if "heads" in studies:
@@ -172,7 +178,7 @@ def score_all(
     from aha.scoring import dataset
     from aha.scoring.offline import Scorer
 
-    configs = {changes: changed(config, changes) for changes in settings}
+    configs = {changes: changed(replace(config, feature_cache=None), changes) for changes in settings}
     files = {changes: output / "predictions" / f"{file_name(changes)}.json" for changes in settings}
     listed = {changes: dataset.list_items(changed(selection, changes)) for changes in settings}
     folders = {changes: dataset.parts_folder(files[changes], choice, configs[changes], listed[changes][0]) for changes in settings}
@@ -196,8 +202,10 @@ def score_all(
             own = next(other for other in listed[changes][0] if other.key == item.key)
             record = {"key": item.key, "error": error}
             if error is None:
-                scorer = Scorer(model, tokenizer, replace(configs[changes], feature_cache=None))
-                record = dataset.record_of(scorer, own, partial(videos.get, configs[changes].corruption), trained_on)
+                scorer = Scorer(model, tokenizer, configs[changes])
+                stored = partial(videos.get, configs[changes].corruption)  # where time is measured, the tower's is part of it
+                opened = partial(scorer.open, item.path) if configs[changes].measured else stored
+                record = dataset.record_of(scorer, own, opened, trained_on)
                 frames_scored += len(record["entry"]["debug_data"]) if "entry" in record else 0
             with dataset.part_writer(folders[changes], 0, 1) as write:
                 write(record)
@@ -230,8 +238,10 @@ def columns(dataset: str, predictions: Path, root: str | None, fusion: Fusion) -
     task = load_task(dataset)
     wanted = list(dict.fromkeys(column.protocol for column in task.ablation))
     runs = {"random_runs": 1} if task.random_runs else {}
-    found = task.evaluate(predictions, annotations=root, protocols=wanted, fusion=fusion, **runs)["protocols"]
-    return {column.label: leaf(found, *column.place)["mean"] for column in task.ablation}
+    found = task.evaluate(predictions, annotations=root, protocols=wanted, fusion=fusion, **runs)
+    clock = found.get("clock")
+    lost = {LOST: clock["lost"] / clock["arrived"]} if clock else {}
+    return {column.label: leaf(found["protocols"], *column.place)["mean"] for column in task.ablation} | lost
 
 
 DATASETS = tuple(name for name in MODULES if load_task(name).ablation)
@@ -263,16 +273,27 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def study_list(text: str) -> list[str]:
     """ "cache,heads" -> ["cache", "heads"]."""
     studies = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = [study for study in studies if study not in STUDIES]
+    unknown = [study for study in studies if study not in (*STUDIES, CLOCK)]
     if unknown or not studies:
-        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join(STUDIES)}, separated by commas")
+        raise argparse.ArgumentTypeError(f"{text!r}: choose from {', '.join((*STUDIES, CLOCK))}, separated by commas")
     return studies
+
+
+def speed_list(text: str) -> list[str]:
+    """ "1fps,machine" -> ["1fps", "machine"]. Raises UserError for one that is no speed."""
+    speeds = [part.strip() for part in text.split(",")]
+    for speed in speeds:
+        cost_of(speed)
+    return speeds
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m aha.eval.ablate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=DATASETS, default="tvsum", help="benchmark (default %(default)s)")
-    parser.add_argument("--study", type=study_list, default=list(STUDIES), metavar="A,B", help=f"of {','.join(STUDIES)} (default: all)")
+    parser.add_argument("--study", type=study_list, default=list(STUDIES), metavar="A,B",
+                        help=f"of {','.join((*STUDIES, CLOCK))} (default: all but {CLOCK})")  # fmt: skip
+    parser.add_argument("--speeds", type=speed_list, default=speed_list("1fps,5fps,20fps,machine"), metavar="A,B",
+                        help="of --study clock, as --speed of aha score (default 1fps,5fps,20fps,machine)")  # fmt: skip
     add_flags(parser, ModelChoice)
     add_flags(parser, Selection, only=("data_root", "fold", "limit"))
     add_released_flag(parser)
@@ -283,7 +304,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     output = check_output(args.output, overwrite=True)
     config = score_config_of(args, feature_cache=args.features or str(output / "features"))
-    chosen = variants(args.study, config, given_weights(args))
+    chosen = variants(args.study, config, given_weights(args), args.speeds)
     files, counts = score_all(
         choice_of(args), replace(config, window=None, sink_tokens=None), from_args(Selection, args), output,
         list(dict.fromkeys(variant.changes for variant in chosen)),
@@ -294,6 +315,8 @@ def main(argv: list[str]) -> None:
     rows = []
     for variant in chosen:
         numbers = columns(args.dataset, files[variant.changes], getattr(args, "data_root", None), variant.fusion)
+        if CLOCK in args.study:
+            numbers.setdefault(LOST, 0.0)
         row = {"study": variant.study, "name": variant.name, "score_options": variant.options}
         rows.append(row | {"weights": asdict(variant.fusion), "metrics": numbers})
     print("\n" + render(rows, counts))

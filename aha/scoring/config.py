@@ -20,6 +20,7 @@ from aha.core.prompts import STYLES
 from aha.errors import UserError
 from aha.streaming.caches import CACHES, DEFAULT_SINK_TOKENS, DEFAULT_WINDOW, SEMANTICS
 from aha.streaming.policies import speaking_policy
+from aha.streaming.stream_clock import CLOCKS, MACHINE, StreamClock
 from aha.video.corrupt import KINDS, Corruption
 from aha.video.reader import BACKENDS, SAMPLINGS
 
@@ -47,6 +48,11 @@ class ScoreConfig:
         None, "keep vision features there (390 kB a frame in 16 bits) and use those that are there; shared with training", metavar="DIR"
     )
     compile: bool = flag(False, "fuse the decoder's kernels (GPU; a minute of warm-up, worth it for many videos)")
+    clock: str = flag("offline", "offline: the model sees every frame; wall: what arrives while it is busy is lost", choices=CLOCKS)
+    speed: str | None = flag(
+        None, "of --clock wall: machine (as fast as this one is: the default), 10fps (a frame costs 1/10 s of stream time), inf",
+        metavar="SPEED",
+    )  # fmt: skip
     stream_end_prob_threshold: float | None = flag(None, "reply when a frame's score is above X", metavar="X")
     stream_end_score_sum_threshold: float | None = flag(None, "reply when the sum since the last reply is above X", metavar="X")
     score_heads: str = flag("informative_score", f"heads added up: {', '.join(SCORES)}", metavar="A,B")
@@ -72,7 +78,11 @@ class ScoreConfig:
             raise UserError(
                 "--uncertainty_wait_threshold waits with a reply; give --stream_end_prob_threshold or ..._score_sum_threshold too."
             )
-        _ = self.corruption  # its own checks
+        if self.speed is not None and self.clock != "wall":
+            raise UserError(f"--speed {self.speed} is for --clock wall; without it the model sees every frame.")
+        _ = self.corruption, self.stream_clock()  # their own checks
+        if self.measured and self.feature_cache is not None:
+            raise UserError("--speed machine measures the vision tower too; leave out --feature_cache, or give a speed such as 10fps.")
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -85,6 +95,15 @@ class ScoreConfig:
     @property
     def corruption(self) -> Corruption | None:
         return Corruption(self.corrupt, self.corrupt_ratio, self.seed) if self.corrupt else None
+
+    @property
+    def measured(self) -> bool:
+        """Whether a frame costs as long as this machine takes."""
+        return self.clock == "wall" and self.speed in (None, MACHINE)
+
+    def stream_clock(self) -> StreamClock | None:
+        """A new stream's clock; None: every frame is seen."""
+        return StreamClock.of(self.speed or MACHINE) if self.clock == "wall" else None
 
     def policy(self) -> Any:
         """When to speak; None: never. It remembers scores: each video takes a new one."""

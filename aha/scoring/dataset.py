@@ -34,6 +34,7 @@ from tqdm import tqdm
 from aha.conversation import Query
 from aha.core.environment import lock_file
 from aha.core.files import check_file, read_json, write_json
+from aha.core.lost_frames import Count, shown
 from aha.core.prediction import Prediction, json_line, write_predictions
 from aha.core.prompts import restyle
 from aha.core.query_map import read_query_map
@@ -331,8 +332,16 @@ def merge(output: Path, dataset: str, items: Sequence[Item], done: dict[str, dic
     if not entries:
         raise UserError(f"none of the {len(items)} videos of {dataset} could be scored; the first reason: {next(iter(skipped.values()))}")
     write_predictions(output, entries)
-    frames = sum(len(entry.rows()) for entry in entries)
-    print(f"{len(entries)} videos, {frames} frames scored -> {output}" + (f"; {len(skipped)} left out" if skipped else ""))
+    print(f"{len(entries)} videos, {frames_scored(entries)} -> {output}" + (f"; {len(skipped)} left out" if skipped else ""))
+
+
+def frames_scored(entries: Sequence[Prediction]) -> str:
+    """How many, and with a clock how many were lost."""
+    count = Count()
+    for entry in entries:
+        count.add(entry.record)
+    clock = count.summary()
+    return f"{sum(len(entry.rows()) for entry in entries)} frames scored" + ("" if clock is None else f"; {shown(clock)}")
 
 
 def score_dataset(

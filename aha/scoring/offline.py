@@ -30,9 +30,11 @@ from aha.scoring.config import ScoreConfig
 from aha.streaming.chunks import Chunk, ReadAhead, embed_chunks, pixel_chunks, score_frames
 from aha.streaming.decoder import Decoder
 from aha.streaming.session import Session
+from aha.streaming.stream_clock import StreamClock
 from aha.video.reader import Frame, iter_frames, probe
 
 FRAMES_AHEAD = 512  # decoded and not scored yet, for one video
+WARM_UP = 4  # frames
 
 
 class OpenVideo:
@@ -73,8 +75,10 @@ class OpenVideo:
         frames: Iterable[Frame] = iter_frames(path, max_frames=self.limit, size=side, **reading)
         if config.corruption is not None:
             frames = config.corruption.apply(frames, self.duration, self.path.stem)
-        depth = max(FRAMES_AHEAD // config.chunk_frames, 1)
-        self.chunks = ReadAhead(pixel_chunks(frames, config.chunk_frames, pinned), depth)
+        if config.measured:  # nothing else is done while the model's time is taken
+            self.chunks = pixel_chunks(frames, 1, pinned)
+        else:
+            self.chunks = ReadAhead(pixel_chunks(frames, config.chunk_frames, pinned), max(FRAMES_AHEAD // config.chunk_frames, 1))
 
     def _take(self, features: VideoFeatures) -> None:
         size = self.chunk_frames
@@ -126,6 +130,17 @@ class Scorer:
         warn_other_prompt(model.system_prompt, config.system_prompt)
         self.decoder = Decoder(model, config.compile)
         self.features = FeatureCache(config.feature_cache, tower_key(model)) if config.feature_cache is not None else None
+        if config.measured:
+            self.warm_up()
+
+    def warm_up(self) -> None:
+        """Some black frames, and a reply where there may be one: the first calls of a process are slow, and no stream's clock runs yet."""
+        side = self.model.config.frame.side
+        session = self.session(1.0)
+        for _ in range(WARM_UP):
+            session.push(torch.zeros(3, side, side, dtype=torch.uint8))
+        if self.config.speaks:
+            session.respond()
 
     def open(self, path: str | os.PathLike | Sequence[Path]) -> OpenVideo:
         return OpenVideo(path, self.config, self.features, self.decoder.device.type == "cuda", self.model.config.frame.side)
@@ -149,17 +164,29 @@ class Scorer:
         """
         opened = video if isinstance(video, OpenVideo) else self.open(video)
         session = self.session(opened.fps)
+        clock = self.config.stream_clock()
         indices: list[int] = []
         rows: list[dict[str, float]] = []
         turns: list[dict[str, Any]] = []
-        for scored in score_frames(session, opened.embed(self.model), QuerySchedule(queries, self.config.prompt_order, opened.fps)):
+        schedule = QuerySchedule(queries, self.config.prompt_order, opened.fps)
+        for scored in score_frames(session, self._chunks(opened, clock), schedule, clock):
             indices.append(scored.frame.frame_index)
             rows.append(scored.row)
             if scored.reply is not None:
-                turns.append({"role": "assistant", "time": scored.frame.time, "content": scored.reply})
+                turns.append({"role": "assistant", "time": scored.said, "content": scored.reply})
             if progress is not None:
-                progress(len(rows))
+                progress(len(rows) if clock is None else clock.arrived)
+        if clock is not None:
+            extra["clock"] = clock.summary()
         text = " ".join(query.text for query in queries)
         return Prediction.of_scores(
             video_id or opened.path.stem, text, opened.duration, opened.fps, indices, rows, turns, trained_on=trained_on, **extra
         )
+
+    def _chunks(self, video: OpenVideo, clock: StreamClock | None) -> Iterable[Chunk]:
+        """The frames that the model sees, and their tokens. Where its time is measured, the tower's is part of it."""
+        if clock is None:
+            return video.embed(self.model)
+        if clock.cost is None:
+            return embed_chunks(self.model, clock.taken(video.chunks, singly=True))
+        return clock.taken(video.embed(self.model), singly=self.config.speaks)

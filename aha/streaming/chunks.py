@@ -22,6 +22,7 @@ from aha.conversation import Query, QuerySchedule
 from aha.core.prediction import score_rows
 from aha.models.model import FrameScores, WithHeads
 from aha.streaming.session import Session
+from aha.streaming.stream_clock import StreamClock
 from aha.video.reader import NO_PIXELS, Frame
 
 Item = TypeVar("Item")
@@ -120,13 +121,15 @@ def embed_chunks(model: WithHeads, chunks: Iterable[Chunk], keep: Callable[[list
 
 @dataclass(frozen=True)
 class ScoredFrame:
-    """A frame, its `debug_data` row, its tokens [K, H], the queries asked before it and the reply made after it (None: nothing said)."""
+    """A frame, its `debug_data` row, its tokens [K, H], the queries asked before it and the reply made after it (None: nothing said).
+    said: the second at which the reply is complete."""
 
     frame: Frame
     row: dict[str, float]
     visual_KH: Tensor
     asked: list[Query]
     reply: str | None = None
+    said: float = 0.0
 
     @property
     def feature_H(self) -> np.ndarray:
@@ -134,32 +137,60 @@ class ScoredFrame:
         return self.visual_KH.float().mean(0).cpu().numpy()
 
 
-def score_frames(session: Session, chunks: Iterable[Chunk], schedule: QuerySchedule | None = None) -> Iterator[ScoredFrame]:
+@dataclass(frozen=True)
+class _Piece:
+    """Frames of one forward call; decided: when their scores are known, where that is later than the frames' own time."""
+
+    frames: list[Frame]
+    visual_NKH: Tensor
+    scores: FrameScores
+    asked: list[list[Query]]
+    decided: list[float | None]
+    reply: str | None = None
+    said: float | None = None
+
+
+def score_frames(
+    session: Session, chunks: Iterable[Chunk], schedule: QuerySchedule | None = None, clock: StreamClock | None = None
+) -> Iterator[ScoredFrame]:
     """Ask the queries when they are due, score every frame, and reply where the session's policy wants it.
 
     chunks: frames and their tokens [N, K, H]. Without a policy the decoder takes a chunk at once; with one it goes frame by frame, for
     a reply changes what follows. Scores are read one chunk late, so that a GPU need not wait for the next chunk to be launched.
+    clock: whose `taken` the chunks went through; it is told what each frame and reply cost.
     """
     schedule = schedule or QuerySchedule([])
-    waiting: list[tuple[list[Frame], Tensor, FrameScores, list[list[Query]], str | None]] = []
+    waiting: list[_Piece] = []
     for frames, visual_NKH in chunks:
-        asked = [schedule.due(frame.time) for frame in frames]
+        passed = [clock.passed() if clock is not None else 0 for _ in frames]
+        asked = [schedule.due(frame.time, lost) for frame, lost in zip(frames, passed)]
         starts = [k for k in range(len(frames)) if k == 0 or asked[k] or session.policy is not None]
         launched = []
         for start, end in zip(starts, [*starts[1:], len(frames)]):
+            session.skip(sum(passed[start:end]))
             for query in asked[start]:
                 session.ask(query.text)
             scores = session.push_embeds(visual_NKH[start:end])
-            reply = session.respond() if session.wants_to_speak else None
-            launched.append((frames[start:end], visual_NKH[start:end], scores, asked[start:end], reply))
+            if clock is not None and clock.cost is None:
+                scores = FrameScores(*(None if values is None else values.cpu() for values in scores))  # waits until they are there
+            decided = [clock.decided(frame.time) if clock is not None else None for frame in frames[start:end]]
+            reply = said = None
+            if session.wants_to_speak:
+                reply = session.respond()
+                said = clock.said(len(session.reply_ids)) if clock is not None else None
+            launched.append(_Piece(frames[start:end], visual_NKH[start:end], scores, asked[start:end], decided, reply, said))
         yield from _scored(waiting)
         waiting = launched
     yield from _scored(waiting)
 
 
-def _scored(pieces: Iterable[tuple[list[Frame], Tensor, FrameScores, list[list[Query]], str | None]]) -> Iterator[ScoredFrame]:
+def _scored(pieces: Iterable[_Piece]) -> Iterator[ScoredFrame]:
     """Wait for the scores; a reply belongs to the last frame of its piece."""
-    for frames, visual_NKH, scores, asked, reply in pieces:
-        heads: list[list[float] | None] = [None if values is None else values.tolist() for values in scores]
-        for k, row in enumerate(score_rows([frame.time for frame in frames], *heads)):
-            yield ScoredFrame(frames[k], row, visual_NKH[k], asked[k], reply if k == len(frames) - 1 else None)
+    for piece in pieces:
+        heads: list[list[float] | None] = [None if values is None else values.tolist() for values in piece.scores]
+        rows = score_rows([frame.time for frame in piece.frames], *heads)
+        for k, (frame, row, decided) in enumerate(zip(piece.frames, rows, piece.decided)):
+            if decided is not None:
+                row["decided"] = decided
+            reply = piece.reply if k == len(rows) - 1 else None
+            yield ScoredFrame(frame, row, piece.visual_NKH[k], piece.asked[k], reply, frame.time if piece.said is None else piece.said)

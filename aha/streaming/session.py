@@ -94,6 +94,7 @@ class Session:
         self.decoder = decoder if decoder is not None else Decoder(model)
         self.engine = engine
         self.asked = False
+        self.lost = 0  # frames of the stream that were never pushed
         self.wants_to_speak = False
         self.reply_ids: list[int] = []  # tokens of the last reply, with its <|im_end|>
         self.penalised: list[int] = []  # words of all replies, which the repetition penalty makes less likely (ending never is)
@@ -108,7 +109,7 @@ class Session:
     @property
     def time(self) -> float:
         """Seconds of video at the last frame pushed."""
-        return max(self.frames - 1, 0) / self.frame_fps
+        return max(self.frames + self.lost - 1, 0) / self.frame_fps
 
     # ---- what goes in ----
 
@@ -116,6 +117,10 @@ class Session:
         """A question or task, from the next frame on."""
         self.feed_text(self.state.query(text), "text" if self.asked else "prompt")
         self.asked = True
+
+    def skip(self, frames: int) -> None:
+        """So many frames of the stream were lost: the session's time goes on, the model does not hear of it."""
+        self.lost += frames
 
     def push(self, frames: Tensor | np.ndarray) -> FrameScores:
         """uint8 RGB [3, H, W] or [N, 3, H, W], already scaled and padded to the tower's size (aha.video.reader) -> scores [1] or [N].
@@ -238,6 +243,7 @@ class Session:
             },
             "kv": self.pool.gather(self.cache.slots).cpu(),
             "asked": self.asked,
+            "lost": self.lost,
             "wants_to_speak": self.wants_to_speak,
             "penalised": list(self.penalised),
             "policy": policy_state(self.policy) if self.policy is not None else None,
@@ -259,6 +265,7 @@ class Session:
         for name, value in state["conversation"].items():
             setattr(self.state, name, value)
         self.asked, self.wants_to_speak, self.penalised = state["asked"], state["wants_to_speak"], list(state["penalised"])
+        self.lost = state.get("lost", 0)  # a state of before this was counted has none
         if self.policy is not None:
             load_policy_state(self.policy, state["policy"])
 
