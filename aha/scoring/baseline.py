@@ -54,6 +54,7 @@ SIDE = 64  # pixels of the pictures that motion and scene_change compare
 BINS = 8  # of each colour
 NAMES = ("random", "uniform", "centre", "recency", "motion", "scene_change", "siglip", "vlm", "titles_swapped")
 REPLIES_PER_MINUTE = 2.0
+LIVE = ("vlm", "titles_swapped")  # that may be scored on a live stream's clock
 
 
 def grid(item: Item, fps: float) -> tuple[np.ndarray, np.ndarray]:
@@ -197,6 +198,11 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--frame_fps {config.frame_fps:g}: baselines need frames a second above zero.")
     if args.name in ("siglip", "vlm") and not args.model:
         raise UserError(f"aha baseline {args.name} needs --model.")
+    if config.clock == "wall" and args.name not in LIVE:
+        raise UserError(f"--clock wall is for {' and '.join(LIVE)}; {args.name} is never busy, and its row needs no clock.")
+    if config.measured and args.name == "vlm" and hasattr(args, "endpoint") and getattr(args, "workers", None) != 1:
+        raise UserError("--speed machine takes the time of one question alone; give --workers 1.")
+    args.config = config
     args.frame_fps, args.seed, args.device = config.frame_fps, config.seed, getattr(args, "device", None)
     run(args, from_args(Selection, args))
 
@@ -213,7 +219,8 @@ def run(args: argparse.Namespace, selection: Selection) -> None:
     proactive = MODULES[selection.benchmark] == "aha.eval.proactive" and selection.benchmark != "streamingbench_mcq"
     if args.name == "vlm":
         settings = from_args(VlmSettings, args)
-        found, failed = vlm_predictions(items, args.model, args.device, args.frame_fps, settings, proactive)
+        found, failed = vlm_predictions(items, args.model, args.device, args.frame_fps, settings, proactive,
+                                        args.config.stream_clock)  # fmt: skip
         if settings.dry_run:
             return
     else:

@@ -103,7 +103,7 @@ class ScoreConfig:
 
     def stream_clock(self) -> StreamClock | None:
         """A new stream's clock; None: every frame is seen."""
-        return StreamClock.of(self.speed or MACHINE) if self.clock == "wall" else None
+        return StreamClock.of(MACHINE if self.speed is None else self.speed) if self.clock == "wall" else None
 
     def policy(self) -> Any:
         """When to speak; None: never. It remembers scores: each video takes a new one."""

@@ -17,7 +17,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from aha.core.flags import flag
 from aha.core.prediction import Prediction, score_rows
 from aha.errors import UserError
 from aha.eval.judge import ATTEMPTS, EndpointJudge, JudgeFailure, setting
+from aha.streaming.stream_clock import StreamClock
 from aha.video import iter_frames, probe
 
 if TYPE_CHECKING:
@@ -140,6 +142,7 @@ class ReplyCache:
 
     path: Path
     replies: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # that a reply took, where it was asked for alone (one worker)
 
     def __post_init__(self) -> None:
         try:
@@ -150,21 +153,26 @@ class ReplyCache:
             try:
                 entry = json.loads(line)
                 self.replies[entry["key"]] = str(entry["reply"])
+                if isinstance(entry.get("seconds"), float):
+                    self.seconds[entry["key"]] = entry["seconds"]
             except (ValueError, KeyError, TypeError):
                 continue
         self.needs_newline = bool(data) and not data.endswith(b"\n")
 
-    def add(self, key: str, reply: str) -> None:
+    def add(self, key: str, reply: str, seconds: float | None) -> None:
+        record = {"key": key, "reply": reply} | ({} if seconds is None else {"seconds": seconds})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(("\n" if self.needs_newline else "") + json.dumps({"key": key, "reply": reply}) + "\n")
+                file.write(("\n" if self.needs_newline else "") + json.dumps(record) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise UserError(f"reply cache {self.path} cannot be written ({error.strerror}); free the disk.") from error
         self.needs_newline = False
         self.replies[key] = reply
+        if seconds is not None:
+            self.seconds[key] = seconds
 
 
 @dataclass(frozen=True)
@@ -205,9 +213,11 @@ def read_reply(reply: str) -> tuple[float | None, str]:
 
 
 def vlm_predictions(
-    items: Sequence[Item], model: str, device: str | None, fps: float, settings: VlmSettings, speaks: bool
-) -> tuple[list[Prediction], dict[str, str]]:
-    """(predictions, {key: why it has none}). Raises UserError where calls are left; what was answered is in the cache by then."""
+    items: Sequence[Item], model: str, device: str | None, fps: float, settings: VlmSettings, speaks: bool,
+    new_clock: Callable[[], StreamClock | None] = lambda: None,
+) -> tuple[list[Prediction], dict[str, str]]:  # fmt: skip
+    """(predictions, {key: why it has none}). new_clock: of each stream; a call is its frame, and costs what the reply took. Raises
+    UserError where calls are left; what was answered is in the cache by then."""
     identity = EndpointVlm(settings.endpoint, model, settings.timeout).identity if settings.endpoint else f"local {model}"
     cache = ReplyCache(Path(settings.reply_cache))
     calls, failed = {}, {}
@@ -237,7 +247,7 @@ def vlm_predictions(
             except VideoFailure as error:
                 failed[item.key] = str(error)
                 continue
-        prediction, bad = prediction_of(item, calls[item.key], cache, fps, speaks, identity)
+        prediction, bad = prediction_of(item, calls[item.key], cache, fps, speaks, identity, new_clock())
         found, unreadable = [*found, prediction], unreadable + bad
     if unreadable:
         print(f"WARNING: {unreadable} replies of {identity} hold no number from 0 to 100 and count 0.", file=sys.stderr)
@@ -269,16 +279,18 @@ def ask(vlm: Vlm, item: Item, todo: Sequence[Call], fps: float, settings: VlmSet
         windows = list(_windows(item, {call.frame: call for call in todo}, fps, settings))
     except UserError as error:
         raise VideoFailure(str(error)) from error
-    with ThreadPoolExecutor(settings.workers if settings.endpoint else 1) as pool:
+    workers = settings.workers if settings.endpoint else 1
+    alone = workers == 1
+    with ThreadPoolExecutor(workers) as pool:
         jobs = {pool.submit(_ask_one, vlm, system, user, pictures, stop): call for call, pictures in windows}
         try:
             bar = tqdm(as_completed(jobs), total=len(jobs), desc=item.key, unit="call", disable=not sys.stderr.isatty(), leave=False)
             for job in bar:
-                reply, reason = job.result()
+                reply, reason, seconds = job.result()
                 if reply is None:
                     failures.append(reason)
                 else:
-                    cache.add(jobs[job].key, reply)
+                    cache.add(jobs[job].key, reply, seconds if alone else None)
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -301,14 +313,17 @@ def _windows(item: Item, wanted: dict[int, Call], fps: float, settings: VlmSetti
         yield wanted[beyond], last
 
 
-def _ask_one(vlm: Vlm, system: str, user: str, pictures: Sequence[np.ndarray], stop: threading.Event) -> tuple[str | None, str]:
-    """(reply, or None and the reason). A busy, hanging or broken server is tried 5 times with growing waits."""
+def _ask_one(vlm: Vlm, system: str, user: str, pictures: Sequence[np.ndarray], stop: threading.Event) -> tuple[str | None, str, float]:
+    """(reply, or None and the reason; seconds of the attempt that had a reply). A busy, hanging or broken server is tried 5 times with
+    growing waits."""
     reason = "not asked any more"
     for attempt in range(ATTEMPTS):
         if stop.is_set():
             break
         try:
-            return vlm.reply(system, user, pictures), ""
+            began = time.perf_counter()
+            reply = vlm.reply(system, user, pictures)
+            return reply, "", time.perf_counter() - began
         except JudgeFailure as failure:
             reason = str(failure)
             if failure.wait is None:
@@ -316,27 +331,45 @@ def _ask_one(vlm: Vlm, system: str, user: str, pictures: Sequence[np.ndarray], s
                 break
             if attempt + 1 < ATTEMPTS:
                 stop.wait(failure.wait * 2**attempt)
-    return None, reason
+    return None, reason, 0.0
 
 
-def prediction_of(item: Item, calls: Sequence[Call], cache: ReplyCache, fps: float, speaks: bool, identity: str) -> tuple[Prediction, int]:
-    """(prediction, replies without a number)."""
+def prediction_of(
+    item: Item, calls: Sequence[Call], cache: ReplyCache, fps: float, speaks: bool, identity: str, clock: StreamClock | None = None
+) -> tuple[Prediction, int]:
+    """(prediction, replies without a number). clock: calls that fall due while the model is busy with one are lost."""
+    measured = clock is not None and clock.cost is None
+    if untimed := [call for call in calls if measured and call.key not in cache.seconds]:
+        raise UserError(
+            f"{cache.path} does not say how long {len(untimed)} replies of {item.key} took (asked for several at a time, or by an earlier "
+            "version); choose another --reply_cache and --workers 1, or give a speed such as --speed 2fps."
+        )
     frames: list[Frame] = list(iter_frames(item.path, fps=fps, size=8))
     times, indices, scores, turns, bad = [], [], [], [], 0
+    decided: list[float | None] = []
     for call in calls:
         if call.frame >= len(frames):
             continue
+        when, said = frames[call.frame].time, None
+        if clock is not None:
+            clock.cost = cache.seconds[call.key] if measured else clock.cost
+            if not clock.takes(when, frames[call.frame].frame_index):
+                continue
+            said = clock.decided(when)
         score, words = read_reply(cache.replies[call.key])
         bad += score is None
-        times.append(frames[call.frame].time)
+        decided.append(said)
+        times.append(when)
         indices.append(frames[call.frame].frame_index)
         scores.append(score or 0.0)
         if speaks and words and (score or 0.0) * 100 >= SAY_FROM:
-            turns.append({"role": "assistant", "time": times[-1], "content": words})
+            turns.append({"role": "assistant", "time": when if said is None else said, "content": words})
     extra: dict[str, Any] = dict(item.extra)
     if speaks:
         extra["policy"] = (
             f"{identity} sees the last frames once a second and decides itself (prompt {PROMPT_VERSION}, from {SAY_FROM} of 100)"
         )
-    rows = score_rows(times, None, scores)
+    rows = [row if late is None else {**row, "decided": late} for row, late in zip(score_rows(times, None, scores), decided)]
+    if clock is not None:
+        extra["clock"] = clock.summary()
     return Prediction.of_scores(item.video_id, task_of(item), item.duration, fps, indices, rows, turns, **extra), bad
