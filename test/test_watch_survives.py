@@ -81,7 +81,7 @@ def watched(model, args, output: Path, kills: int, seed: int) -> list[dict]:
             file.write("\n")
     process = FORK.Process(target=child, args=(model, args, output))
     process.start()
-    process.join(120)
+    process.join(1200)
     assert process.exitcode == 0
     return lines(output)
 
@@ -111,6 +111,37 @@ def test_killed_at_random_moments_the_events_are_those_of_the_uninterrupted_watc
     assert ends[0] == ends[1] and ends[0]["long.ts"][0] == 80
     assert not list((tmp_path / "state" / "streams").glob("*.frames"))  # the streams are over: nothing is kept
     assert not list((tmp_path / "state" / "streams").glob("*.state"))
+
+
+@pytest.mark.slow  # an hour of stream twice, some minutes
+def test_an_hour_killed_at_twenty_random_moments(model, tmp_path):
+    """The moments are anywhere in the hour; a file can be read again, so nothing of it may be missing or told in two ways."""
+    video, output, args = tmp_path / "hour.ts", tmp_path / "killed", ["--frame_fps", "1", "--state_seconds", "2"]
+    make_video(video, seconds=3600, fps=2, container="mpegts", size=(64, 48), sound=False, gop=10)
+    whole = watched(model, flags(video, "--frame_fps", "1"), tmp_path / "whole", 0, 0)
+    moments, kills = sorted(random.Random(1).uniform(0, 3600) for _ in range(20)), 0
+    for moment in moments:
+        process = FORK.Process(target=child, args=(model, flags(video, *args, "--state", tmp_path / "state"), output))
+        process.start()
+        while process.is_alive() and max((event["time"] for event in lines(output)), default=0.0) < moment:
+            time.sleep(0.02)
+        time.sleep(random.Random(moment).uniform(0, 0.5))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+        with output.open("a") as file:
+            file.write("\n")
+    events = watched(model, flags(video, *args, "--state", tmp_path / "state"), output, 0, 0)
+    again = len([event for event in events if event["event"] == "segment"]) - len({e["id"] for e in events if e["event"] == "segment"})
+    print(f"\n{kills} kills of an hour: {len(told_once(whole))} events uninterrupted, {len(told_once(events))} with the kills, {again} segments "
+          f"told again, {sum(e['lost'] for e in events if e['event'] == 'resumed'):g} s lost")  # fmt: skip
+    assert kills >= 18 and told_once(events) == told_once(whole) and len(told_once(whole)) > 100
+    ends = [next(e for e in reversed(run) if e["event"] == "end") for run in (whole, events)]
+    assert [end[key] for end in ends[:1] for key in ("frames", "segments", "highlights")] == [
+        ends[1][key] for key in ("frames", "segments", "highlights")
+    ]
+    assert ends[0]["frames"] == 3600
 
 
 def test_of_a_live_stream_only_what_was_sent_meanwhile_is_lost_and_it_is_said(model, videos, tmp_path):
