@@ -14,7 +14,7 @@ now or later: no frame waits. What was taken is decided at its time + its cost, 
               measured, so that an hour of video takes as long as its scoring
     inf       nothing: every frame is taken, and the scores are those without a clock, bit for bit
 
-As VSAS-Bench (2604.07634) calls asynchronous. No torch here.
+An asynchronous protocol, as of VSAS-Bench (2604.07634). No torch here.
 """
 
 from __future__ import annotations
