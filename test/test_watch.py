@@ -340,6 +340,29 @@ def test_ctrl_c_ends_with_the_summary_and_questions_can_be_typed(video):
     assert lines[-1]["event"] == "end" and lines[-1]["ended"] == "stopped" and 0 < lines[-1]["frames"] < 40
 
 
+def test_frames_of_a_slow_pipe_come_when_they_are_there_and_not_when_a_buffer_is_full(video, monkeypatch):
+    reader, writer = os.pipe()
+    data, times = video.read_bytes(), []
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=os.fdopen(reader, "rb")))
+    thread = threading.Thread(target=lambda: times.extend(item.time for item in read_pipe(2.0, None, 4.0)), daemon=True)
+    seen: list[float] = []
+    monkeypatch.setattr(
+        "aha.watch.sources.SourceFrame", lambda image, time, arrived: (seen.append(time), SourceFrame(image, time, arrived))[1]
+    )
+    thread.start()
+    pieces = [data[at : at + 1880] for at in range(0, len(data) * 3 // 4, 1880)]
+    for n, piece in enumerate(pieces):
+        os.write(writer, piece)
+        if n > len(pieces) // 2:  # by then the format is known: what was sent is there in a moment, and not 32 KiB later
+            sent, until = 20.0 * 0.75 * n / len(pieces), time.monotonic() + 10
+            while (not seen or seen[-1] < sent - 4) and time.monotonic() < until:
+                time.sleep(0.01)
+            assert seen and seen[-1] >= sent - 4, (n, sent, seen[-1:])
+    os.close(writer)
+    thread.join(20)
+    assert not thread.is_alive() and times == seen
+
+
 def test_a_pipe_of_bare_pictures_a_container_and_one_that_holds_nothing(video, monkeypatch):
     def pipe(data: bytes, raw_size: str | None = None) -> list[float]:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))

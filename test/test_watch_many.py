@@ -26,9 +26,11 @@ from aha.errors import UserError
 from aha.watch.cameras import Camera, cameras_of, read_cameras, slug, unique
 from aha.watch.command import run_watch, settings_of
 from aha.watch.engine import Watch
+from aha.watch.feed import Feed
 from aha.watch.levels import MIN_SEGMENTS, Candidate, Judge, JudgeSettings
 from aha.watch.lines import clock, line_of
 from aha.watch.processes import Dealer
+from aha.watch.sources import Lost, Reconnected, SourceFrame
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,72 @@ def test_a_stalled_source_delays_no_other_and_is_reported(model, videos):
     assert ends["stalled"]["ended"] == "stopped" and ends["stalled"]["frames"] == 0
     assert [event["stream"] for event in events if event["event"] == "silent"].count("stalled") == 1  # on a busy machine the other too
     server.close()
+
+
+# ---- ids: two events never share one ----
+
+
+def told(model, items, *, address: str = "http://127.0.0.1:9/live", lives: int = 1, control=None, start: float = 0.0) -> list[dict]:
+    """Events of a camera whose feed gives these items, opened so often."""
+    args, events = flags("x", "--silent_seconds", "0.2", "--information_threshold", "1"), []
+    watch = Watch(model, args, settings_from(args), lambda event, _: events.append(event), max_streams=1, named=True, run_id="run")
+    for _ in range(lives):
+        moments = iter(items) if isinstance(items, list) else items()
+        watch.open(Camera("door", address, ("red things",)), Feed(moments, 99, False, wake=watch.changed.set))
+        watch.run(threading.Event(), (lambda: control(watch)) if control else lambda: False)
+        time.sleep(1.0 if lives > 1 else 0)
+    return events
+
+
+def pictures(*times: float) -> list[SourceFrame]:
+    return [SourceFrame(np.full((3, 384, 384), int(40 * t) % 250, np.uint8), t, time.monotonic()) for t in times]
+
+
+def test_notices_and_answers_between_two_frames_have_ids_of_their_own(model):
+    """What has an id that was told before is taken for a double and not delivered: three failed attempts are three events."""
+    asked = []
+
+    def control(watch):
+        if watch.scored and not asked:
+            asked.append(watch.ask("what is it?"))
+            watch.ask("and where?")
+        return False
+
+    first, last = pictures(0.0), pictures(0.5)
+    events = told(model, [*first, Lost("x", 0.1), Lost("x", 0.2), Lost("y", 0.4), Reconnected(1.0), *last], control=control)
+    kinds = [event["event"] for event in events]
+    assert kinds.count("lost") == 3 and kinds.count("question") == kinds.count("say") == 2
+    assert len({event["id"] for event in events}) == len(events)
+
+
+def test_a_live_stream_that_begins_anew_has_other_ids_and_a_file_the_same(model, videos):
+    live = told(model, pictures(*np.arange(0, 12, 0.5).tolist()), lives=2)
+    assert len(live) % 2 == 0 and len({event["id"] for event in live}) == len(live) > 4
+    file = told(model, pictures(*np.arange(0, 12, 0.5).tolist()), lives=2, address=str(videos[0]))
+    assert len(file) == len(live) and 2 * len({event["id"] for event in file}) == len(file)
+
+
+def test_ids_stay_apart_after_days(model):
+    """Half seconds are told apart in a stream that has run for weeks."""
+    args, when = flags("x"), 3_000_000.0
+    watch = Watch(model, args, settings_from(args), lambda *_: None, max_streams=1, named=True, run_id="run")
+    watch.open(Camera("door", "http://127.0.0.1:9/live", ("q",)), Feed(iter(()), 9, False))
+    (stream,) = watch.sources["door"].streams
+    ids = {watch._marked(stream, {"event": "highlight", "time": when + k / 2, "start": when})["id"] for k in range(9)}
+    assert len(ids) == 9
+
+
+def test_a_failed_attempt_to_connect_is_no_sign_of_life(model):
+    def items():
+        yield from pictures(0.0)
+        time.sleep(0.6)  # silent
+        yield Lost("x", 0.1)
+        time.sleep(0.3)
+        yield Reconnected(1.0)
+        yield from pictures(2.0)
+
+    kinds = [event["event"] for event in told(model, items)]
+    assert [kind for kind in kinds if kind in ("silent", "lost", "heard", "reconnected")] == ["silent", "lost", "heard", "reconnected"]
 
 
 def test_two_queries_of_one_camera_share_its_frames(model, videos):

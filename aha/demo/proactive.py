@@ -137,7 +137,9 @@ def score_set(root: Path, fps: float, choice: ModelChoice, speed: str | None = N
     if not output.exists():
         from aha.scoring.dataset import score_dataset  # torch is imported only now
 
-        config = ScoreConfig(frame_fps=fps) if speed is None else ScoreConfig(frame_fps=fps, clock="wall", speed=speed)
+        live = {} if speed is None else {"clock": "wall", "speed": speed}
+        measured = ScoreConfig(**live).measured  # then the tower's time is part of it
+        config = ScoreConfig(frame_fps=fps, feature_cache=None if measured else str(root / "features"), **live)
         score_dataset(choice, config, Selection(dataset="streamingbench_po", data_root=str(root)), output)
     return output
 

@@ -41,6 +41,7 @@ from aha.watch.watcher import Watcher, WatchSettings
 AHEAD = 2  # frames of a stream that the engine may hold: the one in work and the next
 BEHIND_SECONDS = 2.0  # a frame that waited longer is worth an event ...
 BEHIND_EVERY = 5.0  # ... but not more often than this
+NOTICES = ("lost", "reconnected", "resumed", "silent", "heard", "behind", "status", "question")  # of a moment, not of a frame
 Event = dict[str, Any]
 
 
@@ -65,6 +66,8 @@ class Stream:
         self.name = source.camera.name if source.camera.streams == 1 else f"{source.camera.name}#{number}"
         self.key = slug(self.name)
         self.pending: deque[SourceFrame] = deque()  # what the engine holds
+        # A file that is begun anew has the same events again; what comes from elsewhere has others at the same seconds.
+        self.life = "" if is_file(source.camera.address) else f"{int(time.time()):x}"
 
 
 class Source:
@@ -248,7 +251,8 @@ class Watch:
         moved = False
         while (item := source.feed.take(*source.may_take())) is not None:
             moved = True
-            self._heard(source)
+            if not isinstance(item, Lost):
+                self._heard(source)
             if not isinstance(item, SourceFrame):
                 self._notice(source, item)
                 continue
@@ -291,7 +295,7 @@ class Watch:
             self._tell(stream, event)
 
     def _heard(self, source: Source) -> None:
-        """An item came: a silence is over."""
+        """Something came of the stream: a silence is over."""
         if source.silent:
             for stream in source.streams:
                 self._tell(stream, {"event": "heard", "time": stream.watcher.time, "silent": time.monotonic() - source.heard})
@@ -330,12 +334,19 @@ class Watch:
     # ---- events ----
 
     def _marked(self, stream: Stream, event: Event) -> Event:
-        """With the name of the stream where there are several, and an id: the same event has the same one after a restart."""
+        """With the name of the stream where there are several, and an id: the same event has the same one after a restart, and no other
+        has it: what is told of a moment has the moment in it, for several may come between two frames."""
         kind, moment = event.pop("event"), event.pop("time")
         whose: dict[str, str | None] = {"stream": stream.source.camera.name} if self.named else {}
         if stream.source.camera.streams > 1:
             whose["query"] = stream.query
-        parts = [self.run_id, stream.key, kind, f"{moment:.6g}", *([f"{event['start']:.6g}"] if "start" in event else [])]
+        parts = [self.run_id, stream.key, *([stream.life] if stream.life else []), kind, f"{moment:.9g}"]
+        if "start" in event:
+            parts.append(f"{event['start']:.9g}")
+        if kind == "say":  # an answer may come at the second of another
+            parts.append(str(stream.watcher.said))
+        if kind in NOTICES:
+            parts.append(f"{time.time():.6f}")
         return {"event": kind, "time": moment, **whose, **event, "id": "-".join(parts)}
 
     def _tell(self, stream: Stream, event: Event) -> None:
@@ -351,13 +362,14 @@ class Watch:
     def _state_of(self, stream: Stream, wall: float | None = None) -> dict[str, Any]:
         source, camera = stream.source, stream.source.camera
         return {
-            "watcher": stream.watcher.state_dict(), "wall": wall or time.time() - (time.monotonic() - source.heard),
+            "life": stream.life, "watcher": stream.watcher.state_dict(), "wall": wall or time.time() - (time.monotonic() - source.heard),
             "dropped": source.dropped, "query": stream.query, "address": camera.address,
             "frame_fps": camera.frame_fps, "model": self.model.name, "worst": source.worst,
         }  # fmt: skip
 
     def _take_up(self, stream: Stream, state: dict[str, Any]) -> Place:
         stream.watcher.load_state_dict(state["watcher"])
+        stream.life = state.get("life", "")  # a state of before streams had one
         stream.source.lost_before, stream.source.worst = state["dropped"], state["worst"]
         return Place(stream.watcher.time, state["wall"])
 

@@ -156,13 +156,14 @@ def read_pipe(
 
 
 class _Pipe:
-    """Standard input with nothing but `read`, so that nobody tries to seek in it. `head`: its first bytes."""
+    """Standard input with nothing but `read`, so that nobody tries to seek in it; what is there is read at once, for a slow stream takes
+    long to fill a buffer. `head`: its first bytes."""
 
     def __init__(self) -> None:
         self.head = b""
 
     def read(self, count: int) -> bytes:
-        data = sys.stdin.buffer.read(count)
+        data = sys.stdin.buffer.read1(count)
         if len(self.head) < 4096:
             self.head += data[:4096]
         return data
