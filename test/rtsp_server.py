@@ -1,6 +1,7 @@
-"""An RTSP server that plays a video file in real time to everybody who connects, as an IP camera does: GStreamer's, by its Python binding.
+"""An RTSP server with a live picture, as an IP camera: GStreamer's, by its Python binding.
 
-    /usr/bin/python3 test/rtsp_server.py PORT FILE.mp4         # apt-get install gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-{good,bad}
+    apt-get install gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly
+    /usr/bin/python3 test/rtsp_server.py PORT            # rtsp://127.0.0.1:PORT/live
 
 Run by a Python that has the binding (Debian's own), which is seldom the one that runs the tests: `python_with_gstreamer` finds it.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NEEDS = ("qtdemux", "h264parse", "rtph264pay")
+NEEDS = ("videotestsrc", "x264enc", "rtph264pay")
+PICTURE = "videotestsrc is-live=true pattern=ball ! video/x-raw,width=128,height=96,framerate=10/1"
+CODING = "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! rtph264pay name=pay0 pt=96"
 
 
 def python_with_gstreamer() -> str | None:
@@ -24,7 +27,7 @@ def python_with_gstreamer() -> str | None:
     return None
 
 
-def main(port: str, path: str | None) -> None:
+def main(port: str) -> None:
     import gi
 
     gi.require_version("Gst", "1.0")
@@ -32,12 +35,13 @@ def main(port: str, path: str | None) -> None:
     from gi.repository import GLib, Gst, GstRtspServer
 
     Gst.init(None)
-    if path is None:
+    if port == "--check":
         sys.exit(any(Gst.ElementFactory.find(name) is None for name in NEEDS))
     server, factory = GstRtspServer.RTSPServer(), GstRtspServer.RTSPMediaFactory()
     server.set_address("127.0.0.1")
     server.set_service(port)
-    factory.set_launch(f'( filesrc location="{path}" ! qtdemux ! h264parse config-interval=-1 ! rtph264pay name=pay0 pt=96 )')
+    factory.set_launch(f"( {PICTURE} ! {CODING} )")
+    factory.set_shared(True)
     server.get_mount_points().add_factory("/live", factory)
     server.attach(None)
     print("ready", flush=True)
@@ -45,4 +49,4 @@ def main(port: str, path: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
+    main(sys.argv[1])
