@@ -75,7 +75,7 @@ def test_every_event_that_is_sent_is_one_that_home_assistant_was_told_of():
 # ---- receivers that fail, hang and come back ----
 
 SECONDS = 90
-TROUBLES = [(0, "fails"), (10, "hangs"), (20, "is gone"), (35, "is back")]  # seconds of the run -> the webhook
+TROUBLES = [(0, "fails"), (10, "hangs"), (20, "is gone"), (35, "is back")]  # seconds since its first call -> the webhook
 BROKER_GONE, BROKER_BACK = 15.0, 30.0
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
 
@@ -88,10 +88,12 @@ class MovingHook:
         self.calls = {"fails": 0, "hangs": 0, "is back": 0}
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self.began, self.server = time.monotonic(), None
+        self.began: float | None = None  # at the first call
+        self.server = None
 
     def trouble(self) -> str:
-        return [what for since, what in TROUBLES if time.monotonic() - self.began >= since][-1]
+        passed = 0.0 if self.began is None else time.monotonic() - self.began
+        return [what for since, what in TROUBLES if passed >= since][-1]
 
     def keep(self) -> None:
         """Open and close the port as the time wants it; ends with the process."""
@@ -103,6 +105,7 @@ class MovingHook:
 
             def do_POST(self):
                 body, what = self.rfile.read(int(self.headers["Content-Length"])), hook.trouble()
+                hook.began = hook.began or time.monotonic()
                 hook.calls[what] = hook.calls.get(what, 0) + 1
                 if what == "hangs":
                     time.sleep(30)
@@ -176,6 +179,8 @@ def test_a_webhook_and_mosquitto_fail_hang_and_come_back_and_the_scoring_goes_on
         threading.Thread(target=hook.keep, daemon=True).start()
 
         def outage() -> None:
+            while not heard:
+                time.sleep(0.1)
             time.sleep(BROKER_GONE)
             running[0].kill()
             running[0].wait()
