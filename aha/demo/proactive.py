@@ -6,15 +6,16 @@
 Makes 25 questions for each seed ("tell me when you see something red", asked after 2 seconds; the thing comes 4 to 16 seconds later) in
 StreamingBench's layout, and the same questions with the same ids as rows of OVO-Bench (CRR) and of ProactiveVideoQA (WEB): one prediction file
 is scored by all three. The embedded demo model scores both sets frame by frame; policies are fitted on the other seed, held fixed, and shown
-beside always, never, random, the blind rows, and an oracle that is marked as such. With --speeds the table is another: one policy (threshold, fitted on the other seed with every frame seen),
-and the stream live at each speed: frames that arrive while the model is busy are lost. Steps that are complete are not repeated.
+beside always, never, random, the blind rows, and an oracle that is marked as such. With --speeds the table is another: one policy (threshold,
+fitted on the other seed with every frame seen), and the stream live at each speed: frames that arrive while the model is busy are lost.
+Steps that are complete are not repeated.
 """  # noqa: E501
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ COLUMNS = (  # benchmark, protocol, metric, heading
     ("streamingbench_po", "streamingbench_po_push", "false_alarms", "false alarms"),
     ("streamingbench_po", "streamingbench_po_push", "never", "never"),
 )
+TITLES = tuple(column[3] for column in COLUMNS)
 DELAY = ("streamingbench_po", "streamingbench_po_push", "timing_error", "seconds off")
 
 
@@ -137,9 +139,9 @@ def score_set(root: Path, fps: float, choice: ModelChoice, speed: str | None = N
     if not output.exists():
         from aha.scoring.dataset import score_dataset  # torch is imported only now
 
-        live = {} if speed is None else {"clock": "wall", "speed": speed}
-        measured = ScoreConfig(**live).measured  # then the tower's time is part of it
-        config = ScoreConfig(frame_fps=fps, feature_cache=None if measured else str(root / "features"), **live)
+        config = ScoreConfig(frame_fps=fps, clock="offline" if speed is None else "wall", speed=speed)
+        if not config.measured:  # else the tower's time is part of it
+            config = replace(config, feature_cache=str(root / "features"))
         score_dataset(choice, config, Selection(dataset="streamingbench_po", data_root=str(root)), output)
     return output
 
@@ -164,7 +166,7 @@ def numbers(test: Path, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return {name: found["protocols"] for name, found in metrics.items()}, {name: found["baselines"] for name, found in metrics.items()}
 
 
-def render(rows: list[tuple[str, list[float | None]]], titles: Sequence[str] = tuple(title for *_, title in COLUMNS)) -> str:
+def render(rows: list[tuple[str, list[float | None]]], titles: Sequence[str] = TITLES) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{f'{QUESTIONS} questions':{width}} | " + " | ".join(titles)]
     lines.append(" | ".join("-" * len(cell) for cell in [" " * width, *titles]))
@@ -228,7 +230,7 @@ def run_live(output: Path, seed: int, dev_seed: int, fps: float, head: str, spee
         lost = counted.lost / counted.arrived if counted.arrived else 0.0
         means = [_mean(found[benchmark], protocol, metric) for benchmark, protocol, metric, _ in columns]
         rows.append((f"live, {speed}" if speed else "every frame seen", [lost, *means]))
-    table = render(rows, ("frames lost", *(title for *_, title in columns)))
+    table = render(rows, ("frames lost", *TITLES, DELAY[3]))
     write_text(output / f"table-live-seed{seed}.md", table + "\n")
     return table
 

@@ -172,7 +172,7 @@ def score_frames(
                 session.ask(query.text)
             scores = session.push_embeds(visual_NKH[start:end])
             if clock is not None and clock.cost is None:
-                scores = FrameScores(*(None if values is None else values.cpu() for values in scores))  # waits until they are there
+                _ = [values.tolist() for values in scores if values is not None]  # waits until they are there
             decided = [clock.decided(frame.time) if clock is not None else None for frame in frames[start:end]]
             reply = said = None
             if session.wants_to_speak:

@@ -163,7 +163,7 @@ class _Pipe:
         self.head = b""
 
     def read(self, count: int) -> bytes:
-        data = sys.stdin.buffer.read1(count)
+        data: bytes = sys.stdin.buffer.read1(count)  # type: ignore[union-attr]  # of standard input it is a BufferedReader
         if len(self.head) < 4096:
             self.head += data[:4096]
         return data
