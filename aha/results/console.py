@@ -24,7 +24,7 @@ def render(metrics: Mapping[str, Any], layout: Layout, remarks: Sequence[str] = 
     lines += [part for line in remarks for part in table.wrapped(line)]
     if "clock" in metrics:
         lines += table.wrapped(lost_frames.shown(metrics["clock"]))
-        lines.append("  a lost frame has no score: it counts with the last that was decided before it, 0 before any")
+        lines += table.wrapped("a lost frame has no score: it counts with the last that was decided before it, 0 before any")
     for protocol in layout.protocols:
         lines += ["", protocol_block(metrics, layout, protocol)]
     lines += [part for metric, why in metrics.get("missing_metrics", {}).items() for part in table.wrapped(f"  {metric}: {why}")]
