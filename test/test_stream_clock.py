@@ -76,6 +76,7 @@ def test_which_frames_are_taken(fps, speed, count, chunk, speaks, tokens, gaps):
     assert [clock.passed() for _ in taken] == [b - a - 1 for a, b in zip([-1, *taken], taken)]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_an_even_stream_keeps_every_nth_frame(fps, speed):
     clock = StreamClock.of(f"{speed}fps")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from highlights_media import make_video
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import REPO
 
@@ -57,6 +57,7 @@ def check_discovery(topic: str, message: dict) -> None:
         assert re.fullmatch(r"image/\w+", message["content_type"])
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=30), st.sampled_from(["aha", "home/aha"]))
 def test_discovery_messages_are_what_home_assistant_takes(stream, prefix):
     messages = {topic: json.loads(json.dumps(message)) for topic, message in discovery(prefix, stream).items()}
