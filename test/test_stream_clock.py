@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import namedtuple
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
 
 import numpy as np
@@ -25,6 +25,7 @@ from aha.eval.proactive import Moments
 from aha.scoring import ablate, baseline, speak, vlm
 from aha.scoring.config import ScoreConfig
 from aha.scoring.dataset import Item
+from aha.scoring.model_choice import ModelChoice
 from aha.scoring.offline import Scorer
 from aha.streaming import Session
 from aha.streaming.policies import Threshold
@@ -366,3 +367,13 @@ def test_a_baseline_that_is_never_busy_takes_no_clock(data, tmp_path):
     with pytest.raises(UserError, match="--workers 1"):
         baseline.main(["vlm", *flags, "--model", "m", "--endpoint", "http://127.0.0.1:9/v1"])
     assert replace(ScoreConfig(), clock="wall", speed="2fps").stream_clock().cost == 0.5
+
+
+def test_what_came_later_changes_no_key_of_what_was_begun_before():
+    """An output that was half done goes on after an update: settings of later versions count where they are used."""
+    names = [name for name, _ in ScoreConfig().key()]
+    assert not {"clock", "speed"} & set(names) and names == [entry.name for entry in fields(ScoreConfig) if entry.name in names]
+    live = dict(ScoreConfig(clock="wall", speed="10fps").key())
+    assert live["clock"] == "wall" and live["speed"] == "10fps"
+    plain, small = (ModelChoice(model="demo", weights=weights).weights_key() for weights in (None, "8bit"))
+    assert len(plain) == 5 and small == [*plain[:4], "8bit", plain[4]]

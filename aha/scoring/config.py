@@ -131,8 +131,9 @@ class ScoreConfig:
         return min(self.max_num_frames or sys.maxsize, max(int(duration * self.frame_fps), 1))
 
     def key(self) -> list[tuple[str, Any]]:
-        """Everything that changes scores."""
-        return [(entry.name, getattr(self, entry.name)) for entry in fields(self) if entry.name != "feature_cache"]
+        """Everything that changes scores. The clock, which came later, counts where it is on: what was begun before goes on."""
+        left_out = {"feature_cache"} if self.clock == "wall" else {"feature_cache", "clock", "speed"}
+        return [(entry.name, getattr(self, entry.name)) for entry in fields(self) if entry.name not in left_out]
 
 
 @dataclass(frozen=True)

@@ -95,10 +95,11 @@ class ModelChoice:
         return [fetch(source) for source in self.sources]
 
     def weights_key(self) -> list[Any]:
-        """What tells these weights and how they compute from others: settings, and size and time of change of the files."""
+        """What tells these weights and how they compute from others: settings, and size and time of change of the files. `weights`, which
+        came later, counts where it is given: what was begun before goes on."""
         files = [path for folder in self.fetch() for path in sorted(folder.glob("*.safetensors"))]
         stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        return [self.sources, self.dtype, self.device, self.attn_implementation, self.weights, stats]
+        return [self.sources, self.dtype, self.device, self.attn_implementation, *([self.weights] if self.weights else []), stats]
 
     def load(self) -> tuple[AhaModel, Any]:
         """(model in evaluation mode, tokenizer). Under torchrun each process takes the GPU of its LOCAL_RANK. Raises UserError."""
