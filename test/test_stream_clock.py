@@ -375,5 +375,5 @@ def test_what_came_later_changes_no_key_of_what_was_begun_before():
     assert not {"clock", "speed"} & set(names) and names == [entry.name for entry in fields(ScoreConfig) if entry.name in names]
     live = dict(ScoreConfig(clock="wall", speed="10fps").key())
     assert live["clock"] == "wall" and live["speed"] == "10fps"
-    plain, small = (ModelChoice(model="demo", weights=weights).weights_key() for weights in (None, "8bit"))
-    assert len(plain) == 5 and small == [*plain[:4], "8bit", plain[4]]
+    plain, small = (ModelChoice(model="demo", weights=weights).weights_key() for weights in (None, "4bit"))
+    assert len(plain) == 5 and small == [*plain[:4], "4bit", plain[4]]
