@@ -378,6 +378,6 @@ def test_commands_fail_with_one_sentence_and_write_nothing(demo):
 def test_output_that_cannot_be_written(demo):
     folder, _ = demo
     (folder / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="is a file; name a folder"):
         tvsum.main(["--annotations", str(folder / "demo-anno.tsv"), "--protocols", "hd_top5", "--output", str(folder / "file" / "m.json")])
     shutil.rmtree(folder / "cache", ignore_errors=True)

@@ -174,6 +174,9 @@ def browsers(tmp_path, monkeypatch):
         downloads.mkdir()
         options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
         browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        browser.set_script_timeout(60)
+        browser.set_page_load_timeout(60)
+        browser.command_executor.client_config.timeout = 90  # a browser that hangs is a failure, not a wait for ever
         opened.append(browser)
         return Page(browser), downloads
 
