@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from aha.errors import UserError
@@ -44,6 +44,13 @@ class Hosts:
         names from us still sends their Origin."""
         place = urlsplit(origin).netloc
         return place.lower() == host.lower() or name_of(place) in self.names - {*LOCAL, *EVERYWHERE}
+
+    def is_other_site(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request, of these headers, comes from a page of another site."""
+        origin = headers.get("origin")
+        if origin is not None and not self.is_own_origin(origin, headers.get("host", "")):
+            return True
+        return headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate"
 
 
 def name_of(host: str) -> str:

@@ -63,12 +63,9 @@ class Guard:
             await response(scope, receive, _with_our_headers(send))
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if not self.hosts.is_ours(host):
+        if not self.hosts.is_ours(headers.get("host", "")):
             return 421, "this server is not called so; its names are given with aha serve --host ADDRESS NAME ..."
-        ours = origin is None or self.hosts.is_own_origin(origin, host)
-        site = headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate"
-        if not ours or site:
+        if self.hosts.is_other_site(headers):
             return 403, "requests of other sites are not answered."
         open_to_all = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and OPEN.fullmatch(scope["path"])
         if self.token and not open_to_all and not _gives(self.token, headers):

@@ -96,13 +96,9 @@ class Guard:
     async def _check(self, request: Request) -> None:
         """Raises Refusal."""
         headers = request.headers
-        host = headers.get("host", "")
-        if not self.hosts.is_ours(host):
+        if not self.hosts.is_ours(headers.get("host", "")):
             raise Refusal(421, "This page is not served under this name; its names are given with aha demo --host ADDRESS NAME ...\n")
-        origin = headers.get("origin")
-        if origin is not None and not self.hosts.is_own_origin(origin, host):
-            raise Refusal(403, "Requests of other sites are not answered.\n")
-        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate":
+        if self.hosts.is_other_site(headers):
             raise Refusal(403, "Requests of other sites are not answered.\n")
         if self.password and not _gives(self.password, headers):
             if "authorization" in headers:
