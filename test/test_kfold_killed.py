@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from paths import REPO
-from training_data import write_tvsum
+from training_data import kill_in_the_middle, write_tvsum
 
 
 def two_splits(output: Path) -> None:
@@ -40,12 +39,7 @@ def test_a_killed_training_goes_on_and_the_table_is_printed(tmp_path):
     log, history = tmp_path / "console", output / "split-0" / "loss_history.jsonl"
     with log.open("w") as console:
         process = subprocess.Popen(script, env=environment, stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
-        deadline = time.time() + 400
-        while not (history.is_file() and len(history.read_text().splitlines()) >= 3):
-            assert time.time() < deadline and process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_in_the_middle(process, history, log, seconds=400)
     time.sleep(1)  # the ranks die with their launcher
     assert not (output / "split-0" / ".trained").exists() and not (output / "split-0" / "adapter_model.safetensors").exists()
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=900)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from paths import REPO, shared_fixture
 from safetensors.torch import load_file
-from training_data import write_tvsum
+from training_data import kill_in_the_middle, write_tvsum
 
 from aha.conversation import load_tokenizer
 from aha.data.mixture import build_mixture
@@ -133,12 +133,7 @@ def test_killed_run_resumes_with_the_same_losses(data, deepspeed_flags, finished
     arguments = flags(data, out, *deepspeed_flags, "--eval_strategy", "steps", "--eval_steps", "4")
     history = out / "loss_history.jsonl"
     process = launch(arguments, log)
-    deadline = time.time() + 200
-    while not (history.is_file() and len(history.read_text().splitlines()) >= 3):
-        assert time.time() < deadline and process.poll() is None, log.read_text()
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_in_the_middle(process, history, log, seconds=200)
     time.sleep(0.5)  # the ranks die with their launcher
     assert not (out / "adapter_model.safetensors").exists()
     (out / "partial-99").mkdir()

@@ -1,8 +1,13 @@
-"""A data set in TVSum's layout that is small enough to train on in seconds: short generated videos, two titles, four raters."""
+"""A data set in TVSum's layout that is small enough to train on in seconds: short generated videos, two titles, four raters. And the end of
+a training run by `kill -9` in its middle."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +15,16 @@ import av
 import numpy as np
 
 FPS = 4
+
+
+def kill_in_the_middle(process: subprocess.Popen, history: Path, log: Path, seconds: float) -> None:
+    """SIGKILL for the group of a training run, once its `history` has three steps; fails where it has not within `seconds`, or ends itself."""
+    deadline = time.time() + seconds
+    while not (history.is_file() and len(history.read_text().splitlines()) >= 3):
+        assert time.time() < deadline and process.poll() is None, log.read_text()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def write_video(path: Path, seconds: int, seed: int) -> None:
