@@ -20,6 +20,28 @@ def no_room(error: BaseException) -> str | None:
     return f"{error.filename or 'a file'} cannot be written ({error.strerror}); free the disk, or choose another output."
 
 
+def no_memory(error: BaseException) -> str | None:
+    """A sentence for work that a GPU or this machine has no memory for, wherever it happens; None for all else. (Training itself recomputes
+    more first.)"""
+    said = str(error).split(". ")[0].splitlines()[:1]
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        place = "the GPU's memory"
+    elif isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        place = "this machine's memory"
+    else:
+        return None
+    return (
+        f"{place} is not enough{''.join(f' ({line})' for line in said)}; take smaller weights (--weights 8bit or 4bit), a bounded cache "
+        "(--cache dynamic_sink), fewer frames (--max_num_frames), or end what else runs there."
+    )
+
+
+def no_fault(error: BaseException) -> str | None:
+    """A sentence for what the machine lacks and the program cannot help: room on a disk, or memory. None for all else."""
+    return no_room(error) or no_memory(error)
+
+
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Run `main(argv)` as a command line program.
 
@@ -50,8 +72,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader of our standard output went away (`... | head`)
         sys.stderr.close()
         sys.exit(141)
-    except OSError as error:
-        if debug or (sentence := no_room(error)) is None:
+    except (OSError, RuntimeError, MemoryError) as error:
+        if debug or (sentence := no_fault(error)) is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)

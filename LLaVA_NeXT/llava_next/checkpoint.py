@@ -32,6 +32,7 @@ from llava_next.files import (
     resolve_folder,
     tensor_shapes,
 )
+from llava_next.memory import check_room
 from llava_next.model import LlavaNextForCausalLM, pick_attention
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
@@ -251,13 +252,14 @@ def fill(
 ) -> None:
     """Read every tensor of `shards` into `model`; names in `optional` may be absent from the files and stay unset. A tensor that
     `replacements` holds in the same shape is taken out of there and not read. rows: of the vocabulary's matrices, where the files hold
-    more. Raises CheckpointError, also for a tensor that holds NaN or infinity."""
+    more. Raises CheckpointError, also for a tensor that holds NaN or infinity, and before reading where memory is too small."""
     replacements = {} if replacements is None else replacements
     found = {rename(n): s for n, s in tensor_shapes(shards).items() if not UNUSED.search(n)}
     if rows is not None:
         found |= {name: (rows, *found[name][1:]) for name in VOCABULARY if name in found}
     expected = {name: tuple(p.shape) for name, p in model.named_parameters() if name not in optional or name in found}
     check_fit(expected, found, where)
+    check_room(model, dtype, device, where)
     for name, tensor in iter_tensors(shards):
         if UNUSED.search(name):
             continue

@@ -26,7 +26,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from aha.core.files import read_json, read_text
-from aha.errors import UserError, no_room
+from aha.errors import UserError, no_fault
 
 ROOT = Path(__file__).resolve().parents[2]  # the checkout; of an installed package the folder that it was installed into, with no configs/
 WANDB_CONFIG = "configs/wandb/wandb.config"
@@ -210,8 +210,8 @@ def run_rank(main: Callable[[list[str]], None]) -> None:
         load_env()
         main(argv)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (told in full, and the process ends)
-        if (full := no_room(error)) is not None:
-            error = UserError(full)
+        if (lacking := no_fault(error)) is not None:
+            error = UserError(lacking)
         sentence = isinstance(error, UserError) and not debug
         if sentence and rank:
             time.sleep(3)  # the same bad flag fails on all ranks: rank 0 says it, torchrun ends the others in this time
