@@ -9,7 +9,8 @@ import time
 import mutate_checkpoints
 import pytest
 import torch
-from llava_next import load_base, save_llava_next
+from huggingface_hub.errors import LocalEntryNotFoundError
+from llava_next import load_base, resolve_folder, save_llava_next
 from paths import shared_fixture
 from safetensors.torch import load_file as map_file
 from safetensors.torch import save_file
@@ -198,17 +199,18 @@ def test_a_pickled_adapter_is_found_by_hub_id_too(tmp_path, monkeypatch):
     """Of the hub only what is needed is downloaded: the pickle where there is no safetensors file."""
     asked = []
 
-    def download(name, allow_patterns):
+    def download(name, allow_patterns, local_files_only=False, tqdm_class=None):
+        if local_files_only:
+            raise LocalEntryNotFoundError(name)
         asked.append([pattern for pattern in allow_patterns if pattern.endswith(".bin")])
         (tmp_path / "adapter_config.json").write_text("{}")
         return str(tmp_path)
 
-    monkeypatch.setattr("llava_next.files.snapshot_download", download)
-    from llava_next import resolve_folder
-
+    monkeypatch.setattr("llava_next.hub.snapshot_download", download)
     assert resolve_folder("org/adapter") == tmp_path and asked == [[], ["adapter_model.bin"]]
+    assert resolve_folder("org/adapter") == tmp_path and len(asked) == 2  # looked up once in a process
     (tmp_path / "adapter_model.safetensors").touch()
-    assert resolve_folder("org/adapter") == tmp_path and asked[2:] == [[]]
+    assert resolve_folder("org/other") == tmp_path and asked[2:] == [[]]
 
 
 def test_an_adapter_finds_its_base_from_anywhere_and_names_no_path(copy, tmp_path, monkeypatch):

@@ -61,11 +61,27 @@ def test_a_name_is_fetched_said_checked_and_listed(hub, capsys, monkeypatch):
     sent = sum(hub.sent.values())
     by_name = ModelChoice(model="mmduet-7b", device="cpu")
     assert by_name.name == "mmduet-7b" and by_name.sources == [BASE_7B, "wangyueqian/MMDuet"]
+    asked = len(hub.asked)
     model, _ = by_name.load()
     assert sum(hub.sent.values()) == sent and model.relevance_head.out_features == 2
+    assert "Fetching" not in capsys.readouterr().err and len(hub.asked) == asked  # looked up once, when it was fetched
     # without network, from the full cache
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert len(ModelChoice(model="mmduet-7b", device="cpu").load()) == 2 and load("mmduet-7b", device="cpu").name == "mmduet-7b"
+
+
+def test_a_model_of_which_a_shard_lacks_is_not_in_the_cache(hub, capsys, tmp_path):
+    sharded = tmp_path / "sharded"
+    shutil.copytree(TINY, sharded)
+    (sharded / "model.safetensors").rename(sharded / "model-00001-of-00002.safetensors")
+    (sharded / "model-00002-of-00002.safetensors").write_bytes(b"the rest")
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    hub.repositories["org/sharded"] = sharded
+    folder = known_models.fetch("org/sharded")
+    assert known_models.cached("org/sharded") and "Fetching" in capsys.readouterr().err
+    (folder / names["b"]).unlink()
+    assert not known_models.cached("org/sharded")
 
 
 def test_a_cut_download_goes_on_where_it_was_cut(hub, capsys, monkeypatch):

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llava_next.errors import CheckpointError
+from llava_next.hub import snapshot
 
-WEIGHT_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.md"]
 # What transformers and PEFT raise for settings of a wrong type or value.
 UNUSABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RuntimeError, re.error, StrictDataclassError)
 
@@ -44,10 +43,7 @@ def resolve_folder(path_or_hub_id: str | os.PathLike) -> Path:
     if looks_local:
         raise CheckpointError(f"checkpoint folder {name} does not exist; check the path, or give a hub id such as org/name.")
     try:
-        folder = Path(snapshot_download(name, allow_patterns=WEIGHT_FILES))
-        if (folder / "adapter_config.json").is_file() and not (folder / "adapter_model.safetensors").is_file():
-            folder = Path(snapshot_download(name, allow_patterns=[*WEIGHT_FILES, "adapter_model.bin"]))
-        return folder
+        return snapshot(name)
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise CheckpointError(
             f"{name} is neither a folder here nor a model on the hub; check the spelling (and HF_TOKEN for gated ones)."

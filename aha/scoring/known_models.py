@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from aha.errors import UserError
 
 DEMO = Path(__file__).parents[1] / "demo" / "checkpoints"
@@ -78,28 +76,19 @@ def cached(source: str) -> bool:
     """Whether nothing has to be downloaded: a folder, or a hub id that is whole in the cache."""
     if not is_hub_id(source):
         return Path(source).expanduser().is_dir()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from llava_next.hub import in_cache
 
-    try:
-        folder = Path(snapshot_download(source, allow_patterns=_patterns(), local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return False
-    return any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir())
+    return in_cache(source)
 
 
 def download_bytes(source: str) -> int:
     """What a download would fetch, from the hub's own list of files. Raises UserError as `fetch` does."""
     with _hub_errors(source):
         from huggingface_hub import snapshot_download
+        from llava_next.hub import WEIGHT_FILES, NoBar
 
-        files: Any = snapshot_download(source, allow_patterns=_patterns(), dry_run=True, tqdm_class=_NoBar)
+        files: Any = snapshot_download(source, allow_patterns=WEIGHT_FILES, dry_run=True, tqdm_class=NoBar)
         return sum(file.file_size or 0 for file in files if file.will_download)
-
-
-class _NoBar(tqdm):
-    def __init__(self, *args: Any, **settings: Any):
-        super().__init__(*args, **{**settings, "disable": True})
 
 
 def fetch(source: str) -> Path:
@@ -109,10 +98,11 @@ def fetch(source: str) -> Path:
     UserError: no such thing, gated, no network, cut off, a full disk.
     """
     from llava_next import resolve_folder
+    from llava_next.hub import snapshot
 
     if not is_hub_id(source) or cached(source):
         return resolve_folder(source)
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
 
     size = download_bytes(source)
     if size:
@@ -122,8 +112,8 @@ def fetch(source: str) -> Path:
         if (free := shutil.disk_usage(there).free) < size:
             raise UserError(f"{source} needs {shown_bytes(size)} and {where} has {shown_bytes(free)} left; set HF_HOME to a larger disk.")
     with _hub_errors(source):
-        snapshot_download(source, allow_patterns=_patterns())
-        return resolve_folder(source)
+        snapshot(source)
+    return resolve_folder(source)
 
 
 def verify(source: str) -> int:
@@ -146,12 +136,6 @@ def shown_bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count:.0f} bytes"
-
-
-def _patterns() -> list[str]:
-    from llava_next.files import WEIGHT_FILES
-
-    return WEIGHT_FILES
 
 
 @contextmanager
