@@ -22,7 +22,7 @@ NAMES = ("tvsum", "hisum", "charades", "qvh", "youcook2", "magqa")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help(name):
-    run = subprocess.run(["bash", str(SCRIPTS / f"{name}.sh"), "--help"], capture_output=True, text=True, timeout=60)
+    run = subprocess.run(["bash", str(SCRIPTS / f"{name}.sh"), "--help"], capture_output=True, text=True, timeout=600)
     assert run.returncode == 0
     assert f"usage: bash scripts/inference/{name}.sh" in run.stdout
     assert "--limit" in run.stdout
