@@ -37,7 +37,7 @@ from aha.conversation import load_tokenizer
 from aha.data.mixture import build_mixture, missing_files
 from aha.errors import UserError
 
-SECONDS = 20  # a case that takes longer counts as a hang
+SECONDS = 120  # a case that takes longer counts as a hang
 
 
 def make_data(folder: Path) -> list[Path]:

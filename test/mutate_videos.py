@@ -166,7 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200, help="number of files to read")
     parser.add_argument("--seed", type=int, default=0, help="seed of the damage")
-    parser.add_argument("--limit", type=float, default=30, help="seconds that one read may take")
+    parser.add_argument("--limit", type=float, default=120, help="seconds that one read may take")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     outcomes: dict[str, Counter] = {}

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-import socket
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import LONG, wait_for
 
 httpx = pytest.importorskip("httpx", reason="gradio is not installed")
 
 API = "/gradio_api"
 SLIDERS = [15, 0, 1, 0, 0, 6, 20, True, 0]  # share, alpha, beta, epsilon, threshold, information, change, force, which query is shown
 SPEAKING = [0, 0, ["informative"], False, 2]  # threshold, sum, heads, forget, frames a second
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-    return value
 
 
 class Page:
@@ -115,7 +99,7 @@ class Tab:
 
     def __init__(self, address: str, **headers: str):
         self.http = httpx.Client(
-            base_url=address, headers=headers, timeout=60, verify=False
+            base_url=address, headers=headers, timeout=LONG, verify=False
         )  # reading certificates takes longer than all else
         self.session = uuid.uuid4().hex[:12]
 

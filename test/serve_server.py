@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+
+from waiting import LONG, wait_for
 
 from aha.api import Highlighter
 from aha.cli.commands import _serve_parser, online_of
@@ -29,13 +30,12 @@ def serving(model: Highlighter, *argv: object) -> Iterator[SimpleNamespace]:
         server = server_of(sessions, args.host)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
+        wait_for(lambda: server.started or not thread.is_alive(), what="the server has started")
         port = listening.getsockname()[1]
         try:
             yield SimpleNamespace(address=f"http://127.0.0.1:{port}", port=port, sessions=sessions, server=server)
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(LONG)
             listening.close()
         assert not thread.is_alive() and not sessions.engine.runs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 
 import mutate_checkpoints
 import pytest
@@ -273,13 +272,16 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("what", CONFIGS)
-def test_sizes_are_those_of_the_tensors_before_anything_is_built(copy, what):
+def test_sizes_are_those_of_the_tensors_before_anything_is_built(copy, what, monkeypatch):
     folder, _ = copy(BASE)
     change(folder / "config.json", **CONFIGS[what])
-    began = time.monotonic()
+    built, make = [], torch.nn.Module.__init__
+    monkeypatch.setattr(
+        torch.nn.Module, "__init__", lambda self, *given, **named: (built.append(type(self)), make(self, *given, **named))[1]
+    )
     with pytest.raises(UserError):
         load_base(folder)
-    assert time.monotonic() - began < 10
+    assert len(built) < 1000  # where the sizes are right and something else is wrong, it may begin
 
 
 ADAPTERS = {

@@ -368,7 +368,7 @@ def test_commands_fail_with_one_sentence_and_write_nothing(demo):
             text=True,
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(REPO)},
-            timeout=60,
+            timeout=600,
         )
         assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1 and done.stdout == ""

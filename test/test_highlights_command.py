@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from highlights_media import make_video, reel_contents
 from paths import REPO, shared_fixture
+from waiting import LONG, wait_for
 
 from aha import cli
 from aha.api import Highlighter, load
@@ -205,12 +205,9 @@ def test_an_interrupted_command_leaves_no_half_reel(tmp_path, number):
         stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what runs in the background
     )  # fmt: skip
-    end = time.monotonic() + 60
-    while not list(out.glob(".reel.*")):
-        assert process.poll() is None and time.monotonic() < end, "the reel was never being written"
-        time.sleep(0.01)
+    wait_for(lambda: list(out.glob(".reel.*")) or process.poll() is not None, what="the reel is being written")
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LONG)
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert [path.name for path in out.glob(".*")] == [".unfinished"] and not (out / "reel.mp4").exists()  # the mark: not done yet
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from waiting import LONG
 
 from aha.errors import UserError
 from aha.eval.judge import EndpointJudge, JudgmentCache, Pair, read_batch, write_batch
@@ -63,7 +64,7 @@ def served(provider):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
-        yield EndpointJudge(f"http://127.0.0.1:{server.server_address[1]}/v1", "scripted", "the key", timeout=5)
+        yield EndpointJudge(f"http://127.0.0.1:{server.server_address[1]}/v1", "scripted", "the key", timeout=LONG)
     finally:
         server.shutdown()
         server.server_close()
@@ -74,7 +75,7 @@ def test_a_batch_is_sent_polled_and_fetched(tmp_path):
     with served(provider) as judge:
         cache = JudgmentCache(tmp_path / "cache.jsonl")
         assert write_batch(PAIRS, judge, cache, tmp_path / "input.jsonl") == 3
-        output = send_and_fetch(judge, tmp_path, wait=5, poll=0.01)
+        output = send_and_fetch(judge, tmp_path, wait=LONG, poll=0.01)
     assert read_batch(output, cache) == (3, 0) and provider.batches == 1 and provider.keys == {"Bearer the key"}
     assert provider.uploads[0].strip() == (tmp_path / "input.jsonl").read_text().strip()
     assert not (tmp_path / "sent.json").exists() and set(cache.grades.values()) == {4}

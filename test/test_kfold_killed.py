@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from paths import REPO
 from training_data import kill_in_the_middle, write_tvsum
+from waiting import wait_until_gone
 
 
 def two_splits(output: Path) -> None:
@@ -39,8 +39,8 @@ def test_a_killed_training_goes_on_and_the_table_is_printed(tmp_path):
     log, history = tmp_path / "console", output / "split-0" / "loss_history.jsonl"
     with log.open("w") as console:
         process = subprocess.Popen(script, env=environment, stdout=console, stderr=subprocess.STDOUT, start_new_session=True)
-        kill_in_the_middle(process, history, log, seconds=400)
-    time.sleep(1)  # the ranks die with their launcher
+        kill_in_the_middle(process, history, log)
+    wait_until_gone(str(output))  # the ranks die with their launcher
     assert not (output / "split-0" / ".trained").exists() and not (output / "split-0" / "adapter_model.safetensors").exists()
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

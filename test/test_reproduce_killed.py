@@ -13,6 +13,7 @@ import pytest
 from paths import REPO
 from reproduce_world import ADAPTER, environment, fake_card, published_hub, write_data
 from test_magqa import grade_by_text, judge_server
+from waiting import running, wait_for, wait_until_gone
 
 from aha.reproduce import check
 from aha.reproduce.tables import TABLES
@@ -51,12 +52,15 @@ def test_all_tables_killed_twice(tmp_path):
             log = tmp_path / f"log-{after}"
             with log.open("w") as console:
                 process = subprocess.Popen(words, env=variables, stdout=console, stderr=subprocess.STDOUT)
-                while finished(killed) < after:
-                    assert process.poll() is None, log.read_text()
-                    time.sleep(0.05)
-                time.sleep(2)  # into the next step
+
+                def is_in_a_step() -> bool:
+                    assert process.poll() is None, log.read_text()  # noqa: B023 (called at once)
+                    return finished(killed) >= after and len(running(str(killed))) > 1  # noqa: B023
+
+                wait_for(is_in_a_step, 1500)
                 process.send_signal(signal.SIGKILL)
                 process.wait()
+                wait_until_gone(str(killed))
             assert not (killed / "results.json").exists()
         done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=1500)
         assert done.returncode == 0, done.stdout + done.stderr

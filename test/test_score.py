@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 from paths import REPO, shared_fixture
 from PIL import Image
 from training_data import write_tvsum
+from waiting import running, wait_for
 
 from aha import cli, score
 from aha.conversation import load_tokenizer
@@ -225,20 +225,46 @@ def command(flags: list[str], tvsum: Path, output: Path) -> list[str]:
     ]
 
 
+# the command, which waits for its end when three records are on disk
+STOPS_AFTER_THREE = """
+import sys, time
+from contextlib import contextmanager
+from aha import score
+from aha.scoring import dataset
+
+@contextmanager
+def stopping(*given, real=dataset.part_writer):
+    with real(*given) as write:
+        left = [3]
+        def write_and_stop(record):
+            write(record)
+            left[0] -= 1
+            while not left[0]:
+                time.sleep(1)
+        yield write_and_stop
+
+dataset.part_writer = stopping
+score.main(sys.argv[1:])
+"""
+
+
 def test_killed_in_the_middle_then_resumed_by_other_ranks(model_flags, tvsum, whole, tmp_path, monkeypatch, capsys):
     output = tmp_path / "scores.json"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPO}:{REPO / 'LLaVA_NeXT'}"}
-    process = subprocess.Popen(command(model_flags, tvsum, output), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    finished = 0
-    while finished < 3 and process.poll() is None:
-        time.sleep(0.02)
-        finished = sum(path.read_bytes().count(b"\n") for path in tmp_path.glob("*.parts-*/*"))
+    words = command(model_flags, tvsum, output)
+    words[1:3] = ["-c", STOPS_AFTER_THREE]
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def written() -> int:
+        return sum(path.read_bytes().count(b"\n") for path in tmp_path.glob("*.parts-*/*"))
+
+    wait_for(lambda: written() == 3 or process.poll() is not None, what="three videos are scored")
     process.send_signal(signal.SIGKILL)
     process.wait()
     (parts,) = tmp_path.glob("*.parts-*")
     part = next(parts.iterdir())
     before = read_parts(parts)
-    assert 3 <= len(before) < 10 and not output.exists()
+    assert len(before) == 3 and not output.exists()
     part.write_bytes(part.read_bytes() + b'{"key": "cut o')  # what a kill in the middle of a line leaves
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("1", "0"):  # other ranks than before; rank 0 merges
@@ -281,18 +307,15 @@ def test_a_full_disk_while_scoring_is_one_sentence_and_the_rest_is_kept(tmp_path
 
 
 def test_ranks_end_with_their_launcher(tmp_path):
-    rank = "import time, aha.score as s; s.choice_of = lambda *a: (print('up', flush=True), time.sleep(60)); s.main(['--llm_pretrained', 'demo', '--video', 'x', '--output', 'y'])"
+    rank = "import time, aha.score as s; s.choice_of = lambda *a: (print('up', flush=True), time.sleep(600)); s.main(['--llm_pretrained', 'demo', '--video', 'x', '--output', 'y'])"
     launcher = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {rank!r}]); print(p.pid, flush=True); p.wait()"
     environment = {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'LLaVA_NeXT'}", "TORCHELASTIC_RUN_ID": "1"}
     process = subprocess.Popen([sys.executable, "-c", launcher], env=environment, stdout=subprocess.PIPE, text=True)
-    child = Path(f"/proc/{int(process.stdout.readline())}")
-    assert process.stdout.readline() == "up\n"
+    child = int(process.stdout.readline())
+    assert process.stdout.readline() == "up\n" and child in running("s.choice_of")
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
-    while child.exists() and "State:\tZ" not in (child / "status").read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert time.monotonic() < deadline
+    wait_for(lambda: child not in running("s.choice_of"), what="the rank has ended")
 
 
 @pytest.mark.parametrize(

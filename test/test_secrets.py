@@ -71,7 +71,7 @@ def test_watch_shows_no_password_in_events_errors_tracebacks_and_the_process_lis
                 process = subprocess.Popen(
                     arguments, env=environment(), cwd=REPO, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
                 )
-                lines, end, stopped = [], time.monotonic() + 240, False
+                lines, end, stopped = [], time.monotonic() + 600, False
                 while process.poll() is None:
                     assert time.monotonic() < end, "it does not end"
                     lines.append(Path(f"/proc/{process.pid}/cmdline").read_bytes().decode())

@@ -9,10 +9,10 @@ import os
 import numpy as np
 import pytest
 from paths import REPO
+from waiting import free_port
 
 from aha.cli.commands import _serve_parser, online_of
 from aha.core.fusion import fusion_of
-from aha.core.hosts import listen
 from aha.serve.client import Client
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'ray[data,serve]')")
@@ -22,8 +22,7 @@ serve = pytest.importorskip("ray.serve", reason="ray serve is not installed (pip
 def test_sessions_stay_in_their_replica():
     from aha.serve.on_ray import NAME, application
 
-    with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     parser = argparse.ArgumentParser()
     _serve_parser(parser)
     args = parser.parse_args(["--replicas", "2", "--max_sessions", "4", "--window", "256", "--device", "cpu"])

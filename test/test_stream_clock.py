@@ -194,7 +194,7 @@ def test_the_machine_s_own_speed_is_the_simulated_one_that_it_has(clip, speaking
 
 def test_the_machine_s_own_speed_measures_something(clip):
     found = run(clip, clock="wall", speed="machine")
-    assert 0 < found["clock"]["seconds_a_frame"] < 5 and found["clock"]["arrived"] == 15
+    assert found["clock"]["seconds_a_frame"] > 0 and found["clock"]["arrived"] == 15
     assert all(row["decided"] > row["time"] for row in found["debug_data"])
 
 

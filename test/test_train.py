@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ import pytest
 import torch
 from paths import REPO, shared_fixture
 from safetensors.torch import load_file
-from training_data import kill_in_the_middle, write_tvsum
+from training_data import LONGEST, kill_in_the_middle, write_tvsum
+from waiting import wait_until_gone
 
 from aha.conversation import load_tokenizer
 from aha.data.mixture import build_mixture
@@ -69,7 +69,7 @@ def finished(data, deepspeed_flags, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     log = folder / "console"
     process = launch(flags(data, folder / "out", *deepspeed_flags, "--eval_strategy", "steps", "--eval_steps", "4"), log)
-    assert process.wait(timeout=300) == 0, log.read_text()
+    assert process.wait(timeout=LONGEST) == 0, log.read_text()
     return folder
 
 
@@ -106,7 +106,7 @@ def test_two_ranks_learn_what_one_learns_with_the_same_global_batch(data, deepsp
     no_dropout = ["--lora_dropout", "0"]  # its masks differ between ranks
     process = launch(flags(data, tmp_path / "two", *deepspeed_flags, *no_dropout), tmp_path / "console")
     train(flags(data, tmp_path / "one", *no_dropout, "--gradient_accumulation_steps", "2"))
-    assert process.wait(timeout=300) == 0, (tmp_path / "console").read_text()
+    assert process.wait(timeout=LONGEST) == 0, (tmp_path / "console").read_text()
     two, one = (read_lines(tmp_path / name / "loss_history.jsonl") for name in ("two", "one"))
     assert len(two) == len(one) > 2
     assert [s["loss"] for s in two] == pytest.approx([s["loss"] for s in one], rel=1e-4)
@@ -133,12 +133,12 @@ def test_killed_run_resumes_with_the_same_losses(data, deepspeed_flags, finished
     arguments = flags(data, out, *deepspeed_flags, "--eval_strategy", "steps", "--eval_steps", "4")
     history = out / "loss_history.jsonl"
     process = launch(arguments, log)
-    kill_in_the_middle(process, history, log, seconds=200)
-    time.sleep(0.5)  # the ranks die with their launcher
+    kill_in_the_middle(process, history, log)
+    wait_until_gone(str(out))  # the ranks die with their launcher
     assert not (out / "adapter_model.safetensors").exists()
     (out / "partial-99").mkdir()
     process = launch(arguments, log)
-    assert process.wait(timeout=300) == 0, log.read_text()
+    assert process.wait(timeout=LONGEST) == 0, log.read_text()
     console = log.read_text()
     assert "resuming from" in console and "partial-99 was not finished" in console
     assert history.read_bytes() == (finished / "out/loss_history.jsonl").read_bytes()
@@ -156,7 +156,7 @@ def test_another_number_of_ranks_goes_on(data, stage, counts, tmp_path):
     histories = []
     for turn, ranks in enumerate(counts, start=1):
         accumulation = ["--gradient_accumulation_steps", str(2 // ranks)]
-        assert launch(flags(data, out, *common, *accumulation), log, ranks).wait(timeout=300) == 0, log.read_text()
+        assert launch(flags(data, out, *common, *accumulation), log, ranks).wait(timeout=LONGEST) == 0, log.read_text()
         histories.append(read_lines(out / "loss_history.jsonl"))
         if turn > 1:
             assert f"checkpoint-{turn}, written by {3 - ranks} processes (now {ranks})" in log.read_text()
@@ -198,7 +198,7 @@ def test_zero3_does_not_hang_where_ranks_differ(cached, tmp_path):
     log = tmp_path / "console"
     process = launch(arguments, log)
     try:
-        assert process.wait(timeout=150) == 0, log.read_text()
+        assert process.wait(timeout=LONGEST) == 0, log.read_text()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -217,7 +217,7 @@ def test_zero3_computes_what_zero2_computes_in_bfloat16(data, tmp_path):
         process = launch(
             flags(data, tmp_path / stage, "--deepspeed", config, "--bf16", "True", "--max_steps", "2"), tmp_path / "log", ranks=1
         )
-        assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+        assert process.wait(timeout=LONGEST) == 0, (tmp_path / "log").read_text()
         losses[stage] = [(s["loss"], s["grad_norm"]) for s in read_lines(tmp_path / stage / "loss_history.jsonl")]
     assert np.allclose(losses["zero2"], losses["zero3"], rtol=1e-6), losses
 

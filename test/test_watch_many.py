@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import socket
@@ -10,13 +11,16 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from highlights_media import make_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import LONG, wait_for
 
 from aha.api import Highlighter, load
 from aha.cli.commands import _watch_parser
@@ -124,13 +128,12 @@ def test_a_stalled_source_delays_no_other_and_is_reported(model, videos):
 # ---- ids: two events never share one ----
 
 
-def told(model, items, *, address: str = "http://127.0.0.1:9/live", lives: int = 1, control=None, silent: float = 60.0) -> list[dict]:
-    """Events of a camera whose feed gives these items, opened so often."""
+def told(model, items, *, address: str = "http://127.0.0.1:9/live", lives: int = 1, control=None, silent: float = 3600.0) -> list[dict]:
+    """Events of a camera whose feed gives these items, opened so often. items: a list, or what makes them of the watch and its events."""
     args, events = flags("x", "--silent_seconds", silent, "--information_threshold", "1"), []
     watch = Watch(model, args, settings_from(args), lambda event, _: events.append(event), max_streams=1, named=True, run_id="run")
-    for life in range(lives):
-        time.sleep(1.0 if life else 0.0)
-        moments = iter(items) if isinstance(items, list) else items()
+    for _ in range(lives):
+        moments = iter(items) if isinstance(items, list) else items(watch, events)
         watch.open(Camera("door", address, ("red things",)), Feed(moments, 99, False, wake=watch.changed.set))
         watch.run(threading.Event(), (lambda: control(watch)) if control else lambda: False)
     return events
@@ -140,8 +143,10 @@ def pictures(*times: float) -> list[SourceFrame]:
     return [SourceFrame(np.full((3, 384, 384), int(40 * t) % 250, np.uint8), t, time.monotonic()) for t in times]
 
 
-def test_notices_and_answers_between_two_frames_have_ids_of_their_own(model):
-    """What has an id that was told before is taken for a double and not delivered: three failed attempts are three events."""
+def test_notices_and_answers_between_two_frames_have_ids_of_their_own(model, monkeypatch):
+    """What has an id that was told before is taken for a double and not delivered: three failed attempts are three events, also those that
+    come within one tick of the clock."""
+    monkeypatch.setattr("aha.watch.engine.time", SimpleNamespace(monotonic=time.monotonic, time=time.time, time_ns=lambda: 10**18))
     asked = []
 
     def control(watch):
@@ -174,16 +179,26 @@ def test_ids_stay_apart_after_days(model):
     assert len(ids) == 9
 
 
-def test_a_failed_attempt_to_connect_is_no_sign_of_life(model):
-    def items():
+def test_a_failed_attempt_to_connect_is_no_sign_of_life(model, monkeypatch):
+    """By a clock that the test sets."""
+    now = [0.0]
+    monkeypatch.setattr("aha.watch.engine.time", SimpleNamespace(monotonic=lambda: now[0], time=time.time, time_ns=time.time_ns))
+
+    def items(watch, events):
+        def wait_until_told(kind: str) -> None:
+            wait_for(lambda: any(event["event"] == kind for event in events), what=f"{kind} is told")
+
         yield from pictures(0.0)
-        time.sleep(0.6)  # silent
+        wait_for(lambda: watch.scored, what="the frame is scored")
+        now[0] += 0.6
+        wait_until_told("silent")
         yield Lost("x", 0.1)
-        time.sleep(0.3)
+        wait_until_told("lost")
+        now[0] += 0.3
         yield Reconnected(1.0)
         yield from pictures(2.0)
 
-    kinds = [event["event"] for event in told(model, items, silent=0.2)]
+    kinds = [event["event"] for event in told(model, items, silent=0.5)]
     assert [kind for kind in kinds if kind in ("silent", "lost", "heard", "reconnected")] == ["silent", "lost", "heard", "reconnected"]
 
 
@@ -194,29 +209,47 @@ def test_two_queries_of_one_camera_share_its_frames(model, videos):
     assert [end["query"] for end in ends] == ["red things", "blue things"] and [end["frames"] for end in ends] == [16, 16]
 
 
-def test_streams_come_and_go_with_the_file(model, videos, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("aha.watch.command.LOOK_EVERY", 0.2)
-    file = tmp_path / "cameras.toml"
+def test_streams_come_and_go_with_the_file(model, tmp_path, monkeypatch):
+    """The file is edited when what was in it before is seen to be watched; the door lasts until it is taken out."""
+    monkeypatch.setattr("aha.watch.command.LOOK_EVERY", 0.05)
+    file, door, yard = tmp_path / "cameras.toml", tmp_path / "door.ts", tmp_path / "yard.ts"
+    for path, seconds in ((door, 300), (yard, 2)):
+        make_video(path, seconds=seconds, fps=5, container="mpegts", size=(64, 48), sound=False, gop=5)
     entry = '[[camera]]\nname = "{}"\naddress = "{}"\nqueries = ["red things"]\n'
-    file.write_text(entry.format("door", videos[0]))
-    args = flags("--cameras", file, "--live", "--status_seconds", "0.5", "--device", "cpu")
-    added = entry.format("door", videos[0]) + entry.format("yard", videos[1])
+    file.write_text(entry.format("door", door))
+    args = flags("--cameras", file, "--live", "--status_seconds", "0.2", "--device", "cpu")
+    out, errors = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", errors)
 
-    def edit():
-        time.sleep(0.6)
-        file.write_text("[[camera]\n")  # a typo changes nothing
-        time.sleep(0.8)
-        file.write_text(added)
-        time.sleep(2.0)
-        file.write_text(entry.format("yard", videos[1]))
+    def replace_file(text: str) -> None:
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").replace(file)
 
-    threading.Thread(target=edit, daemon=True).start()
-    run_watch(args, lambda: model, fusion_of(args), settings_from(args).online)
-    out, errors = capsys.readouterr()
-    events = [json.loads(line) for line in out.splitlines()]
-    starts, ends = ([e["stream"] for e in events if e["event"] == kind] for kind in ("start", "end"))
-    assert starts == ["door", "yard"] and ends == ["door", "yard"] and "not valid TOML" in errors
-    assert events[-1]["ended"] == "end of stream" and any(e["event"] == "status" and e["behind"] >= 0 for e in events)
+    def events() -> list[dict]:
+        return [json.loads(line) for line in out.getvalue().splitlines(keepends=True) if line.endswith("\n")]
+
+    def starts(name: str) -> bool:
+        return any(event["event"] == "start" and event["stream"] == name for event in events())
+
+    def edit() -> None:
+        try:
+            wait_for(lambda: starts("door"), what="the door is watched")
+            replace_file("[[camera]\n")  # a typo changes nothing
+            wait_for(lambda: "not valid TOML" in errors.getvalue(), what="the typo is told")
+            replace_file(entry.format("door", door) + entry.format("yard", yard))
+            wait_for(lambda: starts("yard"), what="the yard is watched too")
+        finally:
+            replace_file(entry.format("yard", yard))
+
+    with ThreadPoolExecutor(1) as pool:
+        edited = pool.submit(edit)
+        run_watch(args, lambda: model, fusion_of(args), settings_from(args).online)
+        edited.result(LONG)
+    ends = {event["stream"]: event["ended"] for event in events() if event["event"] == "end"}
+    assert [event["stream"] for event in events() if event["event"] == "start"] == ["door", "yard"]
+    assert ends == {"door": "removed", "yard": "end of stream"}
+    assert any(event["event"] == "status" and event["behind"] >= 0 for event in events())
 
 
 def test_one_more_than_there_is_memory_for_is_one_sentence(model, videos):

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from highlights_media import make_video
-from page_client import API, Page, Tab, free_port, wait_for
+from page_client import API, Page, Tab
 from paths import shared_fixture
+from waiting import free_port, wait_for
 
 from aha.api import Highlighter, load
 from aha.errors import UserError
@@ -58,8 +59,9 @@ def test_the_demo_model_says_that_a_video_is_not_of_its_world(visitor, videos, m
 
 
 def test_a_visitor_scores_pauses_asks_and_gets_files(visitor, videos):
-    visitor.start(str(videos["first"]), "a red star")
-    visitor.pause(True)
+    with visitor.turns.turn():  # nothing is scored before it is paused
+        visitor.start(str(videos["first"]), "a red star")
+        visitor.pause(True)
     visitor.ask("what was that?")
     wait_for(lambda: visitor.answers)
     seen = len(visitor.track())
@@ -123,7 +125,7 @@ def test_turns_are_given_in_order():
         for number in range(5):
             threads.append(threading.Thread(target=lambda n=number: _take(turns, order, n)))
             threads[-1].start()
-            time.sleep(0.02)
+            wait_for(lambda n=number: turns._next == n + 2, what="it has asked for its turn, after the one that is served now")
     for thread in threads:
         thread.join()
     assert order == [0, 1, 2, 3, 4]

@@ -7,22 +7,27 @@ import json
 import os
 import signal
 import subprocess
-import time
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from waiting import wait_for
 
 FPS = 4
 
 
-def kill_in_the_middle(process: subprocess.Popen, history: Path, log: Path, seconds: float) -> None:
-    """SIGKILL for the group of a training run, once its `history` has three steps; fails where it has not within `seconds`, or ends itself."""
-    deadline = time.time() + seconds
-    while not (history.is_file() and len(history.read_text().splitlines()) >= 3):
-        assert time.time() < deadline and process.poll() is None, log.read_text()
-        time.sleep(0.02)
+LONGEST = 1200  # seconds that a training run of the tests may take; on two quiet cores it is less than one minute
+
+
+def kill_in_the_middle(process: subprocess.Popen, history: Path, log: Path) -> None:
+    """SIGKILL for the group of a training run, once its `history` has three steps; fails where it ends by itself."""
+
+    def is_there() -> bool:
+        assert process.poll() is None, log.read_text()
+        return history.is_file() and len(history.read_text().splitlines()) >= 3
+
+    wait_for(is_there, LONGEST, "three steps are made")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

@@ -16,6 +16,7 @@ import math
 import sys
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -67,7 +68,7 @@ class Stream:
         self.key = slug(self.name)
         self.pending: deque[SourceFrame] = deque()  # what the engine holds
         # A file that is begun anew has the same events again; what comes from elsewhere has others at the same seconds.
-        self.life = "" if is_file(source.camera.address) else f"{int(time.time()):x}"
+        self.life = "" if is_file(source.camera.address) else uuid.uuid4().hex[:8]
 
 
 class Source:
@@ -142,6 +143,7 @@ class Watch:
         self.complete: dict[str, Camera] = {}  # files and recordings that have ended
         self.crashed = False
         self.scored = 0
+        self.noticed = 0  # microseconds of time.time() in the id of the last notice
 
     # ---- streams come and go ----
 
@@ -346,7 +348,8 @@ class Watch:
         if kind == "say":  # an answer may come at the second of another
             parts.append(str(stream.watcher.said))
         if kind in NOTICES:
-            parts.append(f"{time.time():.6f}")
+            self.noticed = max(self.noticed + 1, time.time_ns() // 1000)  # two may come within a microsecond, and a clock may be set back
+            parts.append(f"{self.noticed // 10**6}.{self.noticed % 10**6:06}")
         return {"event": kind, "time": moment, **whose, **event, "id": "-".join(parts)}
 
     def _tell(self, stream: Stream, event: Event) -> None:
