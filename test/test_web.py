@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import chromium
 from highlights_media import make_video
 from page_client import API, Page, Tab
 from paths import shared_fixture
@@ -155,36 +155,10 @@ def page(model):
 
 
 @pytest.fixture
-def browsers(tmp_path, monkeypatch):
+def browsers(tmp_path):
     """A function that opens one more Chromium with a profile of its own."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium chromium-driver)")
-    opened = []
-
-    def open_one():
-        number = len(opened)
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        for flag in (
-            "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-            "disable-component-update", "disable-sync", "window-size=1300,1400", f"user-data-dir={tmp_path / f'profile{number}'}",
-        ):  # fmt: skip
-            options.add_argument(f"--{flag}")
-        downloads = tmp_path / f"downloads{number}"
-        downloads.mkdir()
-        options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        browser.set_script_timeout(60)
-        browser.set_page_load_timeout(60)
-        browser.command_executor.client_config.timeout = 90  # a browser that hangs is a failure, not a wait for ever
-        opened.append(browser)
-        return Page(browser), downloads
-
-    yield open_one
-    for browser in opened:
-        browser.quit()
+    with chromium(tmp_path) as open_one:
+        yield open_one
 
 
 def upload(page: Page, address: str, video: Path, queries: str) -> None:
@@ -217,6 +191,11 @@ def test_two_visitors_upload_seek_and_download(page, browsers, videos):
     first.script(clicked)
     wait_for(lambda: abs(first.read("#aha-video video", "currentTime") - 9.0) < 0.3)
     assert second.read("#aha-video video", "currentTime") < 1.0
+    cursor = "return +document.querySelector('#aha-curve .cursor').getAttribute('x1')"
+    wait_for(lambda: 720 < first.script(cursor) < 780)  # of 1000
+    drawn = "const done = arguments[0]; let times = 0; const seen = new MutationObserver(found => { times += found.length });"
+    drawn += "seen.observe(document.querySelector('#aha-curve .cursor'), {attributes: true}); setTimeout(() => done(times), 1000);"
+    assert first.browser.execute_async_script(drawn) == 0  # a video at rest has nothing drawn again
 
     first.fill("#aha-question textarea", "what is it?")
     first.click("#aha-ask")
@@ -229,7 +208,7 @@ def test_two_visitors_upload_seek_and_download(page, browsers, videos):
     before = first.read("#aha-curve svg", "outerHTML")
     first.fill("#aha-share input[type=number]", "80", "\t")
     wait_for(lambda: first.read("#aha-curve svg", "outerHTML") != before)
-    assert frames_on_curve(first) == 24  # the same scores, other thresholds
+    assert frames_on_curve(first) == 24 and 720 < first.script(cursor) < 780  # the same scores and place, other thresholds
 
     first.click("#aha-files")
     first.wait("#aha-reel-player video")
@@ -342,6 +321,7 @@ def test_the_report_seeks_on_a_click_without_any_server(model, videos, browsers,
     at = "const b = timeline.getBoundingClientRect(), at = {bubbles: true, clientX: b.left + 0.5 * b.width, clientY: b.top + 9};"
     shown.script(at + "timeline.dispatchEvent(new MouseEvent('click', at))")
     wait_for(lambda: abs(shown.script("return player.currentTime") - 6) < 0.2)
+    wait_for(lambda: abs(shown.script("return cursor.getAttribute('x1') - x(6)")) < 20)
     shown.script(at + "timeline.dispatchEvent(new PointerEvent('pointermove', at))")
     half = int(np.argmin(np.abs(result.track.times_F - 6)))
     assert f"0:06  score {result.fused_F[half]:.2f}" in shown.read("#tip")

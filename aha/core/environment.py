@@ -147,7 +147,13 @@ def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
 
 
-# ---- one rank of several ----
+# ---- processes of others ----
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, however that ends. For Popen(preexec_fn=)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def die_with_launcher() -> None:
@@ -155,7 +161,7 @@ def die_with_launcher() -> None:
     training on into the folder of the run that is started next."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         launcher = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         if os.getppid() != launcher:  # it died before the request
             os._exit(1)
 

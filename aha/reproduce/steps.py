@@ -7,7 +7,6 @@ other weights or fewer videos is made again. A step that fails does not end the 
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import signal
@@ -19,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aha.core.environment import PR_SET_PDEATHSIG, git_commit
+from aha.core.environment import die_with_parent, git_commit
 from aha.core.files import read_json, write_json
 from aha.errors import UserError
 from aha.eval import load_task
@@ -73,7 +72,7 @@ def execute(words: Sequence[str], log: Path, beat: Callable[[float], None]) -> i
     """Run `python WORDS` with its output in `log`; its exit code. It dies with this process. beat: called with the seconds so far."""
     begin = time.monotonic()
     with log.open("ab") as out:
-        process = subprocess.Popen([sys.executable, *words], stdout=out, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent)
+        process = subprocess.Popen([sys.executable, *words], stdout=out, stderr=subprocess.STDOUT, preexec_fn=die_with_parent)
         try:
             while True:
                 try:
@@ -84,11 +83,6 @@ def execute(words: Sequence[str], log: Path, beat: Callable[[float], None]) -> i
             if process.poll() is None:  # Ctrl-C, SIGTERM
                 process.terminate()
                 process.wait()
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def last_sentence(log: Path) -> str:

@@ -97,16 +97,23 @@ element.addEventListener('pointermove', event => {
 element.addEventListener('pointerout', event => {
   if (!event.relatedTarget?.closest?.('svg')) element.querySelector('.aha-tip')?.remove();
 });
-const follow = () => {
+const place = () => {
   const svg = element.querySelector('svg[data-duration]'), video = player();
-  if (svg && video) {
-    const at = Math.max(0, video.currentTime - parseFloat(svg.dataset.late)) / parseFloat(svg.dataset.duration) * 1000;
-    const cursor = svg.querySelector('.cursor');
-    cursor.setAttribute('x1', at); cursor.setAttribute('x2', at);
-  }
-  if (element.isConnected) requestAnimationFrame(follow);
+  if (!svg || !video) return;
+  const at = Math.max(0, video.currentTime - parseFloat(svg.dataset.late)) / parseFloat(svg.dataset.duration) * 1000;
+  const cursor = svg.querySelector('.cursor');
+  cursor.setAttribute('x1', at); cursor.setAttribute('x2', at);
 };
-follow();
+// Picture by picture only while the video plays: a cursor that is set all the time has the whole page drawn all the time.
+let next = 0;
+const follow = () => {
+  cancelAnimationFrame(next);
+  place();
+  const video = player();
+  if (element.isConnected && video && !video.paused) next = requestAnimationFrame(follow);
+};
+for (const name of ['play', 'seeking', 'timeupdate', 'loadedmetadata']) document.addEventListener(name, follow, true);
+new MutationObserver(place).observe(element, {childList: true, subtree: true});  // a curve that is drawn anew
 """
 
 
