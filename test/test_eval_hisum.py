@@ -160,7 +160,7 @@ def test_curves_of_the_report_are_scores_over_gtscore_and_its_summary(made):
     (curve,) = known.curves(folder / "theirs.json", RELEVANCE, ["video_2"])
     n = len(scores["video_2"])
     assert (curve.key, curve.duration, curve.title) == ("video_2", n, known.categories["video_2"])
-    (seconds, shown) = curve.scores["prediction (stretched)"]
+    (seconds, shown) = curve.scores["prediction"]
     assert seconds.tolist() == list(range(n)) and (shown == values).all()
     label, seconds, reference = curve.reference
     assert label == "gtscore" and seconds.tolist() == list(range(n)) and (reference == scores["video_2"]).all()

@@ -23,6 +23,7 @@ from aha.eval.annotations import read_tvsum
 from aha.eval.shots import read_shots
 from aha.eval.tvsum_facts import VAL10
 from aha.eval.tvsum_protocols import PROTOCOLS, Truth
+from aha.results.figures import MOMENTS
 from aha.results.layout import RANDOM
 from aha.results.tree import leaf, protocols_tree
 
@@ -411,12 +412,14 @@ class Resources(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.elsewhere, self.images = [], 0
+        self.elsewhere, self.images, self.scripts, self.values = [], 0, 0, []
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
         source = found.get("src") or (found.get("href") if tag == "link" else None)
         self.images += tag == "img"
+        self.scripts += tag == "script"
+        self.values += [json.loads(found["data-values"])] if "data-values" in found else []
         if source and not source.startswith("data:"):
             self.elsewhere.append(source)
 
@@ -428,7 +431,15 @@ def test_report(demo):
     page = (folder / "report" / "report.html").read_text()
     resources = Resources()
     resources.feed(page)
-    assert resources.elsewhere == [] and "<script" not in page
+    assert resources.elsewhere == [] and resources.scripts == page.count("<script") == 1  # that of the values under the mouse
+    predicted, mean = samples_of(folder / "predictions.json"), read_tvsum(folder / "demo-anno.tsv")
+    for name, values in zip(predicted, resources.values, strict=True):
+        assert list(values["lines"]) == ["prediction", "their mean"] and 0 < values["left"] < 0.2 and 0.9 < values["right"] <= 1
+        assert {len(row) for row in (values["moments"], *values["lines"].values())} == {MOMENTS}
+        shown = values["lines"]["prediction"]  # as predicted, though drawn at the height of the annotators
+        assert {f"{score:.4g}" for score in predicted[name].scores} >= {f"{score:.4g}" for score in shown if score is not None}
+        assert values["lines"]["their mean"][-1] == pytest.approx(mean[name].user_scores[:, -1].mean(), rel=1e-3)
+        assert values["moments"][0] == "0:00"
     pictures = list((folder / "report" / "figures").rglob("*.png"))
     assert resources.images == len(pictures) == 1 + 3 + len(videos)
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)

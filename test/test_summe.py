@@ -46,7 +46,8 @@ def test_command_compares_and_reports(tmp_path, capsys):
     assert "49." not in shown.splitlines()[0] and "keyshots_h5" in shown and max(map(len, shown.splitlines())) < 130
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["settings"]["benchmark"] == "summe" and metrics["videos"]["scored"] == 3
-    assert (tmp_path / "report.html").read_text().count("<figure>") == 3
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<figure>") == 3 == page.count("&#34;frame 8&#34;") and "0:00" not in page  # its axis has frames and no seconds
 
 
 def test_videos_go_by_either_name_and_scores_by_frames_or_picks(tmp_path):

@@ -10,13 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import chromium
+from eval_data import write_predictions, write_tvsum
 from highlights_media import make_video
 from page_client import API, Page, Tab
 from paths import shared_fixture
 from waiting import free_port, wait_for
 
 from aha.api import Highlighter, load
+from aha.core.clock import clock
+from aha.core.fusion import RELEVANCE
+from aha.core.prediction import read_predictions
 from aha.errors import UserError
+from aha.eval.annotations import read_tvsum
 from aha.highlights.online import OnlineSettings
 from aha.highlights.result import Options
 from aha.web.limits import Limits
@@ -332,6 +337,30 @@ def test_the_report_seeks_on_a_click_without_any_server(model, videos, browsers,
     shown.click(".moment")
     start = result.highlights[0].start
     wait_for(lambda: start - 0.2 <= shown.script("return player.currentTime") <= result.highlights[0].end + 0.5)
+
+
+def test_the_evaluation_report_says_values_under_the_mouse(browsers, tmp_path):
+    from aha.eval import tvsum
+
+    videos = write_tvsum(tmp_path, n_videos=2)
+    write_predictions(tmp_path / "predictions.json", videos)
+    tvsum.main([*map(str, ["--predictions", tmp_path / "predictions.json", "--annotations", tmp_path / "demo-anno.tsv", "--report", tmp_path,
+                           "--random_runs", 1])])  # fmt: skip
+    prediction = next(iter(read_predictions(tmp_path / "predictions.json")))
+    samples, video = prediction.samples(RELEVANCE), read_tvsum(tmp_path / "demo-anno.tsv")[prediction.video_id]
+    shown, _ = browsers()
+    shown.open(f"file://{tmp_path / 'report.html'}", ".plot")
+    move = """const plot = document.querySelector('.plot'), values = JSON.parse(plot.dataset.values);
+        const box = plot.querySelector('img').getBoundingClientRect(), share = values.left + arguments[0] * (values.right - values.left);
+        const at = {bubbles: true, clientX: box.left + share * box.width, clientY: box.top + 20};
+        plot.querySelector('img').dispatchEvent(new PointerEvent('pointermove', at));
+        return plot.querySelector('.tip').hidden ? null : plot.querySelector('.tip').textContent"""
+    places, values = tvsum.place(samples, video)
+    half = values[np.searchsorted(places / video.fps, video.length_s * 0.501, side="right") - 1]
+    said = shown.script(move, 0.501).splitlines()
+    assert said[0] == clock(video.length_s * 0.501) and float(said[1].removeprefix("prediction ")) == pytest.approx(half, rel=1e-3)
+    assert said[2].startswith("their mean ") and len(said) == 3
+    assert shown.script(move, -0.02) is None and shown.script(move, 1.01) is None  # beside the axis nothing is said
 
 
 def test_pages_fit_a_phone(page, model, videos, browsers, tmp_path):

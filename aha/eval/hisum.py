@@ -174,7 +174,7 @@ class HiSum(Benchmark):
         for prediction in read_predictions(path):
             video_id = self.key(prediction.video_id)
             if video_id in wanted:
-                yield self.truth_curve(video_id, {"prediction (stretched)": (str(path), prediction.samples(fusion))})
+                yield self.truth_curve(video_id, {"prediction": (str(path), prediction.samples(fusion))})
 
     def truth_curve(self, video_id: str, predictions: Mapping[str, tuple[str, Samples]]) -> Curve:
         """Predictions, name -> (file, samples), over gtscore and the reference summary."""

@@ -175,4 +175,4 @@ def timed_curves(
             one = questions[key]
             asked = one.queries[0][1] if one.queries else ""
             end = max(one.duration or 0.0, float(times[-1]))
-            yield Curve(key, asked, end, {"prediction (stretched)": (times, scores)}, spans=("true spans", one.spans))
+            yield Curve(key, asked, end, {"prediction": (times, scores)}, spans=("true spans", one.spans))

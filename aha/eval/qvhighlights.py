@@ -202,7 +202,7 @@ class QVHighlights(Benchmark):
                 values = clip_scores(answer, fusion, self.smooth_window)
                 one, seconds = self.questions[q], CLIP_SECONDS * np.arange(len(values))
                 asked = one.queries[0][1] if one.queries else ""
-                yield Curve(q, asked, self.seconds(q), {"prediction (stretched)": (seconds, values)}, spans=("relevant windows", one.spans))
+                yield Curve(q, asked, self.seconds(q), {"prediction": (seconds, values)}, spans=("relevant windows", one.spans))
 
 
 def _add(scored: Scored, protocol: Protocol, columns: list[Column], ids: list[str], metrics: Mapping[str, np.ndarray]) -> None:

@@ -96,7 +96,8 @@ class SumMe(Benchmark):
                 dense = frame_scores(*self.truth.placed(prediction.samples(fusion), truth, None), truth.n_frames)
                 share = truth.users.mean(axis=0)[shown].astype(np.float64)
                 title = self.truth.videos[name].title or name
-                yield Curve(name, title, truth.n_frames, {"prediction": (shown, dense[shown])}, ("share of users", shown, share))
+                scores, reference = {"prediction": (shown, dense[shown])}, ("share of users", shown, share)
+                yield Curve(name, title, truth.n_frames, scores, reference, in_frames=True)
 
 
 def load(

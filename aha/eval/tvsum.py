@@ -163,7 +163,7 @@ class TVSum(Benchmark):
     def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
         for video_id, (samples, _) in self.samples(path, fusion).items():
             if video_id in wanted:
-                yield people_curve(self.known[video_id], {"prediction (stretched)": samples})
+                yield people_curve(self.known[video_id], {"prediction": samples})
 
     def sets(self, scored: Scored) -> dict[str, Counted]:
         found = {"all50": Counted(scored.count, len(self.known))}

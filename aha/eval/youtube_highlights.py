@@ -130,7 +130,7 @@ class YouTubeHighlights(Benchmark):
                 starts = video.clips[: len(scores), 0]
                 spans = ("highlights", [tuple(clip) for clip in video.clips[video.labels]])
                 end = video.duration or float(video.clips.max())
-                yield Curve(key, video.category, end, {"prediction (stretched)": (starts, scores)}, spans=spans)
+                yield Curve(key, video.category, end, {"prediction": (starts, scores)}, spans=spans)
 
     def sets(self, scored: Scored) -> dict[str, Counted]:
         return {"val": Counted(scored.count, len(self.videos))}

@@ -28,6 +28,7 @@ BLUE, GREY, BAND, INK = COLOURS[0], "#9ca3af", "#fde68a", "#374151"
 LINES = ("--", ":", "-.", (0, (1, 3)))
 LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 POINTS = 1500  # a curve is drawn with at most this many points
+MOMENTS = 270  # that say their values under the mouse: about one every two pixels of a report's curve
 
 
 def plain_text(figure: Figure) -> None:
@@ -73,7 +74,7 @@ def _clean(axes: Any) -> None:
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores of one video over what they are compared with; all places in seconds.
+    """Scores of one video over what they are compared with; all places in seconds, or with `in_frames` in frames.
 
     scores: name -> (seconds [N], scores [N]). reference: (label, seconds [n], values [n]). band: (label, low [n], high [n]) around it.
     spans: (label, ((start, end), ...)), shaded. ticks: of the reference's axis, whose name and unit is `unit`.
@@ -88,6 +89,24 @@ class Curve:
     spans: tuple[str, Sequence[tuple[float, float]]] | None = None
     ticks: Sequence[float] = field(default=())
     unit: str = ""
+    in_frames: bool = False
+
+    @property
+    def axis(self) -> str:
+        return "frame" if self.in_frames else "time (m:ss)"
+
+    def under_the_mouse(self) -> dict[str, Any]:
+        """What a page shows at each of MOMENTS equal parts of the axis: {"moments": their names, "lines": name -> values}.
+
+        A value is the last one given at or before the middle of the part, as predicted and not as drawn; None before the first.
+        """
+        middles_M = (np.arange(MOMENTS) + 0.5) / MOMENTS * self.duration
+        given = dict(self.scores) if self.reference is None else {**self.scores, self.reference[0]: self.reference[1:]}
+        lines = {}
+        for name, (places, values) in given.items():
+            last_M = np.searchsorted(places, middles_M, side="right") - 1
+            lines[name] = [float(f"{values[last]:.4g}") if last >= 0 and np.isfinite(values[last]) else None for last in last_M]
+        return {"moments": [f"frame {m:.0f}" if self.in_frames else clock(m) for m in middles_M], "lines": lines}
 
 
 def thinned(count: int) -> np.ndarray:
@@ -114,26 +133,28 @@ def _draw(axes: Any, curve: Curve) -> None:
             axes.axvspan(start, end, color=BAND, lw=0, label=curve.spans[0] if index == 0 else None)
     for colour, (name, (seconds, scores)) in zip(COLOURS, curve.scores.items()):
         few = thinned(len(seconds))
-        axes.step(seconds[few], stretched(scores[few], low, high), where="post", color=colour, lw=0.9, label=name)
+        axes.step(seconds[few], stretched(scores[few], low, high), where="post", color=colour, lw=0.9, label=f"{name} (stretched)")
     if curve.ticks:
         axes.set_yticks(curve.ticks)
     axes.set_xlim(0, curve.duration)
-    ticks = clock_ticks(0, curve.duration, 7)
-    axes.set_xticks(ticks, [clock(tick) for tick in ticks])
+    if not curve.in_frames:
+        ticks = clock_ticks(0, curve.duration, 7)
+        axes.set_xticks(ticks, [clock(tick) for tick in ticks])
     _clean(axes)
 
 
-def score_curve(curve: Curve) -> bytes:
-    """One curve of a report."""
+def score_curve(curve: Curve) -> tuple[bytes, tuple[float, float]]:
+    """One curve of a report, and where its axis begins and ends: shares of the picture's width."""
     figure = Figure(figsize=(6, 1.9), layout="constrained")
     axes = figure.add_subplot()
     _draw(axes, curve)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
-    axes.set_xlabel("time (m:ss)", fontsize=7, color=INK)
+    axes.set_xlabel(curve.axis, fontsize=7, color=INK)
     axes.set_ylabel(curve.unit, fontsize=7, color=INK)
     axes.legend(fontsize=6, frameon=False, ncols=3, loc="upper right", borderaxespad=0)
-    return png(figure, dpi=100)
+    drawn = png(figure, dpi=100)  # which also lays it out
+    return drawn, (axes.get_position().x0, axes.get_position().x1)
 
 
 def curves_figure(curves: Sequence[Curve]) -> Figure:
@@ -148,7 +169,7 @@ def curves_figure(curves: Sequence[Curve]) -> Figure:
         title = title if len(title) <= 64 else title[:63] + "…"
         axes.set_title(title, fontsize=7, loc="left")
         if number > len(curves) - columns:
-            axes.set_xlabel("time (m:ss)", fontsize=7)
+            axes.set_xlabel(curve.axis, fontsize=7)
         if number % columns == 1 % columns:
             axes.set_ylabel(curve.unit, fontsize=7)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, frameon=False, ncols=4, loc="outside lower center")
