@@ -1,6 +1,6 @@
 """Two settings of the training step from one seed, on the same samples: in which step, and at which tensor, do they part?
 
-    python benchmarks/compare_numerics.py --verdict                                                # a GPU, 7B, 20 steps in bfloat16: is fast accepted?
+    python benchmarks/compare_numerics.py --verdict   # a GPU, 7B, 20 steps in bfloat16: is fast accepted?
     python benchmarks/compare_numerics.py --first plain --second fast
     python benchmarks/compare_numerics.py --first plain --second recompute=0 --tolerance 1e-2
     python benchmarks/compare_numerics.py --size tiny --device cpu --dtype float32 --first plain --second compile=False,recompute=0
@@ -76,7 +76,9 @@ def setting(text: str) -> Setting:
         elif name == "optimizer" and value in ("low_memory", "adamw"):
             changes[name] = value
         else:
-            raise UserError(f"setting {part!r} is not known; use plain, kernels, float32, fast, compile=, recompute= or optimizer= (see --help).")
+            raise UserError(
+                f"setting {part!r} is not known; use plain, kernels, float32, fast, compile=, recompute= or optimizer= (see --help)."
+            )
     return replace(Setting(), **changes)
 
 
@@ -217,7 +219,9 @@ class Distance:
         return cls(tuple(apart[:2]), statistics.median(apart), max(apart))
 
     def line(self, what: str) -> str:
-        return f"{what:34s} first two {', '.join(f'{d:.1e}' for d in self.first_two):18s} median {self.median:.1e}  largest {self.largest:.1e}"
+        return (
+            f"{what:34s} first two {', '.join(f'{d:.1e}' for d in self.first_two):18s} median {self.median:.1e}  largest {self.largest:.1e}"
+        )
 
 
 def rule(candidate: Distance, plain: list[Distance]) -> list[tuple[str, bool]]:
@@ -273,9 +277,7 @@ def verdict(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) 
 
 
 def compare(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict:
-    first, second = (
-        run(setting(text), args, random_model(args.size, device, dtype, 0, 0.0), device) for text in (args.first, args.second)
-    )
+    first, second = (run(setting(text), args, random_model(args.size, device, dtype, 0, 0.0), device) for text in (args.first, args.second))
     for number, (a, b) in enumerate(zip(first, second), 1):
         apart = difference(a["loss"], b["loss"])
         print(f"step {number:3d}   {args.first} {a['loss'].item():.6f}   {args.second} {b['loss'].item():.6f}  relative {apart:.1e}")

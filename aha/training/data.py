@@ -25,14 +25,14 @@ from aha.training.features import VisionCache
 
 
 class RankBatches(Sampler[list[int]]):
-    """Batches of item numbers for one rank; the order follows from (seed, epoch) alone, so a resumed run goes on where it stopped. Item i of
-    epoch e has the number e * count + i: processes that read ahead work on two epochs at a time.
+    """Batches of item numbers for one rank; the order follows from (seed, epoch) alone, so a resumed run goes on where it stopped. Item i
+    of epoch e has the number e * count + i: processes that read ahead work on two epochs at a time.
 
     Which items an optimizer step sees depends on the size of the whole step only (batch_size * world_size * accumulation), not on how it
     is divided: 8 GPUs with 2 micro-steps learn from the same items, step by step, as one GPU with 16. (Not so in a smaller last step of
-    an epoch: every rank has the same number of batches, and the last ones are filled up from the start of the order.) `lengths(epoch)` given:
-    the items of an optimizer step are dealt by length, longest first: ranks (which wait for each other) get about equal sums, and samples
-    of similar length at a time; a step that does not fit into memory fails at once.
+    an epoch: every rank has the same number of batches, and the last ones are filled up from the start of the order.)
+    `lengths(epoch)` given: the items of an optimizer step are dealt by length, longest first: ranks (which wait for each other) get about
+    equal sums, and samples of similar length at a time; a step that does not fit into memory fails at once.
     """
 
     def __init__(

@@ -35,8 +35,8 @@ from aha.training.dashboard import Dashboard, send_summary
 from aha.training.data import TrainingSet
 from aha.training.features import VisionCache
 from aha.training.logs import LogFile
-from aha.training.model import build_model, content, fingerprint
 from aha.training.machine import GIB
+from aha.training.model import build_model, content, fingerprint
 from aha.training.recompute import Cost, Recompute, allocator_cap, trained_bytes, weight_bytes
 from aha.training.spare import embeddings_on_host
 from aha.training.speed import summary_line

@@ -354,6 +354,7 @@ class AhaTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         checkpoint.save(self)
+        self.speed.restart(self.state.global_step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         checkpoint.save_weights(self, output_dir or self.args.output_dir)
