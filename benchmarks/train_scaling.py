@@ -1,28 +1,37 @@
 """How training scales over the GPUs of a node, through scripts/train_on_tvsum.sh itself: random weights, generated TVSum-format videos.
 
-    python benchmarks/train_scaling.py --size 7b --gpus 1 2 4 8 --steps 30 --folder /tmp/scaling          # an 8-GPU node
-    python benchmarks/train_scaling.py --size 7b --gpus 1 --frames 120 --accumulation 8 --steps 6 --folder /tmp/scaling   # seconds a sample
-    python benchmarks/train_scaling.py --size tiny --gpus 1 2 --steps 4 --folder /tmp/scaling --cpu       # dry run, processes for GPUs
+    python benchmarks/train_scaling.py --size 7b --gpus 1 2 4 --accumulation 8 --steps 6 --together --folder DIR   # a 4-GPU node
+    python benchmarks/train_scaling.py --size 7b --gpus 1 --frames 120 --accumulation 8 --steps 6 --folder DIR     # seconds a sample
+    python benchmarks/train_scaling.py --size 7b --gpus 4 --accumulation 2 --steps 8 --resume --kill --folder DIR  # going on
+    python benchmarks/train_scaling.py --size tiny --gpus 1 2 --steps 4 --folder DIR --cpu    # dry run, processes for GPUs
 
-Each count trains twice: with the same samples per GPU (one), which gives the scaling efficiency, and with the same global batch as the
-largest count, which must give the same loss curve (LoRA dropout is off: its masks differ between ranks). --kill also ends one rank of
-the largest count with SIGKILL in mid-training and measures how long the job takes to end. --resume also saves at half time with the
-largest count (7 GB for 7b), then goes on from there, with as many GPUs and with half as many. The checkpoint (16 GB for 7b) and the videos
-are made once and kept in --folder; finished runs of the table are not repeated. Prints a table and one JSON line last.
+Each count trains once, with the global batch of the largest count (--accumulation samples a GPU there, more with fewer GPUs). That gives
+the loss curve, which must be the same (LoRA dropout is off: its masks differ between ranks), and the scaling efficiency: frames per second
+and GPU against those of one GPU (of the smallest count, where one was not measured in --folder). --together runs counts whose GPUs fit
+beside each other into the largest count at the same time; they share the host then. --nodes 2 spreads each count over two torchruns on
+127.0.0.1.
+
+--resume A-B: a run on A GPUs is saved, one on B goes on from there with the same global batch; by default N-N, N-N/2 and N/2-N for the
+largest count N. The largest count's run is saved after a third of its steps (8 GB for 7b), and its losses are those that the others are
+compared with; N/2-N goes on from what N-N/2 saved two thirds through. --kill ends one rank of the first run that goes on with SIGKILL, in
+its last step but one (without --resume a run of its own), and measures how long the job takes to end. The checkpoint (16 GB for 7b) and the
+videos are made once and kept in --folder; finished runs are not repeated, so an interrupted command is given again. Prints a table and one
+JSON line last.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import shlex
 import shutil
+import socket
 import statistics
 import subprocess
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -56,112 +65,236 @@ def prepare_videos(args: argparse.Namespace) -> None:
     write_json(args.mixture, mixture(official, fps, max_num_frames=most))
 
 
-def command(args: argparse.Namespace, output: Path, accumulation: int, save_steps: int = 0) -> list[str]:
-    checkpoint = args.folder / "checkpoint"
-    flags = [
-        "bash", str(ROOT / "scripts/train_on_tvsum.sh"), "--llm_pretrained", str(checkpoint / "llava-base"), "--lora_pretrained",
-        str(checkpoint / "mmduet-adapter"), "--dataset_config", str(args.mixture), "--output_dir", str(output),
-        "--deepspeed", args.deepspeed, "--max_steps", str(args.steps), "--num_train_epochs", "1000", "--gradient_accumulation_steps",
-        str(accumulation), "--lora_dropout", "0", "--report_to", "none", "--disable_tqdm", "True", *args.flags,
-    ]  # fmt: skip
-    if save_steps:
-        flags += ["--save_steps", str(save_steps)]
-    else:
-        flags += ["--save_strategy", "no", "--resume_from_checkpoint", "none"]
-    return flags + (["--use_cpu", "True", "--bf16", "False"] if args.cpu else [])
+def batch_of(args: argparse.Namespace) -> int:
+    """Samples of an optimizer step."""
+    return args.accumulation * max(args.gpus)
 
 
-def start(args: argparse.Namespace, count: int, flags: list[str], log: Path) -> subprocess.Popen:
-    environment = {**os.environ, "NUM_GPUS": str(count), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1" if args.cpu else "4"}
-    with log.open("w") as file:
-        return subprocess.Popen(flags, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@dataclass
+class Run:
+    """One training of `count` GPUs with the global batch of all. `save_steps`: 0 saves nothing; `start`: a checkpoint to go on from."""
+
+    args: argparse.Namespace
+    count: int
+    name: str
+    save_steps: int = 0
+    start: Path | None = None
+    processes: list[subprocess.Popen] = field(default_factory=list)  # a torchrun for each node
+    begin: float = 0.0
+
+    @property
+    def output(self) -> Path:
+        return self.args.folder / f"run-{self.name}-{Path(self.args.deepspeed).stem}{self.args.label}"
+
+    @property
+    def log(self) -> Path:
+        return self.args.folder / f"{self.output.name}.log"
+
+    @property
+    def accumulation(self) -> int:
+        return batch_of(self.args) // self.count
+
+    def flags(self) -> list[str]:
+        args, checkpoint = self.args, self.args.folder / "checkpoint"
+        flags = [
+            "bash", str(ROOT / "scripts/train_on_tvsum.sh"), "--llm_pretrained", str(checkpoint / "llava-base"), "--lora_pretrained",
+            str(checkpoint / "mmduet-adapter"), "--dataset_config", str(args.mixture), "--output_dir", str(self.output),
+            "--deepspeed", args.deepspeed, "--max_steps", str(args.steps), "--num_train_epochs", "1000", "--gradient_accumulation_steps",
+            str(self.accumulation), "--lora_dropout", "0", "--report_to", "none", "--disable_tqdm", "True",
+            "--resume_from_checkpoint", str(self.start or "none"), *args.flags,
+        ]  # fmt: skip
+        flags += ["--save_steps", str(self.save_steps), "--save_total_limit", "9"] if self.save_steps else ["--save_strategy", "no"]
+        return flags + (["--use_cpu", "True", "--bf16", "False"] if args.cpu else [])
+
+    def launch(self, first_gpu: int = 0) -> None:
+        """Start it on the GPUs from `first_gpu` on (of those that CUDA_VISIBLE_DEVICES leaves)."""
+        shutil.rmtree(self.output, ignore_errors=True)
+        nodes, visible = self.args.nodes, os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(i) for i in range(first_gpu + self.count)]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1" if self.args.cpu else "4"}
+        if nodes > 1:
+            environment |= {"NNODES": str(nodes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        self.begin, each = time.perf_counter(), self.count // nodes
+        for node in range(nodes):
+            environment |= {"NUM_GPUS": str(each), "NODE_RANK": str(node)}
+            if not self.args.cpu:
+                begin = first_gpu + node * each
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[begin : begin + each])
+            with (self.log if not node else self.log.with_suffix(f".{node}.log")).open("w") as file:
+                self.processes.append(
+                    subprocess.Popen(self.flags(), env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+                )
+
+    def wait(self) -> int:
+        """The first exit code that is not 0."""
+        return next((code for process in self.processes if (code := process.wait())), 0)
+
+    def finish(self) -> None:
+        if self.wait():
+            last = self.log.read_text(errors="replace").strip().splitlines()[-1]
+            raise UserError(f"the run on {self.count} GPUs failed: {last} (all of it: {self.log})")
+
+    def kill_a_rank(self) -> tuple[float, int]:
+        """Seconds from SIGKILL of the last rank until the whole job has ended, and its exit code."""
+        ranks = [child for child in psutil.Process(self.processes[-1].pid).children() if "aha.train" in child.cmdline()]
+        begin = time.perf_counter()
+        ranks[-1].kill()
+        code = self.wait()
+        return round(time.perf_counter() - begin, 1), code
+
+    def wait_for_steps(self, count: int) -> None:
+        while len(self.losses()) < count:
+            if self.processes[0].poll() is not None:
+                raise UserError(f"the run to be killed ended by itself; see {self.log}.")
+            time.sleep(0.02)
+
+    def losses(self) -> dict[int, float]:
+        return {line["step"]: line["loss"] for line in lines_of(self.output / "loss_history.jsonl")}
+
+    def done(self) -> dict | None:
+        """The result of an earlier run with the same flags."""
+        path = self.output / "benchmark.json"
+        found = read_json(path, "result") if path.is_file() else {}
+        return found if found.get("flags") == self.flags() else None
+
+    def keep(self, result: dict) -> dict:
+        result = {"gpus": self.count, "accumulation": self.accumulation, "flags": self.flags(), "losses": self.losses(), **result}
+        write_json(self.output / "benchmark.json", result)
+        return json.loads(json.dumps(result))
 
 
 def lines_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def losses_of(output: Path) -> list[float]:
-    return [line["loss"] for line in lines_of(output / "loss_history.jsonl")]
+def difference(losses: dict[str, float], reference: dict[str, float]) -> float:
+    """The largest relative difference of a step that both have."""
+    return max((abs(losses[step] - reference[step]) / abs(reference[step]) for step in losses.keys() & reference.keys()), default=0.0)
 
 
-def difference(losses: list[float], reference: list[float]) -> float:
-    """The largest relative difference of a step."""
-    return max(abs(a - b) / abs(b) for a, b in zip(losses, reference))
-
-
-def steady_steps(steps: list[dict]) -> list[dict]:
-    """Log lines without the first steps, and without those that start an epoch: they wait for the readers to start."""
-    later = [s for before, s in zip(steps, steps[1:]) if math.ceil(s["epoch"]) == math.ceil(before["epoch"])]
-    return later[min(4, len(later) // 2) :] or steps[-1:]
-
-
-def train(args: argparse.Namespace, count: int, accumulation: int) -> dict:
-    """One run on `count` GPUs -> its losses, median step time and throughput after the first steps, and wall time. Raises UserError."""
-    output = args.folder / f"run-{count}x{accumulation}-{Path(args.deepspeed).stem}{args.label}"
-    flags = command(args, output, accumulation)
-    done = output / "benchmark.json"
-    if done.is_file() and json.loads(done.read_text())["flags"] == flags:
-        return json.loads(done.read_text())
-    shutil.rmtree(output, ignore_errors=True)
-    log = args.folder / f"{output.name}.log"
-    begin = time.perf_counter()
-    finish(args, count, flags, log)
-    steps = [line for line in lines_of(output / "train.log") if "step_time_s" in line]
-    steady = steady_steps(steps)
+def measured(run: Run) -> dict:
+    """Median step time and throughput of a finished run after its first steps, and its wall time."""
+    steps = [line for line in lines_of(run.output / "train.log") if "step_time_s" in line]
+    steady = steps[min(4, len(steps) // 2) :]
     seconds = sum(s["step_time_s"] for s in steady)
-    result = {
-        "gpus": count, "accumulation": accumulation, "wall_s": round(time.perf_counter() - begin, 1), "flags": flags,
-        "losses": losses_of(output),
-        **{name: statistics.median(s[name] for s in steady) for name in ("step_time_s", "data_wait_s")},
+    step_s = statistics.median(s["step_time_s"] for s in steady)
+    return {
+        "wall_s": round(time.perf_counter() - run.begin, 1), "step_time_s": step_s, "sample_s": step_s / run.accumulation,
+        "data_wait_s": max(s["data_wait_s"] for s in steady), "first_step_s": steps[0]["step_time_s"],
         **{name: sum(s[name] * s["step_time_s"] for s in steady) / seconds for name in ("frames_per_s", "tokens_per_s")},
-        "sample_s": statistics.median(s["step_time_s"] for s in steady) / accumulation, "first_step_s": steps[0]["step_time_s"],
         **{name: max(s[name] for s in steps) for name in ("memory_gib", "memory_reserved_gib", "mfu", "hfu") if name in steps[-1]},
-        "step_seconds": lines_of(output / "train.log")[-1].get("step_seconds"),
-        "chosen": read_json(output / "settings.json", "settings")["chosen"],
+        "step_seconds": lines_of(run.output / "train.log")[-1].get("step_seconds"),
+        "chosen": read_json(run.output / "settings.json", "settings")["chosen"],
     }  # fmt: skip
-    write_json(done, result)
-    return result
 
 
-def finish(args: argparse.Namespace, count: int, flags: list[str], log: Path) -> None:
-    if start(args, count, flags, log).wait():
-        raise UserError(f"the run on {count} GPUs failed: {log.read_text(errors='replace').strip().splitlines()[-1]} (all of it: {log})")
+def side_by_side(counts: list[int], together: bool) -> list[list[int]]:
+    """Counts that run at the same time, the largest first: those that fit beside each other into the largest one's GPUs."""
+    groups: list[list[int]] = []
+    for count in sorted(counts, reverse=True):
+        room = next((group for group in groups if together and sum(group) + count <= max(counts)), None)
+        if room is None:
+            groups.append(room := [])
+        room.append(count)
+    return groups
 
 
-def resume(args: argparse.Namespace, count: int) -> list[dict]:
-    """Losses of a run on `count` GPUs, and of runs that go on from its checkpoint: on as many, and on half as many."""
-    output, half = args.folder / "run-resumed", args.steps // 2
-    shutil.rmtree(output, ignore_errors=True)
-    results: list[dict] = []
-    for gpus, accumulation in ((count, args.accumulation), (count, args.accumulation), (count // 2, 2 * args.accumulation)):
-        log = args.folder / f"run-resumed-{len(results)}.log"
-        begin = time.perf_counter()
-        finish(args, gpus, command(args, output, accumulation, save_steps=half), log)
-        result = {"gpus": gpus, "wall_s": round(time.perf_counter() - begin, 1), "losses": losses_of(output)}
-        result["said"] = next((line for line in log.read_text().splitlines() if line.startswith("resuming from")), None)
-        results.append(result)
-        result["loss_difference"] = difference(result["losses"], results[0]["losses"])
-        for folder in output.glob("checkpoint-*"):
-            if folder.name != f"checkpoint-{half}":
-                shutil.rmtree(folder)
+def train_all(args: argparse.Namespace) -> dict[int, dict]:
+    """One run for each count -> {count: result}. With --resume the largest one is saved after a third and two thirds of its steps."""
+    results: dict[int, dict] = {}
+    for group in side_by_side(args.gpus, args.together):
+        runs = [Run(args, n, f"{n}x{batch_of(args) // n}", args.save_steps if n == max(args.gpus) and args.resume else 0) for n in group]
+        new = [run for run in runs if run.done() is None]
+        for run in new:
+            run.launch(sum(earlier.count for earlier in runs[: runs.index(run)]))
+        for run in new:
+            run.finish()
+            run.keep(measured(run))
+            remove_checkpoints(run, but=args.save_steps)
+        results |= {run.count: run.done() or {} for run in runs}
     return results
 
 
-def kill_one_rank(args: argparse.Namespace, count: int) -> dict:
-    """Seconds from SIGKILL of the last rank until the whole job has ended, and the last lines that it printed."""
-    output, log = args.folder / "run-killed", args.folder / "run-killed.log"
-    shutil.rmtree(output, ignore_errors=True)
-    process = start(args, count, command(args, output, args.accumulation), log)
-    while len(lines_of(output / "loss_history.jsonl")) < 2:
-        if process.poll() is not None:
-            raise UserError(f"the run to be killed ended by itself; see {log}.")
-        time.sleep(0.2)
-    ranks = [child for child in psutil.Process(process.pid).children() if "aha.train" in child.cmdline()]
-    begin = time.perf_counter()
-    ranks[-1].kill()
-    code = process.wait()
-    return {"seconds_to_end": round(time.perf_counter() - begin, 1), "exit_code": code, "last_lines": log.read_text().splitlines()[-3:]}
+# ---- going on, and ending badly ----
+
+
+def pairs_of(words: list[str], largest: int) -> list[tuple[int, int]]:
+    """ "4-2" -> (4, 2); nothing given: N-N, N-N/2, N/2-N. Raises UserError."""
+    half = largest // 2
+    pairs = [(int(m[1]), int(m[2])) if (m := re.fullmatch(r"(\d+)-(\d+)", word)) else (0, 0) for word in words]
+    known = [(largest, largest), (largest, half), (half, largest)]
+    if wrong := [word for word, pair in zip(words, pairs) if pair not in known]:
+        raise UserError(f"--resume {wrong[0]}: with --gpus up to {largest} it is one of {', '.join(f'{a}-{b}' for a, b in known)}.")
+    return pairs or known
+
+
+def save_steps(steps: int) -> int:
+    """A third of the steps, so that a checkpoint at twice that leaves steps to go on with; as few checkpoints as that allows."""
+    few = -(-(steps + 1) // 3)
+    return few if 2 * few < steps else steps // 3
+
+
+def remove_checkpoints(run: Run, but: int) -> None:
+    for folder in run.output.glob("checkpoint-*"):
+        if folder.name != f"checkpoint-{but}":
+            shutil.rmtree(folder)
+
+
+def resume(args: argparse.Namespace, reference: dict) -> tuple[list[dict], dict | None]:
+    """Results of runs that go on from a checkpoint, and of a rank's end (--kill: the first of them)."""
+    largest, half, third = max(args.gpus), max(args.gpus) // 2, args.save_steps
+    saved = Run(args, largest, f"{largest}x{args.accumulation}", third).output / f"checkpoint-{third}"
+    halved = Run(args, half, f"going-{largest}-{half}", third, saved)
+    wanted = list(args.resume)
+    if (half, largest) in wanted and (largest, half) not in wanted and halved.done() is None:
+        wanted.insert(0, (largest, half))
+    results, killed = [], None
+    for before, after in wanted:
+        run = halved if (before, after) == (largest, half) and after != before else Run(args, after, f"going-{before}-{after}", 0, saved)
+        if before < after:
+            run.start = halved.output / f"checkpoint-{2 * third}"
+        kill = args.kill and not results
+        result = run.done()
+        if result is None:
+            run.launch()
+            if kill:
+                run.wait_for_steps(max(args.steps - third - 2, 1))
+                seconds, code = run.kill_a_rank()
+                ended = {"killed": {"seconds_to_end": seconds, "exit_code": code, "last_lines": run.log.read_text().splitlines()[-3:]}}
+            else:
+                run.finish()
+                ended = {}
+            said = next((line for line in run.log.read_text().splitlines() if line.startswith("resuming from")), None)
+            result = run.keep({"wall_s": round(time.perf_counter() - run.begin, 1), "said": said, "from": before, **ended})
+            remove_checkpoints(run, but=2 * third if run is halved else 0)
+        killed = killed or result.get("killed")
+        results.append({**result, "loss_difference": difference(result["losses"], reference["losses"])})
+    return results, killed
+
+
+def kill_one_rank(args: argparse.Namespace) -> dict:
+    run = Run(args, max(args.gpus), "killed")
+    run.launch()
+    run.wait_for_steps(2)
+    seconds, code = run.kill_a_rank()
+    return {"seconds_to_end": seconds, "exit_code": code, "last_lines": run.log.read_text().splitlines()[-3:]}
+
+
+def one_gpu(args: argparse.Namespace, results: dict[int, dict]) -> tuple[str, float]:
+    """What efficiency is relative to: (its name, frames per second and GPU). One GPU, here or in an earlier run of --folder (with another
+    ZeRO stage, say), else the smallest count."""
+    smallest = min(results)
+    if smallest > 1:
+        for path in sorted(args.folder.glob(f"run-1x{batch_of(args)}-*{args.label}/benchmark.json")):
+            return path.parent.name, read_json(path, "result")["frames_per_s"]
+    return f"{smallest} GPU{'s' if smallest > 1 else ''}", results[smallest]["frames_per_s"] / smallest
 
 
 def main(argv: list[str]) -> None:
@@ -171,50 +304,64 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of each run (default %(default)s)")
     parser.add_argument("--fps", type=float, default=2.0, help="frames a second of the videos (default %(default)s: 75 a sample)")
     parser.add_argument("--frames", type=int, help="frames of every sample (default: as long as the videos are)")
-    parser.add_argument("--accumulation", type=int, default=1, help="samples per GPU in an optimizer step (default %(default)s)")
+    parser.add_argument(
+        "--accumulation", type=int, default=1, help="samples a GPU in an optimizer step of the largest count (default %(default)s)"
+    )
     parser.add_argument("--deepspeed", default=str(ROOT / "configs/deepspeed/zero1.json"), help="DeepSpeed config (default: ZeRO-1)")
     parser.add_argument("--folder", type=Path, required=True, help="where everything is kept (20 GB and the saved runs for 7b)")
+    parser.add_argument("--together", action="store_true", help="run counts at the same time whose GPUs fit beside each other")
+    parser.add_argument("--nodes", type=int, default=1, help="torchruns on 127.0.0.1 that share each count (default %(default)s)")
     parser.add_argument("--kill", action="store_true", help="also kill one rank")
-    parser.add_argument("--resume", action="store_true", help="also save, and go on with as many GPUs and with half as many")
+    parser.add_argument(
+        "--resume", nargs="*", metavar="A-B", help="also go on with B GPUs from a checkpoint of A (default N-N N-N/2 N/2-N)"
+    )
     parser.add_argument("--cpu", action="store_true", help="processes on the CPU in place of GPUs")
     parser.add_argument("--flags", default="", help="more flags for the script, in one string")
     args = parser.parse_args(argv)
     args.flags = shlex.split(args.flags)
     args.label = "".join(re.sub(r"[^a-z0-9.]+", "-", text.lower()) for text in [f"-{args.frames or 'all'}", *args.flags])
-    args.folder = args.folder.resolve()
+    args.label += "-cpu" * args.cpu + f"-{args.nodes}nodes" * (args.nodes > 1)
+    args.folder, args.deepspeed = args.folder.resolve(), str(Path(args.deepspeed).resolve())
     args.mixture = args.folder / f"mixture-{args.frames or 'all'}.json"
+    args.gpus = sorted(args.gpus)
+    args.resume = [] if args.resume is None or args.gpus[-1] < 2 else pairs_of(args.resume, args.gpus[-1])
+    args.save_steps = save_steps(args.steps)
+    if wrong := [n for n in args.gpus if batch_of(args) % n or n % args.nodes]:
+        raise UserError(f"{wrong[0]} GPUs cannot share {batch_of(args)} samples on {args.nodes} nodes evenly; choose other --gpus.")
+    if args.resume and args.steps < 3:
+        raise UserError(f"--resume needs at least 3 --steps, not {args.steps}: it saves after a third and two thirds of them.")
     args.folder.mkdir(parents=True, exist_ok=True)
-    counts = sorted(args.gpus)
     prepare_checkpoint(args)
     prepare_videos(args)
+    results = train_all(args)
+    reference = results[args.gpus[-1]]
+    base, per_gpu_of_base = one_gpu(args, results)
+    print(f"one run for each count, {batch_of(args)} samples a step; efficiency against {base}")
     heads = ("sample s", "frames/s", "per GPU", "efficiency", "MFU", "peak GiB", "reserved", "loss difference")
     print("GPUs " + " ".join(f"{head:>10}" for head in heads))
-    runs, reference = [], None
-    for count in reversed(counts):
-        same_batch = train(args, count, args.accumulation * counts[-1] // count)
-        reference = reference or same_batch
-        runs.append({**train(args, count, args.accumulation), "loss_difference": difference(same_batch["losses"], reference["losses"])})
-    base = runs[-1]["frames_per_s"] / counts[0]
-    for run in reversed(runs):
-        per_gpu = run["frames_per_s"] / run["gpus"]
-        run["efficiency"] = per_gpu / base
+    for count, run in sorted(results.items()):
+        per_gpu = run["frames_per_s"] / count
+        run["efficiency"] = per_gpu / per_gpu_of_base
+        run["loss_difference"] = difference(run["losses"], reference["losses"])
         nan = float("nan")
         numbers = (run["sample_s"], run["frames_per_s"], per_gpu, run["efficiency"], run.get("mfu", nan), run.get("memory_gib", nan),
                    run.get("memory_reserved_gib", nan))  # fmt: skip
-        print(f"{run['gpus']:4d} " + " ".join(f"{x:10.3f}" for x in numbers) + f" {run['loss_difference']:10.2e}", flush=True)
-    killed = kill_one_rank(args, counts[-1]) if args.kill else None
+        print(f"{count:4d} " + " ".join(f"{x:10.3f}" for x in numbers) + f" {run['loss_difference']:10.2e}", flush=True)
+    resumed, killed = resume(args, reference)
+    if args.kill and not args.resume:
+        killed = kill_one_rank(args)
     if killed:
         print(f"one rank killed: the job ended after {killed['seconds_to_end']} s with exit code {killed['exit_code']}")
-    resumed = resume(args, counts[-1]) if args.resume and counts[-1] > 1 else []
-    for run in resumed[1:]:
-        print(f"on {run['gpus']} GPUs, {run['said']}: loss difference {run['loss_difference']:.2e}")
+    for run in resumed:
+        steps = f"{len(run['losses'])} steps, loss difference {run['loss_difference']:.2e}"
+        print(f"from {run['from']} to {run['gpus']} GPUs: {steps} ({run['said']})")
     device = "cpu" if args.cpu else torch.cuda.get_device_name()
-    for run in runs:
+    for run in [*results.values(), *resumed]:
         del run["flags"]
     print(json.dumps({"benchmark": "train_scaling", "size": args.size, "device": device, "torch": torch.__version__, "steps": args.steps,
-                      "deepspeed": Path(args.deepspeed).stem,
-                      "frames": args.frames, "accumulation": args.accumulation,
-                      "more_flags": args.flags, "runs": runs, "killed": killed, "resumed": resumed}))  # fmt: skip
+                      "deepspeed": Path(args.deepspeed).stem, "nodes": args.nodes, "together": args.together,
+                      "frames": args.frames, "accumulation": args.accumulation, "more_flags": args.flags,
+                      "runs": list(results.values()), "killed": killed, "resumed": resumed}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import platform
 import time
 
 import torch
-from llava_next import build_empty
+from llava_next import TOWER_BATCH, build_empty
 from load_checkpoint import IMAGE_TOKEN, SIZES, vision_of
 from torch import Tensor, nn
 
@@ -86,13 +86,14 @@ class Sample:
         informative[ends] = torch.randint(0, 2, (frames,), generator=generator)
         self.ids, self.labels, self.informative, self.relevance = (t[None].to(device) for t in (ids, labels, informative, relevance))
 
-    def loss(self, model: AhaModel, plain: bool = False) -> Tensor:
+    def loss(self, model: AhaModel, plain: bool = False, tower_batch: int = TOWER_BATCH) -> Tensor:
+        inputs = {"input_ids": self.ids, "frames": self.frames, "tower_batch": tower_batch}
         if plain:  # logits of all positions, and an explicit mask
             everywhere = torch.ones_like(self.labels, dtype=torch.bool)
-            output = model(input_ids=self.ids, frames=self.frames, attention_mask=torch.ones_like(self.ids), logits_mask=everywhere)
+            output = model(**inputs, attention_mask=torch.ones_like(self.ids), logits_mask=everywhere)
             output.logits_MV = output.logits_MV[(self.labels != -100).flatten()]
         else:
-            output = model(input_ids=self.ids, frames=self.frames, logits_mask=self.labels != -100)
+            output = model(**inputs, logits_mask=self.labels != -100)
         return aha_losses(output, self.labels, self.informative, self.relevance).total
 
 

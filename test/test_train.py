@@ -225,15 +225,18 @@ def test_zero3_computes_what_zero2_computes_in_bfloat16(data, tmp_path):
 # ---- one process, no DeepSpeed ----
 
 
-def test_resume_without_deepspeed(data, tmp_path):
-    train(flags(data, tmp_path / "whole", "--save_steps", "3"))
-    train(flags(data, tmp_path / "parts", "--save_steps", "3", "--save_total_limit", "9"))
+@pytest.mark.parametrize("step", [3, 4], ids=["within an epoch", "where an epoch ends"])
+def test_resume_without_deepspeed(data, step, tmp_path):
+    """The whole run reads its videos itself, the resumed one with processes that read ahead."""
+    train(flags(data, tmp_path / "whole", "--save_steps", "99"))
+    arguments = flags(data, tmp_path / "parts", "--save_steps", str(step), "--save_total_limit", "9", "--dataloader_num_workers", "2")
+    train(arguments)
     for later in (tmp_path / "parts").glob("checkpoint-*"):
-        if later.name != "checkpoint-3":
+        if later.name != f"checkpoint-{step}":
             (later / "complete.json").unlink()  # as if the run had been killed while it wrote this one
-    train(flags(data, tmp_path / "parts", "--save_steps", "3", "--save_total_limit", "9"))
+    train(arguments)
     whole, parts = (read_lines(tmp_path / name / "loss_history.jsonl") for name in ("whole", "parts"))
-    assert whole == parts
+    assert len(whole) == 8 and whole == parts
 
 
 def test_system_prompt_of_training_is_that_of_scoring(data, tmp_path, capsys):

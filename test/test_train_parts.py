@@ -2,16 +2,20 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
+from accelerate import skip_first_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llava_next.fused_tower import fused_mlp
 from paths import REPO, shared_fixture
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from training_data import write_tvsum
 
 from aha.conversation import load_tokenizer
@@ -24,7 +28,7 @@ from aha.models.quantized import LEVELS, dequantize, quantize
 from aha.training.card import model_card
 from aha.training.checkpoint import complete, find_resume, leftovers, rotate
 from aha.training.compiled import SeededDropout, run_and_recompute
-from aha.training.data import Collator, RankBatches
+from aha.training.data import Collator, RankBatches, Readers
 from aha.training.logs import drop_after
 from aha.training.model import base_name
 from aha.training.optimizer import LowMemoryAdamW, stochastic_bfloat16, update
@@ -39,14 +43,14 @@ def test_batches_of_all_ranks_cover_the_epoch(count, batch_size, world, epoch, g
     lengths = [(7 * i) % 13 for i in range(count)]
     ranks = []
     for rank in range(world):
-        lengths_of = (lambda: lengths) if grouped else None
+        lengths_of = (lambda epoch: lengths) if grouped else None
         batches = RankBatches(count, batch_size=batch_size, rank=rank, world_size=world, seed=1, lengths=lengths_of, accumulation=3)
         batches.set_epoch(epoch)
         ranks.append(list(batches))
         assert len(ranks[-1]) == len(batches)
         assert ranks[-1] == list(batches)
     items = [i for batches in ranks for batch in batches for i in batch]
-    assert set(items) == set(range(count))
+    assert set(items) == set(range(epoch * count, (epoch + 1) * count))
     assert len(items) == -(-count // (batch_size * world)) * batch_size * world
     assert all(len(batch) == batch_size for batches in ranks for batch in batches)
 
@@ -59,7 +63,7 @@ def test_grouping_by_length_reduces_waiting():
         steps = [[lengths[rank[k][0]] for rank in ranks] for k in range(len(ranks[0]))]
         return sum(max(step) * 4 - sum(step) for step in steps)
 
-    assert waiting(lambda: lengths) < waiting(None) / 5
+    assert waiting(lambda epoch: lengths) < waiting(None) / 5
 
 
 @settings(max_examples=40, deadline=None)
@@ -67,7 +71,7 @@ def test_grouping_by_length_reduces_waiting():
 def test_an_optimizer_step_sees_the_same_items_however_it_is_divided(steps, division, grouped):
     batch_size, world, accumulation = division
     lengths = [(37 * i) % 101 for i in range(12 * steps)]
-    lengths_of = (lambda: lengths) if grouped else None
+    lengths_of = (lambda epoch: lengths) if grouped else None
 
     def items(batch_size, world, accumulation):
         ranks = [
@@ -108,7 +112,72 @@ def test_epochs_differ():
     batches = RankBatches(50, batch_size=1, rank=0, world_size=1, seed=0)
     first = list(batches)
     batches.set_epoch(1)
-    assert list(batches) != first
+    assert [i - 50 for (i,) in batches] != [i for (i,) in first]
+
+
+# ---- reading ahead ----
+
+
+class Numbers(Dataset):
+    """Items that say their number and who read them, and write down the highest number that was read."""
+
+    def __init__(self, count: int):
+        self.count, self.highest = count, torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, number):
+        self.highest.clamp_(min=number)
+        return number, os.getpid()
+
+
+@pytest.fixture
+def readers():
+    dataset = Numbers(9)
+    batches = RankBatches(9, batch_size=2, rank=0, world_size=1, seed=3, lengths=lambda epoch: [(7 * i + epoch) % 5 for i in range(9)])
+    batches.epochs = 3
+    made = Readers(dataset, batches, num_workers=2, collate_fn=list)
+    yield made
+    made.close()
+
+
+def numbers_of(epoch_iterator, count):
+    taken = [next(epoch_iterator) for _ in range(count)]  # as the trainer does, which never asks for more than there is
+    return [[number for number, _ in batch] for batch in taken], {process for batch in taken for _, process in batch}
+
+
+def test_readers_give_torchs_batches_in_every_epoch_and_read_on_meanwhile(readers):
+    plain = DataLoader(readers.dataset, batch_sampler=readers.batches, num_workers=0, collate_fn=list)
+    processes = set()
+    for epoch in range(3):
+        readers.batches.set_epoch(epoch)
+        torch.manual_seed(epoch)
+        expected, state = [[number for number, _ in batch] for batch in plain], torch.get_rng_state()
+        torch.manual_seed(epoch)
+        readers.dataset.highest.zero_()
+        found, who = numbers_of(iter(readers), len(plain))
+        assert found == expected and torch.equal(torch.get_rng_state(), state)
+        processes |= who
+        deadline = time.monotonic() + 60
+        while epoch < 2 and readers.dataset.highest < 9 * (epoch + 1):  # of the next epoch, which nobody has begun
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert len(processes) == 2 and os.getpid() not in processes
+
+
+def test_readers_go_on_in_the_middle_of_an_epoch_and_begin_anew_where_one_was_left(readers):
+    batches = readers.batches
+    batches.set_epoch(1)
+    rest, _ = numbers_of(iter(skip_first_batches(readers, 2)), len(batches) - 2)
+    assert rest == list(batches)[2:]
+    batches.set_epoch(2)
+    assert numbers_of(iter(readers), len(batches))[0] == list(batches)
+    batches.set_epoch(0)
+    first = iter(readers)
+    assert numbers_of(first, 2)[0] == list(batches)[:2]  # and then an epoch that ends early
+    batches.set_epoch(1)
+    assert numbers_of(iter(readers), len(batches))[0] == list(batches)
 
 
 # ---- logs and checkpoints on disk ----

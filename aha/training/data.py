@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aha.conversation import IGNORE_INDEX
 from aha.core.heads import LABELLED
@@ -25,13 +25,14 @@ from aha.training.features import VisionCache
 
 
 class RankBatches(Sampler[list[int]]):
-    """Batches of item numbers for one rank; the order follows from (seed, epoch) alone, so a resumed run goes on where it stopped.
+    """Batches of item numbers for one rank; the order follows from (seed, epoch) alone, so a resumed run goes on where it stopped. Item i
+    of epoch e has the number e * count + i: processes that read ahead work on two epochs at a time.
 
     Which items an optimizer step sees depends on the size of the whole step only (batch_size * world_size * accumulation), not on how it
     is divided: 8 GPUs with 2 micro-steps learn from the same items, step by step, as one GPU with 16. (Not so in a smaller last step of
-    an epoch: every rank has the same number of batches, and the last ones are filled up from the start of the order.) `lengths()` given:
-    the items of an optimizer step are dealt by length, longest first: ranks (which wait for each other) get about equal sums, and samples
-    of similar length at a time; a step that does not fit into memory fails at once.
+    an epoch: every rank has the same number of batches, and the last ones are filled up from the start of the order.)
+    `lengths(epoch)` given: the items of an optimizer step are dealt by length, longest first: ranks (which wait for each other) get about
+    equal sums, and samples of similar length at a time; a step that does not fit into memory fails at once.
     """
 
     def __init__(
@@ -43,11 +44,11 @@ class RankBatches(Sampler[list[int]]):
         world_size: int,
         seed: int,
         accumulation: int = 1,
-        lengths: Callable[[], Sequence[int]] | None = None,
+        lengths: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         self.count, self.batch_size, self.rank, self.world_size, self.seed = count, batch_size, rank, world_size, seed
         self.accumulation, self.lengths = accumulation, lengths
-        self.epoch = 0
+        self.epoch, self.epochs = 0, 1
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -55,24 +56,31 @@ class RankBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return -(-self.count // (self.batch_size * self.world_size))
 
-    def order(self) -> list[int]:
-        """All item numbers of this epoch, a whole number of micro-steps long."""
-        rng = random.Random(f"{self.seed}/{self.epoch}/order")
+    def order(self, epoch: int) -> list[int]:
+        """All items of an epoch (0 .. count - 1), a whole number of micro-steps long."""
+        rng = random.Random(f"{self.seed}/{epoch}/order")
         order = rng.sample(range(self.count), self.count)
         per_step = self.batch_size * self.world_size
         total = len(self) * per_step
         order = (order * -(-total // self.count))[:total]
         if self.lengths is None:
             return order
-        lengths, whole = self.lengths(), per_step * self.accumulation
+        lengths, whole = self.lengths(epoch), per_step * self.accumulation
         steps = (order[start : start + whole] for start in range(0, total, whole))
         return [i for step in steps for i in deal(step, lengths, self.batch_size, self.world_size)]
 
+    def of_epoch(self, epoch: int) -> Iterator[list[int]]:
+        order = self.order(epoch)
+        for start in range(self.rank * self.batch_size, len(order), self.batch_size * self.world_size):
+            yield [epoch * self.count + i for i in order[start : start + self.batch_size]]
+
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.order()
-        per_step = self.batch_size * self.world_size
-        for start in range(self.rank * self.batch_size, len(order), per_step):
-            yield order[start : start + self.batch_size]
+        return self.of_epoch(self.epoch)
+
+    def onwards(self) -> Iterator[list[int]]:
+        """The batches of this epoch and of all later ones, of which there are `epochs`."""
+        for epoch in range(self.epoch, self.epochs):
+            yield from self.of_epoch(epoch)
 
 
 def deal(items: Sequence[int], lengths: Sequence[int], batch_size: int, world_size: int) -> list[int]:
@@ -94,7 +102,7 @@ def deal(items: Sequence[int], lengths: Sequence[int], batch_size: int, world_si
 
 
 class TrainingSet(Dataset):
-    """A mixture whose broken samples are reported instead of raised: {"sample_id", "broken": reason}.
+    """A mixture under the numbers of `RankBatches`, whose broken samples are reported instead of raised: {"sample_id", "broken": reason}.
 
     One rank must not stop or skip while the others wait in a collective operation; the trainer gives such a sample weight 0.
     `features`: where frames may be replaced by their cached vision features.
@@ -106,15 +114,60 @@ class TrainingSet(Dataset):
     def __len__(self) -> int:
         return len(self.mixture)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.mixture.set_epoch(epoch)
+    def lengths(self, epoch: int) -> list[int]:
+        """Tokens of each item of an epoch."""
+        self._enter(epoch)
+        return self.mixture.lengths
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def _enter(self, epoch: int) -> None:
+        if self.mixture.epoch != epoch:
+            self.mixture.set_epoch(epoch)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        epoch, i = divmod(number, len(self))
+        self._enter(epoch)
         try:
             return self.mixture[i] if self.features is None else self.features.item(self.mixture, i)
         except UserError as error:
             source, sample = self.mixture.items[i]
             return {"sample_id": self.mixture.sources[source].samples[sample].sample_id, "broken": str(error)}
+
+
+class Readers(DataLoader):
+    """torch's loader, whose processes read on into the next epoch while this one's last batches are computed. torch starts them anew for
+    every epoch, and its first step then waits for the first video to be read.
+
+    Batches and random numbers are those of torch's loader.
+    """
+
+    def __init__(self, dataset: TrainingSet, batches: RankBatches, **settings: Any):
+        super().__init__(dataset, batch_sampler=batches, **settings)
+        self.batches, self.settings = batches, settings
+        self.ahead: Iterator[dict[str, Any]] | None = None  # the batches of this epoch and of all later ones
+        self.due: int | None = None  # the epoch that begins with the next batch of `ahead`; None within an epoch
+
+    def __iter__(self):
+        if not self.num_workers:
+            return super().__iter__()
+        seed = int(torch.empty((), dtype=torch.int64).random_())  # torch draws one for every epoch: what is drawn after it stays the same
+        epoch = self.batches.epoch
+        if self.due != epoch:
+            self.close()
+            generator = torch.Generator().manual_seed(seed)
+            self.ahead = iter(DataLoader(self.dataset, batch_sampler=self.batches.onwards(), generator=generator, **self.settings))
+        self.due = None
+        return self._batches(self.ahead, epoch)
+
+    def _batches(self, ahead: Iterator[dict[str, Any]], epoch: int) -> Iterator[dict[str, Any]]:
+        for left in reversed(range(len(self))):
+            batch = next(ahead)
+            if not left:
+                self.due = epoch + 1
+            yield batch
+
+    def close(self) -> None:
+        """End the processes."""
+        self.ahead = self.due = None
 
 
 def placeholder(mixture: Mixture, features: VisionCache | None = None) -> dict[str, Any]:

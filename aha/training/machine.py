@@ -23,6 +23,8 @@ GIB = 2**30
 AMPLE_GIB = 40.0
 # below this one process trains without DeepSpeed, whose float32 copies (weights, and gradients during a step) would be 4.5 GiB of it
 SMALL_GIB = 32.0
+# of a run's memory, for what the process takes of a card outside torch's allocator: the CUDA context, kernels, NCCL's buffers
+OUTSIDE_GIB = 1.5
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ def choose(
     compiled, low = switch("compile_layers", compile_layers), switch("low_memory_optimizer", low_memory_optimizer)
     recompute = recomputation(gradient_checkpointing)
     limit = None if machine.gpu is None else min(machine.memory_gib, max_memory or machine.memory_gib)
-    if max_memory is not None and max_memory <= 0:
-        raise UserError(f"--max_memory is {max_memory}; it must be above 0 (GiB of one GPU).")
+    if max_memory is not None and max_memory <= OUTSIDE_GIB:
+        raise UserError(f"--max_memory is {max_memory}; it must be above {OUTSIDE_GIB} (GiB of one GPU, of which so much is CUDA's own).")
     fast = machine.gpu is not None and sixteen_bit and zero_stage != 3
     if compiled is None:
         compiled = fast and machine.compiler

@@ -6,25 +6,28 @@ out all the same the batch is run again with more layers recomputed, and so are 
 enough, the inputs of the layers wait on the host (spare.py).
 
 The last layers keep theirs: they are used and freed first, before an earlier layer's recomputation needs room. No value changes by it.
-Sizes are bytes.
+
+What is promised: of --max_memory (else of the whole card) OUTSIDE_GIB stay free for what lies outside torch's allocator. The rest is `cap`.
+With --max_memory the allocator itself refuses to reserve more than the cap, so reserved memory, with the holes between blocks, the loss's
+moment and the optimizer's first step, never passes max_memory - OUTSIDE_GIB: a step that needs more is run again with more recomputed, and
+where nothing is left to recompute the run ends with a sentence. Below the cap the plan leaves MARGIN of it for holes. Sizes are bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from aha.models import AhaConfig, AhaModel
+from aha.training.machine import GIB, OUTSIDE_GIB
 from aha.training.spare import inputs_on_host
 
-GIB = 2**30
-# of the limit, for what the allocator cannot use (blocks of other sizes)
+# of the cap, for what the allocator cannot use (blocks of other sizes): reserved was 2 to 3% above allocated memory on an H200
 MARGIN = 0.06
-# and beside it what the process takes of a card outside the allocator: the CUDA context and the libraries' workspaces
-OUTSIDE = 1.1 * GIB
 
 
 @dataclass
@@ -54,19 +57,22 @@ class Recompute:
     """Sets `layer.recomputed` of the decoder layers. `mode`: "auto", "all", "none", or a number of layers. `native`: layers that are not
     compiled, which transformers recomputes.
 
-    `limit`: bytes of the device that may be in use (None: no planning, as on a CPU); `later`: bytes that the first steps have yet to
+    `limit`: bytes of the device that the process may take (None: no planning, as on a CPU); `later`: bytes that the first steps have yet to
     allocate for good (gradients, optimizer).
     """
 
     def __init__(self, model: AhaModel, mode: str | int, cost: Cost, limit: float | None = None, later: float = 0.0, native: bool = False):
         self.layers: list[nn.Module] = list(model.decoder_layers)
         self.mode, self.cost, self.later, self.native = mode, cost, later, native
-        self.limit = limit
-        self.planned = None if limit is None else limit * (1 - MARGIN) - OUTSIDE
+        self.cap = None if limit is None else allocator_cap(limit)
+        self.planned = None if self.cap is None else self.cap * (1 - MARGIN)
         self.resident = 0.0  # most bytes in use before a forward pass
         self.spill = False  # the inputs of this batch's layers wait on the host
         self.forced: list[tuple[int, int]] = []  # (tokens, recomputed layers) that ran out of memory
-        self.tokens, self.before, self.peak, self.measured = 0, 0.0, 0.0, False
+        self.spilled_from: float = math.inf  # batches of so many tokens ran out of memory with all layers recomputed
+        self.tokens, self.before, self.peak = 0, 0.0, 0.0
+        self.moments = {False: cost.moment, True: cost.moment}  # by `spill`: more than the layers' inputs waits on the host then
+        self.measured: set[bool] = set()
         self.apply(mode if isinstance(mode, int) else 0 if mode == "none" else len(self.layers))
 
     @property
@@ -88,8 +94,8 @@ class Recompute:
         count = len(self.layers)
         if self.planned is None:
             raise ValueError("nothing is planned without a limit")
-        free = self.planned - self.resident - self.later - tokens * (self.cost.moment + count * self.cost.inputs)
-        self.spill = free < 0
+        free = self.planned - self.resident - self.later - tokens * (self.moments[False] + count * self.cost.inputs)
+        self.spill = free < 0 or tokens >= self.spilled_from
         keep = int(max(free, 0) // (tokens * (self.cost.kept - self.cost.inputs)))
         least = max((layers + 1 for size, layers in self.forced if tokens >= size), default=0)
         return min(max(count - keep, least, 0), count)
@@ -121,7 +127,7 @@ class Recompute:
         return self.has_room(in_use)
 
     def has_room(self, in_use: float) -> bool:
-        return self.limit is None or in_use + self.tokens * self.cost.moment <= self.limit
+        return self.cap is None or in_use + self.tokens * self.moments[self.spill] <= self.cap
 
     def learn_kept(self, kept: float) -> None:
         """`kept`: bytes that the forward pass left for the backward pass. With few layers among them the rest weighs too much to tell."""
@@ -139,21 +145,30 @@ class Recompute:
         count = len(self.layers)
         inputs = 0 if self.spill else self.cost.inputs
         kept = self.tokens * ((count - self.recomputed) * self.cost.kept + self.recomputed * inputs)
-        seen = (peak - kept) / self.tokens
-        self.cost.moment = max(seen, 0.0) if not self.measured else max(seen, self.cost.moment)
-        self.measured = True
+        seen = max((peak - kept) / self.tokens, 0.0)
+        self.moments[self.spill] = max(seen, self.moments[self.spill]) if self.spill in self.measured else seen
+        self.measured.add(self.spill)
 
     def step_ended(self) -> None:
         """An optimizer step is over: what it keeps is there."""
         self.later = 0.0
 
     def tighten(self) -> bool:
-        """Memory ran out: recompute more of this batch and of larger ones. False where all layers are recomputed already."""
-        if self.mode != "auto" or self.recomputed >= len(self.layers):
+        """Memory ran out: recompute more of this batch and of larger ones; where all layers are, their inputs wait on the host. False where
+        nothing is left to do."""
+        if self.mode != "auto" or (self.recomputed >= len(self.layers) and (self.spill or not self.plans)):
             return False
+        if self.recomputed >= len(self.layers):
+            self.spilled_from = min(self.spilled_from, self.tokens)
+            return True
         more = max(len(self.layers) // 8, 1)
         self.forced.append((self.tokens, min(self.recomputed + more, len(self.layers)) - 1))
         return True
+
+
+def allocator_cap(limit: float) -> float:
+    """Bytes that torch's allocator may reserve of a card of which the process may take `limit`."""
+    return limit - OUTSIDE_GIB * GIB
 
 
 def weight_bytes(model: AhaModel) -> float:
@@ -170,4 +185,4 @@ def trained_bytes(model: AhaModel, *, zero: bool, low_memory: bool, world_size: 
     return count * (2 + 6 if low_memory else 4 + 8)
 
 
-__all__ = ["Cost", "Recompute", "trained_bytes", "weight_bytes"]
+__all__ = ["Cost", "Recompute", "allocator_cap", "trained_bytes", "weight_bytes"]

@@ -35,8 +35,9 @@ from aha.training.dashboard import Dashboard, send_summary
 from aha.training.data import TrainingSet
 from aha.training.features import VisionCache
 from aha.training.logs import LogFile
+from aha.training.machine import GIB
 from aha.training.model import build_model, content, fingerprint
-from aha.training.recompute import GIB, Cost, Recompute, trained_bytes, weight_bytes
+from aha.training.recompute import Cost, Recompute, allocator_cap, trained_bytes, weight_bytes
 from aha.training.spare import embeddings_on_host
 from aha.training.speed import summary_line
 from aha.training.trainer import AhaTrainer
@@ -108,7 +109,12 @@ def train(argv: list[str]) -> None:
 
     torch.manual_seed(run.seed)
     dtype = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else torch.float32
-    model = build_model(model_args, dtype=dtype, device=run.device, seed=run.seed)
+    limit_memory(run)
+    try:
+        model = build_model(model_args, dtype=dtype, device=run.device, seed=run.seed)
+    except torch.OutOfMemoryError as error:
+        said = str(error).split(". ")[0]
+        raise UserError(f"the weights alone do not fit: {said}. Give --load_in_4bit True, or a higher --max_memory.") from error
     if run.deepspeed_plugin is None and dtype != torch.float32 and not run.low_memory_optimizer:
         for parameter in model.parameters():  # steps of 2e-5 would be rounded away in 16 bits; DeepSpeed keeps its own float32 copy
             if parameter.requires_grad:
@@ -149,12 +155,17 @@ def train(argv: list[str]) -> None:
         lock.close()
 
 
+def limit_memory(run: RunArguments) -> None:
+    """With --max_memory torch's allocator refuses to reserve more than is left of it beside what lies outside."""
+    if run.max_memory is not None and run.chosen.memory_gib is not None:
+        whole = torch.cuda.get_device_properties(run.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(allocator_cap(run.chosen.memory_gib * GIB) / whole, run.device)
+
+
 def prepare_layers(model: AhaModel, run: RunArguments) -> Recompute:
     """Compile the layers if chosen, and say which of them are recomputed. Without compiling, transformers does the recomputing."""
     chosen = run.chosen
     limit = None if chosen.memory_gib is None else chosen.memory_gib * GIB
-    if limit is not None and run.max_memory is not None:
-        torch.cuda.set_per_process_memory_fraction(min(limit / torch.cuda.get_device_properties(run.device).total_memory, 1.0), run.device)
     cost = Cost.estimate(model.config, chosen.compile_layers, model.lm_head.weight.element_size())
     zero = chosen.zero_stage is not None
     later = trained_bytes(model, zero=zero, low_memory=chosen.low_memory_optimizer, world_size=run.world_size)

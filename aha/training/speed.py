@@ -132,7 +132,7 @@ class Speed:
         self.wait = self.frames = self.tokens = self.work = self.again = 0.0
 
     def restart(self, step: int) -> None:
-        """Start counting at `step`, without what came before (loading, resuming, validation)."""
+        """Start counting at `step`, without what came before (loading, resuming, validation, saving)."""
         self.last_step = step
         self._restart()
 

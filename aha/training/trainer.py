@@ -28,7 +28,7 @@ from aha.models import AhaModel
 from aha.models.losses import Losses
 from aha.training import checkpoint
 from aha.training.arguments import RunArguments
-from aha.training.data import Collator, RankBatches, TrainingSet, readers_that_fit
+from aha.training.data import Collator, RankBatches, Readers, TrainingSet, readers_that_fit
 from aha.training.logs import History
 from aha.training.model import check_optimizer
 from aha.training.optimizer import LowMemoryAdamW
@@ -84,15 +84,18 @@ class MicroBatches:
 
 
 class EpochSetter(TrainerCallback):
-    """Tells the mixture and the order of batches which epoch it is, before the data loader's workers start."""
+    """Tells the order of batches which epoch it is, before the data loader begins it, and how many there will be."""
 
-    def __init__(self, dataset: TrainingSet, batches: RankBatches):
-        self.dataset, self.batches = dataset, batches
+    def __init__(self, trainer: AhaTrainer):
+        self.trainer = trainer
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        epoch = int(state.epoch or 0)
-        self.dataset.set_epoch(epoch)
-        self.batches.set_epoch(epoch)
+        batches = self.trainer.rank_batches
+        batches.set_epoch(int(state.epoch or 0))
+        batches.epochs = state.num_train_epochs
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.readers.close()
 
 
 class OptimizerTimer(TrainerCallback):
@@ -135,7 +138,7 @@ class AhaTrainer(Trainer):
         self.rank_batches = RankBatches(
             len(dataset), batch_size=args.per_device_train_batch_size, rank=args.process_index, world_size=args.world_size,
             seed=args.seed if args.data_seed is None else args.data_seed,
-            accumulation=args.gradient_accumulation_steps, lengths=(lambda: dataset.mixture.lengths) if args.group_by_length else None,
+            accumulation=args.gradient_accumulation_steps, lengths=dataset.lengths if args.group_by_length else None,
         )  # fmt: skip
         self._skipped = 0
         self._begin_step()
@@ -144,18 +147,19 @@ class AhaTrainer(Trainer):
             data_collator=Collator(dataset.mixture, dataset.features, PAD_ON_GPU if args.device.type == "cuda" else 1),
             eval_dataset=None if validation is None else validation.dataset,
         )  # fmt: skip
-        self.add_callback(EpochSetter(dataset, self.rank_batches))
+        self.add_callback(EpochSetter(self))
         self.add_callback(OptimizerTimer(self.speed))
 
     # ---- data ----
 
     def get_train_dataloader(self) -> DataLoader:
         workers = readers_that_fit(self.args.dataloader_num_workers, self.args, self.train_dataset.mixture)
-        return DataLoader(
-            self.train_dataset, batch_sampler=self.rank_batches, collate_fn=self.data_collator, num_workers=workers,
+        self.readers = Readers(
+            self.train_dataset, self.rank_batches, collate_fn=self.data_collator, num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
             pin_memory=self.args.dataloader_pin_memory and not self.args.use_cpu, timeout=self.args.ddp_timeout if workers else 0,
         )  # fmt: skip
+        return self.readers
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         return MicroBatches(epoch_iterator, num_batches, self.speed), None
@@ -350,6 +354,7 @@ class AhaTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         checkpoint.save(self)
+        self.speed.restart(self.state.global_step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         checkpoint.save_weights(self, output_dir or self.args.output_dir)
