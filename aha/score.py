@@ -19,7 +19,7 @@ from aha.conversation import Query
 from aha.core.addresses import local_file
 from aha.core.environment import die_with_launcher
 from aha.core.files import check_file
-from aha.core.flags import add_flags, from_args
+from aha.core.flags import add_flags, check_outputs, finite, from_args
 from aha.core.prediction import write_predictions
 from aha.errors import run_command
 from aha.scoring.config import ScoreConfig, Selection, add_score_flags, score_config_of
@@ -35,7 +35,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     what.add_argument("--video", nargs="+", metavar="FILE",
                       help="one video file; or images, or a folder of numbered ones, which are its frames at --frame_fps")  # fmt: skip
     what.add_argument("--query", action="append", default=[], metavar="TEXT", help="task in plain words; may be repeated")
-    what.add_argument("--query_time", action="append", type=float, default=[], metavar="S",
+    what.add_argument("--query_time", action="append", type=finite, default=[], metavar="S",
                       help="when the query is made, in seconds of video; one for each --query, in the same order (default 0)")  # fmt: skip
     add_flags(what, Selection)
     add_score_flags(parser)
@@ -84,6 +84,7 @@ def score_one(choice: ModelChoice, config: ScoreConfig, given: Sequence[str], qu
 def main(argv: list[str]) -> None:
     args = parse(argv)
     die_with_launcher()
+    check_outputs(args, "output")
     choice, config = choice_of(args), score_config_of(args)
     if args.video is not None:
         queries = [Query(text, time) for text, time in zip(args.query, args.query_time or [0.0] * len(args.query))]

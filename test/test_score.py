@@ -283,7 +283,7 @@ def test_damaged_lines_of_a_part_file_are_left_out(tmp_path):
     (tmp_path / "rank-0000-of-0001.jsonl").write_bytes(b"\n".join([*bad, good, failed, b'{"key": "cut o']))
     damaged = []
     assert sorted(read_parts(tmp_path, damaged)) == ["v1", "v2"]
-    assert damaged == [f"rank-0000-of-0001.jsonl:{line}" for line in range(1, len(bad) + 1)]
+    assert damaged == [f"rank-0000-of-0001.jsonl:{line} is damaged" for line in range(1, len(bad) + 1)]
 
 
 def test_one_command_at_a_time_writes_an_output(model_flags, tvsum, tmp_path):

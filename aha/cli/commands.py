@@ -21,7 +21,7 @@ from tqdm import tqdm
 from aha.api import DEMO_NOTE, Highlighter, load_choice
 from aha.core.addresses import hide_argument, shown_address
 from aha.core.extras import need
-from aha.core.flags import add_flags, from_args
+from aha.core.flags import add_flags, finite, from_args
 from aha.core.fusion import add_fusion_flags, fusion_of
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
@@ -34,14 +34,14 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
     default = OnlineSettings()
     group.add_argument(
         "--information_threshold",
-        type=float,
+        type=finite,
         default=default.information_threshold,
         metavar="SUM",
         help="a segment ends when its informative scores add up to this; 0 = never for that reason (default %(default)s)",
     )
     group.add_argument(
         "--change_threshold",
-        type=float,
+        type=finite,
         default=default.change_threshold,
         metavar="RATIO",
         help="a segment ends when the change statistic is above this; 0 = never for that reason (default %(default)s)",
@@ -49,7 +49,7 @@ def add_score_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min_frames", type=int, default=default.min_frames, help="shortest segment in scored frames (default %(default)s)")
     group.add_argument(
         "--uncertainty_wait_threshold",
-        type=float,
+        type=finite,
         metavar="VARIANCE",
         help="hold a due boundary while the variance is above this (default: never)",
     )

@@ -11,6 +11,8 @@ Without --model the embedded demo model is used, which knows only simple coloure
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import sys
 import unicodedata
@@ -23,13 +25,13 @@ from aha.api import EncodedVideo, Highlighter, checked_query, queries_of
 from aha.cli import commands
 from aha.core.addresses import local_file
 from aha.core.files import check_output, finish_output, open_output, read_csv, read_json, write_json
-from aha.core.flags import add_flags
+from aha.core.flags import add_flags, finite, from_args
 from aha.core.fusion import fusion_of
 from aha.core.prediction import read_predictions
 from aha.errors import UserError
 from aha.highlights.evidence import Evidence
 from aha.highlights.index import write_index
-from aha.highlights.result import Options, Result, find_highlights, read_track, write_result
+from aha.highlights.result import Options, Result, check_apart, file_of, find_highlights, is_result, read_track, write_result
 from aha.highlights.timelines import check_timelines, kinds_of
 from aha.results.table import wrapped
 from aha.scoring.model_choice import ModelChoice
@@ -51,6 +53,15 @@ class Job:
     queries: tuple[str, ...]
     folders: tuple[Path, ...]
 
+    def is_done(self, query: str, folder: Path) -> bool:
+        """Whether an earlier run finished this answer, to the same query and of the same file."""
+        if not (folder / DONE).is_file():
+            return False
+        summary = read_json(folder / DONE, "summary of an earlier run")
+        return (
+            isinstance(summary, dict) and summary.get("query") == query and summary.get("file", file_of(self.video)) == file_of(self.video)
+        )
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -62,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty; make finished videos again")
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--budget", type=float, metavar="SHARE", help="length of the reel as a share of the video, 0 to 1 (default 0.15)")
+    amount.add_argument("--budget", type=finite, metavar="SHARE", help="length of the reel as a share of the video, 0 to 1 (default 0.15)")
     amount.add_argument("--top", type=int, metavar="N", help="the N best moments that differ")
-    amount.add_argument("--min_score", type=float, metavar="X", help="every segment with at least this mean score")
+    amount.add_argument("--min_score", type=finite, metavar="X", help="every segment with at least this mean score")
     parser.add_argument("--frame_fps", type=commands.positive, default=1.0, help="frames a second that are scored (default %(default)s)")
     parser.add_argument(
         "--max_num_frames", type=int, metavar="N", help="at most N frames; of a longer video N spread over the whole of it (default: all)"
@@ -144,7 +155,7 @@ def jobs_of(sources: list[str], queries: list[str], output: Path) -> tuple[list[
             continue
         if path.is_dir():
             several = True
-            found = [path / name for name in list_videos(path)]
+            found = [path / name for name in list_videos(path) if not is_result(path / name)]
             if not found:
                 raise UserError(f"folder {path} holds no video ({', '.join(VIDEO_SUFFIXES)}); give another folder, or name the files.")
         elif path.is_file():
@@ -169,6 +180,8 @@ def _with_folders(asked: dict[Path, list[str]], output: Path, several: bool) -> 
             taken.add(name)
             folder = output / name
         names = [folder / f"{number}_{slug(text)}" if len(texts) > 1 else folder for number, text in enumerate(texts, 1)]
+        for one in names:
+            check_apart(video, one)
         jobs.append(Job(video, tuple(texts), tuple(names)))
     return jobs
 
@@ -205,12 +218,13 @@ def run_highlights(args: argparse.Namespace) -> None:
         report(highlights_of(model, open_video(model, jobs[0].video, args), jobs[0], options, args, False))
         finish_output(output)
         return
-    settings = settings_of(args, options)
+    settings = settings_of(args, queries, options)
     goes_on = not args.overwrite and (output / SETTINGS).is_file()
     if goes_on:
-        if read_json(output / SETTINGS, "settings of the earlier run") != settings:
+        earlier = read_json(output / SETTINGS, "settings of the earlier run")
+        if not isinstance(earlier, dict) or any(settings[name] != earlier.get(name, settings[name]) for name in settings):
             raise UserError(f"{output} was made with other settings (see {output / SETTINGS}); choose another folder or give --overwrite.")
-        waiting = [job for job in jobs if not all((folder / DONE).is_file() for folder in job.folders)]
+        waiting = [job for job in jobs if not all(map(job.is_done, job.queries, job.folders))]
         if len(waiting) < len(jobs):
             print(f"{len(jobs) - len(waiting)} of {len(jobs)} videos were done before", file=sys.stderr)
     else:
@@ -238,11 +252,13 @@ def run_highlights(args: argparse.Namespace) -> None:
         raise UserError(f"{len(failed)} of {len(jobs)} videos could not be done ({names}); {output / 'index.html'} says why.")
 
 
-def settings_of(args: argparse.Namespace, options: Options) -> dict:
-    """What decides what is written: a run that goes on must have the same."""
+def settings_of(args: argparse.Namespace, queries: list[str], options: Options) -> dict:
+    """What decides what is written: a run that goes on must have the same. A table has its queries itself (`Job.is_done`)."""
     model = {name: getattr(args, name, None) for name in ("model", "llm_pretrained", "lora_pretrained", "dtype", "weights")}
+    key = json.dumps(from_args(ModelChoice, args).weights_key())
     names = ("frame_fps", "max_num_frames", "video_backend", "titles", "no_reel", "curve_video", "speak", "export")
-    return {"model": model, "options": asdict(options), **{name: getattr(args, name) for name in names}}
+    given = {"model": model, "weights_key": hashlib.sha256(key.encode()).hexdigest()[:16], "queries": queries}
+    return {**given, "options": asdict(options), **{name: getattr(args, name) for name in names}}
 
 
 def open_video(model: Highlighter, video: Path, args: argparse.Namespace) -> OpenVideo:
@@ -280,7 +296,7 @@ def highlights_of(
         unrelated = model.unrelated(video, progress)
     answers = []
     for query, folder in zip(job.queries, job.folders):
-        if skip_done and (folder / DONE).is_file():
+        if skip_done and job.is_done(query, folder):
             continue
         with commands.progress_bar("score") as progress:
             result = model.query(video, query, options=options, progress=progress, unrelated=unrelated)
@@ -315,6 +331,7 @@ def cut_again(args: argparse.Namespace, queries: list[str], options: Options, ou
         asked = f" and query {queries[0]!r}" if queries else ""
         raise UserError(f"{args.scores} has {len(found)} entries of video {video.stem!r}{asked}; one is needed (the name is the file's).")
     check_output(output, args.overwrite)
+    check_apart(video, output)
     query = str(found[0].record.get("query") or (queries[0] if queries else "highlights"))
     measured = found[0].record.get("evidence")
     evidence = Evidence(**measured) if measured else None

@@ -21,6 +21,16 @@ def number(value: Any, where: str, name: str, low: float = -math.inf) -> float:
     return float(value)
 
 
+def whole(value: Any, where: str, name: str, high: float = math.inf) -> int:
+    """A whole number from 0 to `high`, also written as 3.0."""
+    found = number(value, where, name, 0.0)
+    if not found.is_integer() or found > high:
+        raise UserError(
+            f"{where}: {name} is {value!r:.40}, not a whole number from 0 {'on' if high == math.inf else f'to {high:g}'}; repair the entry."
+        )
+    return int(found)
+
+
 def interval(value: Any, where: str, name: str) -> tuple[float, float]:
     """[start, end] in seconds with start <= end."""
     if not isinstance(value, list | tuple) or len(value) < 2:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -24,33 +25,46 @@ LARGEST = 4 << 30  # bytes; the largest annotation file of all data sets is belo
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder (same suffix); rename it to `path` on success, delete it on failure.
+    """Yield a temporary path in the target's folder (same suffix); rename it to `path` on success, delete it on failure. A link stays one:
+    what it points to is replaced. Into a device or a pipe (/dev/null), which nothing may take the place of, the content is written.
 
     Raises UserError where the folder cannot be written or the disk is full.
     """
     path = Path(path)
+    stream = is_stream(path)
+    target = path if stream else Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        if not stream:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=None if stream else target.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another output path or free the disk.") from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        if stream:
+            with temporary.open("rb") as content, target.open("wb") as out:
+                shutil.copyfileobj(content, out)
+        else:
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, target)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another output path or free the disk.") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def is_stream(path: str | os.PathLike) -> bool:
+    """Whether it is a device or a pipe, not a file."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
 def by_number(names: Iterable[str]) -> list[str]:
     """video_2 before video_10, which text order puts first."""
-    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    return sorted(names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -84,12 +98,18 @@ def check_output(folder: str | os.PathLike, overwrite: bool, flag: str = "give -
     return folder
 
 
-def check_file(path: str | os.PathLike) -> None:
-    """What `atomic_path` will say of an output file, said before the work. Raises UserError where it is a folder or cannot be written."""
+def check_file(path: str | os.PathLike, inputs: Iterable[str | os.PathLike] = ()) -> None:
+    """What `atomic_path` will say of an output file, said before the work. Raises UserError where it is a folder or cannot be written, and
+    where it is one of the `inputs`, the files that the command reads: they would be lost."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"output {path} is a folder; name a file.")
-    check_output(path.parent, overwrite=True)
+    if is_stream(path):
+        return
+    for one in inputs:
+        if os.path.isfile(path) and os.path.isfile(one) and os.path.samefile(path, one):
+            raise UserError(f"output {path} is a file that this command reads ({one}), which would be lost; name another output.")
+    check_output(Path(os.path.realpath(path)).parent, overwrite=True)
 
 
 def open_output(folder: str | os.PathLike, overwrite: bool, flag: str = "give --overwrite") -> Path:
@@ -131,13 +151,39 @@ def read_text(path: str | os.PathLike, what: str) -> str:
     try:
         return read_bytes(path, what).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{what} {path} cannot be read as UTF-8 text ({error}); check that this is the right file.") from error
+        raise UserError(f"{what} {path} cannot be read as UTF-8 text ({error.reason}); {cure_of(path)}.") from error
+
+
+def cure_of(path: str | os.PathLike) -> str:
+    """What to do about a file that is no UTF-8 text, by its first bytes."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "it is UTF-16, as some spreadsheets and PowerShell write; save it as UTF-8"
+    packed = {
+        b"\x1f\x8b": "gzipped",
+        b"PK": "a zip archive",
+        b"BZ": "packed by bzip2",
+        b"\xfd7": "packed by xz",
+        b"(\xb5": "packed by zstd",
+    }
+    return f"it is {packed[head[:2]]}; unpack it first" if head[:2] in packed else "check that this is the right file"
 
 
 def read_json(path: str | os.PathLike, what: str, of_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Read a JSON file; `what` names it in the error (e.g. "dataset config"); of_pairs makes an object of its (name, value) pairs. Raises
-    UserError if missing or malformed."""
-    return parse_json(read_text(path, what), f"{what} {path}", of_pairs)
+    UserError if missing or malformed, and without of_pairs for an object that holds a name twice, of which JSON would take the last."""
+    where = f"{what} {path}"
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{where} holds {twice[:80]!r} twice in one object; keep one of the two.")
+        return found
+
+    return parse_json(read_text(path, what), where, of_pairs or once)
 
 
 def parse_json(text: str, where: str, of_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -160,7 +206,11 @@ def read_csv(path: str | os.PathLike, columns: tuple[str, ...], what: str) -> li
             raise UserError(f"{what} {path} is empty; download it again.")
         missing = [column for column in columns if column not in reader.fieldnames]
         if missing:
-            raise UserError(f"{what} {path} has no column {', '.join(missing)}; its header must have {', '.join(columns)}.")
+            between = next((f", and {name}s between them where commas belong" for mark, name in ((";", "semicolon"), ("\t", "tab"))
+                            if mark in reader.fieldnames[0]), "")  # fmt: skip
+            raise UserError(f"{what} {path} has no column {', '.join(missing)}{between}; its header must have {', '.join(columns)}.")
+        if twice := [name for name in reader.fieldnames if reader.fieldnames.count(name) > 1]:
+            raise UserError(f"{what} {path} has the column {twice[0]!r:.40} twice; remove one of the two.")
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise UserError(f"{what} {path} cannot be read ({error}); it is damaged or no CSV, download it again.") from error

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ from typing import Any
 import numpy as np
 
 from aha.core.checked import id_of, interval, number, writable
-from aha.core.files import read_json, write_text
+from aha.core.files import cure_of, read_json, write_text
 from aha.core.fusion import Fusion
 from aha.core.heads import SCORES
 from aha.core.lost_frames import Held
 from aha.errors import UserError
 
+LARGEST = 1e100  # of scores and times: sums and squares of them stay finite
 VIDEO_IDS = ("video_uuid", "video_id", "vid", "video")
 QUESTION_IDS = ("question_id", "qid")
 CLIP_SECONDS = 2.0  # of pred_saliency_scores
@@ -119,6 +120,8 @@ class Prediction:
     def samples(self, fusion: Fusion) -> Samples:
         """One fused score for each sample. Heads of weight 0 need not be there; one number a sample ("scores") is taken as it is."""
         record, video_id = self.record, self.video_id
+        if len(given := [name for name in ("debug_data", "scores", "pred_saliency_scores") if record.get(name) is not None]) > 1:
+            raise UserError(f"{self.name} has both {given[0]} and {given[1]}; keep the one that is meant.")
         seconds = record.get("video_duration")
         duration = None if seconds is None else number(seconds, self.name, "video_duration", 0.0) or None
         if "scores" in record or "pred_saliency_scores" in record:
@@ -159,6 +162,8 @@ class Prediction:
         times = self._all_times(rows)
         scores = np.zeros(len(rows))
         there = [i for i, row in enumerate(rows) if "relevance_score" in row]
+        if not there and fusion.beta:
+            raise UserError(f"{self.name} has no relevance_score in any frame; score the video again, or give --beta 0.")
         if there:
             heads = {name: self.head(name, there) if weight else None for name, weight in fusion.weights.items()}
             scores[there] = self._fused(fusion, heads, len(there))
@@ -255,9 +260,10 @@ class Prediction:
             numbers = np.array(values, dtype=np.float64)
         except OverflowError:
             numbers = np.array([value if abs(value) < 2**1000 else np.inf for value in values], dtype=np.float64)
-        if not np.isfinite(numbers).all():
-            index = int(np.argmin(np.isfinite(numbers)))
-            raise UserError(f"{self.name}: {name} {index} is {numbers[index]}, not a finite number; score the video again.")
+        if not (usable := np.abs(numbers) < LARGEST).all():
+            index = int(np.argmin(usable))
+            what = "not a finite number" if abs(numbers[index]) > 1e308 or np.isnan(numbers[index]) else f"beyond {LARGEST:g}"
+            raise UserError(f"{self.name}: {name} {index} is {numbers[index]}, {what}; score the video again.")
         return numbers
 
     def _frames(self, values: Any, count: int, may_repeat: bool = False) -> np.ndarray:
@@ -356,6 +362,19 @@ def read_predictions(path: str | Path) -> Iterator[Prediction]:
         raise UserError(f"{path} holds no predictions; check the path and the program that wrote it.")
 
 
+def keyed(predictions: Iterable[Prediction], key_of: Callable[[Prediction], str], what: str = "video") -> Iterator[tuple[str, Prediction]]:
+    """(key, prediction) by the key under which a benchmark knows each, which may be another name than the file's: the video of several
+    questions, video_N. Raises UserError where two have one key: one of them would count, in silence."""
+    seen: dict[str, str] = {}
+    for prediction in predictions:
+        if (key := key_of(prediction)) in seen:
+            raise UserError(
+                f"{prediction.name}: {what} {key} is predicted twice, before as {seen[key]}; keep one prediction for each {what}."
+            )
+        seen[key] = prediction.name
+        yield key, prediction
+
+
 def _elements(path: Path) -> Iterator[Prediction]:
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -371,7 +390,7 @@ def _elements(path: Path) -> Iterator[Prediction]:
     except FileNotFoundError as error:
         raise UserError(f"prediction file {path} does not exist; check the path.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"prediction file {path} is not UTF-8 text ({error.reason}); check that this is the right file.") from error
+        raise UserError(f"prediction file {path} is not UTF-8 text ({error.reason}); {cure_of(path)}.") from error
     except OSError as error:
         raise UserError(f"prediction file {path} cannot be read ({error.strerror}); check the path.") from error
 
@@ -460,7 +479,7 @@ def _document(path: Path) -> Iterator[Prediction]:
     if _is_element(document):
         yield _element(document, f"{path}, element 0")
         return
-    all_trained_on = document.get("trained_on") is True
+    all_trained_on = is_trained_on(document, str(path))
     videos = document.get("videos", {key: value for key, value in document.items() if key != "trained_on"})
     if not isinstance(videos, dict):
         raise UserError(f'{path}: "videos" is no object {{id: scores}}; check the file.')
@@ -469,10 +488,19 @@ def _document(path: Path) -> Iterator[Prediction]:
         record = {"scores": value} if isinstance(value, list) else value
         if not isinstance(record, dict) or "scores" not in record:
             raise UserError(f'{where} has no list of scores; expected {{"frames": [...], "scores": [...]}} or a list of numbers.')
-        yield Prediction({"video_uuid": video_id, **record}, str(path), all_trained_on or record.get("trained_on") is True)
+        yield Prediction({"video_uuid": video_id, **record}, str(path), all_trained_on or is_trained_on(record, where))
 
 
 def _element(entry: Any, where: str) -> Prediction:
     if not isinstance(entry, dict):
         raise UserError(f"{where} is no object; expected one object with video_uuid, true_frames_list and debug_data for each video.")
-    return Prediction(entry, where, entry.get("trained_on") is True)
+    return Prediction(entry, where, is_trained_on(entry, where))
+
+
+def is_trained_on(record: Mapping[str, Any], where: str) -> bool:
+    """Whether it says that the model has seen the video in training. Raises UserError for anything but true and false, since a warning
+    depends on it."""
+    value = record.get("trained_on", False)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise UserError(f"{where}: trained_on is {value!r:.40}, neither true nor false; repair the entry.")

@@ -18,6 +18,7 @@ from llava_next import PUBLISHED
 from tqdm import tqdm
 
 from aha.conversation import IGNORE_INDEX
+from aha.core.flags import finite
 from aha.data.labels import keep_frames
 from aha.data.mixture import DEFAULT_MAX_NUM_FRAMES, Source, estimated_tokens, load_source, missing_files, read_config
 from aha.errors import UserError, run_command
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
         prog="python -m aha.data.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="mixture of data sets, JSON (see configs/datasets)")
-    parser.add_argument("--frame_fps", type=float, default=1.0, help="frames a second where the config does not say (default %(default)s)")
+    parser.add_argument("--frame_fps", type=finite, default=1.0, help="frames a second where the config does not say (default %(default)s)")
     parser.add_argument("--max_num_frames", type=int, help=f"frames per sample, at most (default {DEFAULT_MAX_NUM_FRAMES} or the config's)")
     parser.add_argument("--split", default="all", choices=("train", "val", "test", "all"), help="which samples (default %(default)s)")
     parser.add_argument("--fold", type=int, choices=range(5), help="TVSum: the held-out fifth, for --split train and test")

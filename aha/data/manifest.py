@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from aha.core.files import read_json, write_json
+from aha.core.flags import check_outputs
 from aha.core.prediction import read_predictions
 from aha.errors import UserError, run_command
 from aha.video.library import VideoFolder, probe_entry
@@ -93,6 +94,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--names", metavar="JSON", help="{video id: file name}, where a file is not called as its id")
     parser.add_argument("--output", metavar="FILE", help="manifest to write (with --predictions)")
     args = parser.parse_args(argv)
+    check_outputs(args, "output")
     if args.check:
         listed = read_manifest(args.check)
         changed = differences(listed, args.videos)

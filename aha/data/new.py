@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from aha.core.checked import number
-from aha.core.files import read_csv, write_json, write_text
+from aha.core.files import check_output, finish_output, open_output, read_csv, write_json, write_text
 from aha.core.folds import folds
 from aha.errors import UserError, run_command
 from aha.eval.annotations import read_tvsum
@@ -134,13 +134,21 @@ def write_data_set(entries: Sequence[Entry], output: Path) -> list[str]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"two videos are called {twice}; rename one of the files.")
+    made_here, flag = (output / "mine.json").is_file(), "name one that this command made"
+    check_output(output, made_here, flag)
     folder = output / "video"
-    folder.mkdir(parents=True, exist_ok=True)
+    for entry in entries:
+        link = link_of(entry, folder)
+        if link.is_dir() or (link.exists() and not link.is_symlink()):
+            raise UserError(f"{link} is a file of yours, where a link to {entry.video} is to be made; choose another --output.")
+    open_output(output, made_here, flag)
+    folder.mkdir(exist_ok=True)
     info, rows = ["category\tvideo_id\ttitle\turl\tlength"], []
     for entry in entries:
-        link = folder / f"{entry.name}{entry.video.suffix.lower()}"
+        target = os.path.relpath(entry.video.resolve(), folder.resolve())  # read before a link that leads there is taken away
+        link = link_of(entry, folder)
         link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(entry.video.resolve(), folder.resolve()))
+        link.symlink_to(target)
         minutes, seconds = divmod(entry.seconds, 60)
         title = " ".join(entry.query.split())  # tabs and line ends would be other columns and rows
         info.append(f"own\t{entry.name}\t{title}\town\t{int(minutes)}:{seconds:09.6f}")
@@ -161,7 +169,12 @@ def write_data_set(entries: Sequence[Entry], output: Path) -> list[str]:
     else:
         (output / "splits.json").unlink(missing_ok=True)
         said.append("one video cannot be split: train on it, and test on others")
+    finish_output(output)
     return said
+
+
+def link_of(entry: Entry, folder: Path) -> Path:
+    return folder / f"{entry.name}{entry.video.suffix.lower()}"
 
 
 def splits_of(files: Mapping[str, str]) -> list[dict[str, list[str]]]:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from aha.core.files import write_json
+from aha.core.flags import finite
 from aha.core.folds import folds
 from aha.demo.run import EPOCHS, prepare, training_command
 from aha.errors import run_command
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m aha.demo.kfold", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", help="folder of the run")
     parser.add_argument("--train", type=int, metavar="K", help="train split K")
-    parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the training videos (default %(default)s)")
+    parser.add_argument("--epochs", type=finite, default=EPOCHS, help="passes over the training videos (default %(default)s)")
     args, extra = parser.parse_known_args(argv)
     output = Path(args.output)
     splits = output / "splits.json"

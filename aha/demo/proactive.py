@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aha.core.files import read_json, write_json, write_text
+from aha.core.flags import finite
 from aha.core.lost_frames import Count
 from aha.core.prediction import read_predictions, write_predictions
 from aha.demo.dataset import Target, VideoPlan, different_thing, write_video
@@ -240,7 +241,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--output", default="outputs/demo/proactive", help="folder for videos, scores and replies (default %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of the test set (default %(default)s)")
     p.add_argument("--dev_seed", type=int, default=1, help="of the set that policies are fitted on (default %(default)s)")
-    p.add_argument("--frame_fps", type=float, default=2.0, help="frames a second that are scored (default %(default)s)")
+    p.add_argument("--frame_fps", type=finite, default=2.0, help="frames a second that are scored (default %(default)s)")
     p.add_argument("--score_head", default="relevance_score", help="head that the policies read (default %(default)s)")
     p.add_argument("--speeds", metavar="A,B", help="live at these, as --speed of aha score: 1fps,5fps,20fps,machine (default: not live)")
     args = p.parse_args(argv)

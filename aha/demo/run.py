@@ -26,6 +26,7 @@ import numpy as np
 from aha.core.environment import checkout_file
 from aha.core.extras import need
 from aha.core.files import atomic_path, read_json, write_json, write_text
+from aha.core.flags import finite
 from aha.core.folds import folds
 from aha.demo.dataset import make_dataset, mixture
 from aha.errors import UserError, run_command
@@ -246,7 +247,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m aha.demo.run", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output", default="outputs/demo", help="folder for data and runs (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of training (default %(default)s)")
-    parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the training videos (default %(default)s)")
+    parser.add_argument("--epochs", type=finite, default=EPOCHS, help="passes over the training videos (default %(default)s)")
     args, extra = parser.parse_known_args(argv)
     run_demo(Path(args.output), args.seed, args.epochs, extra)
 

@@ -23,12 +23,24 @@ import numpy as np
 from aha.core import text_answers
 from aha.core.checked import interval, listed
 from aha.core.files import read_text
+from aha.core.flags import finite
 from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Prediction
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select_protocols
 from aha.eval.published import Counted
-from aha.eval.questions import Question, conversation, duration, find_annotations, opened, question, read_entries, timed_curves, unique
+from aha.eval.questions import (
+    Question,
+    conversation,
+    duration,
+    find_annotations,
+    opened,
+    question,
+    read_entries,
+    timed_curves,
+    unique,
+    whole_scores,
+)
 from aha.eval.task import MMDUETIT, DataSet, File, Task
 from aha.metrics import grounding, moments
 from aha.results.layout import Headline, Protocol
@@ -131,7 +143,7 @@ class Charades(Benchmark):
             return self._score_windows(path, answers, skipped, seen)
         scored = Scored(str(path), self.protocols, [], len(answers), skipped, [], seen)
         ids = list(answers)
-        frames = {q: answer.timed_scores(fusion) for q, answer in answers.items()}
+        frames = {q: whole_scores(answer, fusion, self.questions[q].duration) for q, answer in answers.items()}
         scored.constant = [q for q in ids if np.ptp(frames[q][1]) == 0]
         chosen = int(np.argmin(np.abs(grounding.THRESHOLDS - self.threshold)))
         whole = np.array([_truth_share(frames[q][0], self.questions[q].spans) for q in ids])
@@ -209,7 +221,7 @@ def load(
 ) -> Charades:
     """Read the questions and select. selection: video_ids, limit, as `aha.eval.questions.opened` takes them."""
     nearest = float(grounding.THRESHOLDS[np.argmin(np.abs(grounding.THRESHOLDS - threshold))])
-    if abs(nearest - threshold) > 1e-6:
+    if not abs(nearest - threshold) <= 1e-6:
         raise UserError(f"--threshold {threshold:g} is none of 0.30, 0.32, ..., 0.70; choose one of them.")
     known = list(TEXT) if answers == "text" else protocols_for(smooth_windows, nearest)
     # univtg_windows is for files of windows; here the protocols for scores are selected
@@ -235,7 +247,7 @@ def window_list(text: str) -> list[int]:
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--smooth_windows", type=window_list, default=[0, 8], help="frames averaged on each side, comma-separated (default 0,8)")
     threshold_help = "the fixed threshold, 0.30 to 0.70 in steps of 0.02; not tuned (default %(default)s)"
-    p.add_argument("--threshold", type=float, default=0.5, help=threshold_help)
+    p.add_argument("--threshold", type=finite, default=0.5, help=threshold_help)
     text_answers.add_answers_flag(p)
 
 

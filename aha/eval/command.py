@@ -11,15 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aha.core import lost_frames
 from aha.core.checked import id_of
-from aha.core.files import check_file, check_output, read_json, write_json
-from aha.core.flags import add_ids, with_dashed_ids
+from aha.core.files import check_output, read_json, write_json
+from aha.core.flags import add_ids, check_outputs, with_dashed_ids
 from aha.core.fusion import RELEVANCE, Fusion, add_fusion_flags, fusion_of
-from aha.core.prediction import Prediction, read_predictions
+from aha.core.prediction import Prediction, keyed, read_predictions
 from aha.errors import UserError
 from aha.eval import published
 from aha.results import console, table
@@ -164,7 +165,7 @@ def answers_of(path: Path, chosen: Sequence[str], key: str) -> tuple[dict[str, P
 
     Raises UserError where the file predicts none of them.
     """
-    found = {getattr(prediction, key): prediction for prediction in read_predictions(path)}
+    found = dict(keyed(read_predictions(path), attrgetter(key), "video" if key == "video_id" else "question"))
     answers = {i: found[i] for i in chosen if i in found}
     if not answers:
         raise UserError(
@@ -277,8 +278,7 @@ def run(task: Task, about: str, module: str, argv: list[str]) -> None:
         raise UserError("--report needs --predictions: it shows one prediction file; give --output for the numbers alone.")
     if args.compare and len(args.compare) < 2:
         raise UserError("--compare needs at least two prediction files; give --predictions for one.")
-    if args.output:
-        check_file(args.output)
+    check_outputs(args, "output", "scored")
     if args.report:
         check_output(args.report, overwrite=True)
     fusion = fusion_of(args)

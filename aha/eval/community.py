@@ -70,12 +70,14 @@ def _video(file: H5File, name: str) -> H5Video:
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; get the eccv16 file again (other h5 files of the community lack them).")
     count = fields["n_frames"].flat[0]
-    if not 0 < count <= MAX_FRAMES:
+    if not 0 < count <= MAX_FRAMES or count != int(count):
         raise UserError(f"{where}: n_frames is {count}; expected a video's number of frames.")
     n_frames = int(count)
     users = fields["user_summary"]
     if users.ndim != 2 or not len(users) or users.shape[1] != n_frames:
         raise UserError(f"{where}: user_summary is {users.shape}, not [users, {n_frames}].")
+    if not (users >= 0).all():
+        raise UserError(f"{where}: user_summary holds a negative number or NaN; it is damaged, get the eccv16 file again.")
     picks = fields["picks"].reshape(-1)
     if not np.isfinite(picks).all() or picks[0] < 0 or (np.diff(picks) <= 0).any():
         raise UserError(f"{where}: picks are no ascending frame numbers.")

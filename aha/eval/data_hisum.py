@@ -100,6 +100,12 @@ def read_keys(path: str | Path, subset: str) -> list[str]:
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
             raise UserError(f"split {path} has no list {part}_keys; expected train_keys, val_keys and test_keys.")
         found += keys
+    parts: dict[str, str] = {}
+    for part in SUBSETS:  # the others too, where they are there: a test video that is trained on is no test
+        listed = split.get(f"{part}_keys")
+        for key in listed if isinstance(listed, list) else ():
+            if isinstance(key, str) and parts.setdefault(key, part) != part:
+                raise UserError(f"split {path}: {key} is in {parts[key]}_keys and in {part}_keys; a video is in one of them.")
     return found
 
 
@@ -147,6 +153,8 @@ def read_metadata(path: str | Path) -> HiSumMetadata:
             label = re.search(r"\d+", row.get("labels") or "")
             found.categories[video_id] = row.get("category") or (f"label {label[0]}" if label else "no label")
         if row.get("youtube_id"):
+            if row["youtube_id"] in found.youtube:
+                raise UserError(f"metadata {path}:{line}: youtube_id {row['youtube_id']!r:.40} is listed twice; repair the row.")
             found.youtube[row["youtube_id"]] = video_id
         if row.get("title"):
             found.titles[video_id] = row["title"]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,10 +30,11 @@ from pathlib import Path
 import numpy as np
 
 from aha.core.files import write_json
+from aha.core.flags import check_outputs
 from aha.core.folds import folds
 from aha.core.fusion import RELEVANCE, fuse
 from aha.core.heads import SCORES
-from aha.core.prediction import read_predictions
+from aha.core.prediction import keyed, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.annotations import HIGHEST, find_tvsum, read_tvsum
 from aha.eval.grids import place
@@ -50,6 +52,7 @@ OBJECTIVES = ("top5", "spearman", "spearman_annotators", "map50", "map15", "f1_1
 METRICS = ("spearman", "kendall", "map50", "map15", "top5", "f1_15")
 # Aha's published optima lie on grids of this kind (paper, table 12): 10 x 10 x 15 x 10 = 15,000 combinations.
 DEFAULT_GRID = {"alpha": "0:2:10", "beta": "0:2:10", "epsilon": "-5:5:15", "uncertainty_threshold": "0.04:0.3:10"}
+MOST_VALUES, MOST_COMBINATIONS = 1000, 1_000_000
 BLOCK = 4096  # combinations at once: keeps a block of scores within some megabytes
 
 
@@ -71,18 +74,20 @@ def grid_values(text: str) -> list[float]:
     try:
         if ":" in text:
             start, stop, count = text.split(":")
-            values = [float(x) for x in np.linspace(float(start), float(stop), int(count))]
+            values = [float(x) for x in np.linspace(float(start), float(stop), min(int(count), MOST_VALUES + 1))]
         else:
             values = [float(x) for x in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a list such as 0,0.5,1 nor a range start:stop:count") from error
-    if not values or len(values) > 1000 or not np.isfinite(values).all():
-        raise argparse.ArgumentTypeError(f"{text!r} gives {len(values)} values; between 1 and 1000 finite ones are possible")
+    if not 0 < len(values) <= MOST_VALUES or not np.isfinite(values).all():
+        raise argparse.ArgumentTypeError(f"{text!r} does not give 1 to {MOST_VALUES} finite values")
     return values
 
 
 def combinations(grid: dict[str, Sequence[float]]) -> np.ndarray:
     """[K, 4] in the order product(alpha, beta, epsilon, threshold), without alpha = beta = 0. Raises UserError where none is left."""
+    if (count := math.prod(len(grid[name]) for name in PARAMETERS)) > MOST_COMBINATIONS:
+        raise UserError(f"the grid has {count:,} combinations, more than {MOST_COMBINATIONS:,}; give fewer values of each weight.")
     rows = np.array(list(itertools.product(*(grid[name] for name in PARAMETERS))))
     rows = rows[(rows[:, 0] != 0) | (rows[:, 1] != 0)]
     if not len(rows):
@@ -260,8 +265,7 @@ def read_hisum_heads(predictions: str | Path, annotations: str | Path | None, ne
 
     videos = []
     with closing(load(annotations)) as benchmark:
-        for prediction in read_predictions(predictions):
-            key = benchmark.key(prediction.video_id)
+        for key, prediction in keyed(read_predictions(predictions), lambda one: benchmark.key(one.video_id)):
             if key not in benchmark.file.ids:
                 raise UserError(f"{predictions}: video {key} is not in {benchmark.annotations}; check that both are of one data set.")
             truth = benchmark.file.read(key, False).gtscore
@@ -276,14 +280,14 @@ def read_hisum_heads(predictions: str | Path, annotations: str | Path | None, ne
 def read_charades_heads(predictions: str | Path, annotations: str | Path | None, needed: Sequence[bool]) -> list[HeadScores]:
     """The heads and the true frames of every predicted question of Charades-STA."""
     from aha.eval.charades import load
+    from aha.eval.questions import whole_scores
 
     questions = load(annotations).questions
     videos = []
-    for prediction in read_predictions(predictions):
-        q = prediction.question_id
+    for q, prediction in keyed(read_predictions(predictions), lambda one: one.question_id, "question"):
         if q not in questions:
             raise UserError(f"{predictions}: question {q} is not in the annotations; check that both are of one data set.")
-        times, _ = prediction.timed_scores(RELEVANCE)
+        times, _ = whole_scores(prediction, RELEVANCE, questions[q].duration)
         heads = [prediction.head(name) if used else np.zeros(len(times)) for name, used in zip(SCORES, needed)]
         truth = np.any([(times >= start) & (times <= end) for start, end in questions[q].spans], axis=0).astype(float)
         videos.append(HeadScores(q, "", np.stack(heads), truth, truth[None], group=questions[q].video))
@@ -357,6 +361,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--output", help="write the result as JSON here")
     args = parser.parse_args(argv)
+    check_outputs(args, "output")
     grid = {name: getattr(args, f"grid_{name}") for name in PARAMETERS}
     needed = [any(grid["alpha"]), any(grid["beta"]), any(grid["epsilon"])]
     if not (needed[0] or needed[1]):

@@ -19,7 +19,7 @@ import numpy as np
 from aha.core.prediction import Prediction, Samples
 from aha.errors import UserError
 from aha.eval.community import H5Video, Split, read_splits
-from aha.eval.grids import LENGTHS_AGREE, file_frames
+from aha.eval.grids import LENGTHS_AGREE, check_whole, file_frames
 from aha.metrics import keyshots_h5
 from aha.metrics.over_splits import over_splits, split_means
 from aha.metrics.rank import rank_correlation
@@ -36,6 +36,7 @@ CORR_SUMME = Protocol(
 )
 POR = Protocol("por", "F over that of random summaries, x 100, mean over splits (Apostolidis et al., ACM MM 2020)", ("por",), ("por",))
 HUMAN = "human_vs_each_other_human"
+SECOND = 30  # frames, about
 VERSION = 1  # of the random summaries in the cache; raise it with every change of their definition
 
 
@@ -128,6 +129,7 @@ class H5Truth:
             )
         if frames[0] >= truth.n_frames:
             raise UserError(f"{where}: the first score lies at frame {frames[0]}, and the video has {truth.n_frames} in {self.path}.")
+        check_whole(frames, truth.n_frames, where, "frames", SECOND)
         return frames, samples.scores
 
     def rows(self, ids: Iterable[str], runs: int) -> dict[str, list[Column]]:
@@ -166,9 +168,13 @@ def tests_of(splits: Sequence[Split], ids: Mapping[str, str], where: str | Path)
     known = set(ids.values())
     tests = []
     for k, split in enumerate(splits):
-        if unknown := [name for name in split.test if name not in known and name not in ids]:
-            raise UserError(f"split {k} tests {unknown[0]}, which is not in {where}; are both of one data set?")
-        tests.append([name if name in known else ids[name] for name in split.test])
+        if unknown := [name for name in (*split.test, *split.train) if name not in known and name not in ids]:
+            does = "tests" if unknown[0] in split.test else "trains on"
+            raise UserError(f"split {k} {does} {unknown[0]}, which is not in {where}; are both of one data set?")
+        test, train = ([name if name in known else ids[name] for name in names] for names in (split.test, split.train))
+        if both := set(test) & set(train) or {name for name in test if test.count(name) > 1}:
+            raise UserError(f"split {k} names {sorted(both)[0]} twice, under two names; a video is tested or trained on, once.")
+        tests.append(test)
     return tests
 
 

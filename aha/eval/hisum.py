@@ -12,7 +12,7 @@ import argparse
 import hashlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Samples, read_predictions
+from aha.core.prediction import Samples, keyed, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, run, select, select_protocols
 from aha.eval.data_hisum import SUBSETS, HiSumFile, HiSumMetadata, HiSumVideo, find_hisum, read_keys, read_metadata, read_split, read_titled
@@ -65,7 +65,11 @@ def on_seconds(samples: Samples, seconds: int, where: str) -> np.ndarray:
     """[n] scores, one a second. The times say where they lie: one score in every second is that second's; otherwise every second takes the
     last score up to it (0.1 s of tolerance). Without times as many scores as seconds are taken as they are. Raises UserError where
     neither fits."""
+    if samples.clip_seconds is not None:
+        samples = replace(samples, times=samples.clip_seconds * np.arange(len(samples.scores)), clip_seconds=None)
     if samples.times is None:
+        if samples.frames is not None and np.ptp(np.diff(samples.frames)) > 2:
+            raise UserError(f"{where}: its frame numbers lie at uneven distances and no times are given; give the times.")
         if len(samples.scores) == seconds:
             return samples.scores
         raise UserError(f"{where}: {len(samples.scores)} scores for {seconds} seconds; give one score a second, or the times.")
@@ -110,17 +114,15 @@ class HiSum(Benchmark):
         chosen, done = set(self.chosen), dict[str, None]()
         constant, seen = [], []
         bar = tqdm(
-            read_predictions(path), total=len(chosen), desc="scoring", unit="video", disable=None if progress else True, leave=False
+            keyed(read_predictions(path), lambda prediction: self.key(prediction.video_id)),
+            total=len(chosen), desc="scoring", unit="video", disable=None if progress else True, leave=False,
         )  # fmt: skip
-        for prediction in bar:
-            video_id = self.key(prediction.video_id)
+        for video_id, prediction in bar:
             if video_id not in self.file.ids:
                 raise UserError(
                     f"{path}: video {video_id} is not in {self.annotations}; check that both are of one data set (YouTube ids need "
                     "--metadata)."
                 )
-            if video_id in done:
-                raise UserError(f"{path}: video {video_id} is predicted twice; keep one prediction for each video.")
             if video_id not in chosen:
                 continue
             video = self.read(video_id)

@@ -24,6 +24,7 @@ import numpy as np
 
 from aha.core.checked import number
 from aha.core.files import by_number, read_json
+from aha.core.flags import check_outputs
 from aha.core.heads import SCORES
 from aha.core.prediction import QUESTION_IDS, VIDEO_IDS, Prediction, read_predictions, write_predictions
 from aha.errors import UserError, run_command
@@ -181,6 +182,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--h5", metavar="FILE", help="pgl-sum, csta: eccv16_dataset_{summe,tvsum}_google_pool5.h5, whose picks are scored")
     parser.add_argument("--output", required=True, metavar="FILE", help="prediction file to write (.json: a list; .jsonl: one a line)")
     args = parser.parse_args(argv)
+    check_outputs(args, "output")
     predictions = import_predictions(args.predictions, args.source, args.h5)
     write_predictions(args.output, predictions)
     print(f"{len(predictions)} predictions: {args.output}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aha.core.files import by_number, write_json
+from aha.core.flags import check_outputs
 from aha.core.fusion import RELEVANCE, Fusion, add_fusion_flags, fusion_of
 from aha.errors import UserError, run_command
 from aha.eval import tvsum
@@ -91,6 +92,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", metavar="JSON", help="write all numbers to this file")
     add_fusion_flags(parser)
     args = parser.parse_args(argv)
+    check_outputs(args, "output")
     files = by_number(args.predictions)
     document = evaluate(files, args.splits, args.annotations, args.h5, args.protocols, fusion_of(args))
     print(render(document))

@@ -25,8 +25,9 @@ import numpy as np
 from aha.core import text_answers
 from aha.core.checked import interval, number
 from aha.core.files import write_text
+from aha.core.flags import finite
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, read_predictions
+from aha.core.prediction import Prediction, keyed, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
 from aha.eval.judge import PROMPT_VERSION, EndpointJudge, Judge, JudgmentCache, Pair, judge_pairs, read_batch, setting, write_batch
@@ -247,7 +248,7 @@ class Magqa(Benchmark):
     def _answers(self, path: Path) -> tuple[dict[str, Prediction], dict[str, str]]:
         if self.questions is not None:
             return answers_of(path, self.chosen, "question_id")
-        answers = {answer.question_id: answer for answer in read_predictions(path)}
+        answers = dict(keyed(read_predictions(path), lambda answer: answer.question_id, "question"))
         return {q: answers[q] for q in select(list(answers), str(path), self.video_ids, self.limit)}, {}
 
     def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
@@ -300,10 +301,10 @@ def add_judge_flags(p: argparse.ArgumentParser) -> None:
         ("judge_model", str, "model name at the endpoint, or folder or hub id of the local model"),
         ("judge_url", str, "address of the endpoint up to /v1 (default: OPENAI_BASE_URL, else OpenAI)"),
         ("judge_cache", str, "file that keeps every grade (default %(default)s)"),
-        ("judge_timeout", float, "seconds to wait for one grade (default %(default)s)"),
+        ("judge_timeout", finite, "seconds to wait for one grade (default %(default)s)"),
         ("judge_workers", int, "questions put to the endpoint at the same time (default %(default)s)"),
         ("batch_dir", str, "folder of the batch files (default %(default)s)"),
-        ("batch_wait", float, "send the batch to the endpoint and wait at most so many seconds for it (default: only write the file)"),
+        ("batch_wait", finite, "send the batch to the endpoint and wait at most so many seconds for it (default: only write the file)"),
     ):
         p.add_argument(f"--{name}", type=kind, default=default[name], help=about)
 

@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aha.core.checked import id_of
 from aha.core.files import parse_json, read_text
 from aha.core.lost_frames import Count
+from aha.core.prediction import is_trained_on
 from aha.errors import UserError
 from aha.metrics.proactive import Reply
 
@@ -74,8 +76,8 @@ def entries(value: Any, where: str, name: str) -> list[dict[str, Any]]:
 
 def name_of(entry: Mapping[str, Any], where: str) -> str:
     for key in ("question_id", "id", "qid"):
-        if isinstance(entry.get(key), str | int) and not isinstance(entry[key], bool):
-            return str(entry[key])
+        if (name := id_of(entry.get(key))) is not None:
+            return name
     raise UserError(f"{where} has no question_id; every entry names its question.")
 
 
@@ -156,7 +158,7 @@ def add_pushed(into: Said, listed: Iterable[Mapping[str, Any]], where: str, know
                 replies.append((seconds(turn.get("time"), here, "time of a reply") + step, text))
         into.add("pushed", key, replies, here)
         into.clock.add(entry)
-        if entry.get("trained_on") is True:
+        if is_trained_on(entry, here):
             into.trained_on.add(key)
         if isinstance(entry.get("policy"), str) and entry["policy"] not in into.notes:
             into.notes.append(entry["policy"])

@@ -6,10 +6,13 @@ Each benchmark reads its published annotations and those that MMDuet and Aha red
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from aha.core.checked import interval, listed, number, text
 from aha.core.files import parse_json, read_text
@@ -17,6 +20,7 @@ from aha.core.fusion import Fusion
 from aha.core.prediction import Prediction
 from aha.errors import UserError
 from aha.eval.command import select, select_protocols
+from aha.eval.grids import check_whole
 from aha.eval.task import Item, Task
 from aha.results.layout import Protocol
 
@@ -158,6 +162,29 @@ def opened(
         "protocols": select_protocols(known, protocols),
         "categories": {key: one.category for key, one in questions.items() if one.category},
     }  # fmt: skip
+
+
+def warn_of_counts(path: Path, counts: Mapping[str, tuple[int, int]]) -> None:
+    """Say aloud where clip scores are listed and are not as many as the clips: (listed, clips) of each. The official tools cut the list or
+    fill it up, in silence."""
+    if odd := [key for key, (listed_there, clips) in counts.items() if listed_there != clips]:
+        listed_there, clips = counts[odd[0]]
+        print(
+            f"WARNING: {path}: {len(odd)} of {len(counts)} have another number of clip scores than the video has clips ({odd[0]}: "
+            f"{listed_there} for {clips}); as in the official tool what is missing counts 0 or not at all, and what is too many is cut.",
+            file=sys.stderr,
+        )
+
+
+def whole_scores(prediction: Prediction, fusion: Fusion, annotated: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """`Prediction.timed_scores` over the whole video, whose length is what the prediction says, else the annotated one (seconds). Raises
+    UserError for scores of a part of it."""
+    times, scores = prediction.timed_scores(fusion)
+    seconds = prediction.record.get("video_duration")
+    length = annotated if seconds is None else number(seconds, prediction.name, "video_duration", 0.0)
+    if length:
+        check_whole(times, length, prediction.name)
+    return times, scores
 
 
 # ---------------------------------------------------------------- curves

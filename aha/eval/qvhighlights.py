@@ -18,12 +18,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core import text_answers
-from aha.core.checked import interval, listed, number
+from aha.core.checked import interval, listed, number, whole
+from aha.core.flags import finite
 from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import CLIP_SECONDS, Prediction
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run
-from aha.eval.questions import Question, conversation, find_annotations, opened, question, read_entries, unique
+from aha.eval.questions import (
+    Question,
+    conversation,
+    find_annotations,
+    opened,
+    question,
+    read_entries,
+    unique,
+    warn_of_counts,
+    whole_scores,
+)
 from aha.eval.task import MMDUETIT, DataSet, File, Task
 from aha.metrics import grounding, moments
 from aha.results import tree
@@ -37,6 +48,7 @@ SEED = 0
 WHOLE = "whole_video"  # the row of answering "the whole video"
 SOURCE = "QVHighlights standalone_eval, Lei et al. 2021"
 HIGHLIGHTS = tuple(f"HL-min-{level}-{metric}" for level in moments.SALIENCY_LEVELS for metric in ("mAP", "Hit1"))
+HIGHEST = 4  # opinions are 0 to 4
 LONGEST = 24 * 3600.0  # seconds of a video
 RETRIEVAL = (
     "MR-full-R1@0.5", "MR-full-R1@0.7", "MR-full-mAP@0.5", "MR-full-mAP@0.75", "MR-full-mAP",
@@ -58,15 +70,17 @@ def read_qvhighlights(path: str | Path) -> list[Question]:
             raise UserError(
                 f"{where}: {len(rows)} saliency_scores for {len(numbered)} relevant_clip_ids; the two lists must be of one length."
             )
-        clips = tuple(int(number(clip, where, f"relevant_clip_ids {i}", 0)) for i, clip in enumerate(numbered))
+        clips = tuple(whole(clip, where, f"relevant_clip_ids {i}") for i, clip in enumerate(numbered))
         opinions = tuple(
             tuple(
-                int(number(score, where, f"saliency score of clip {clip}", 0)) for score in listed(row, where, f"saliency of clip {clip}")
+                whole(score, where, f"saliency score of clip {clip}", HIGHEST) for score in listed(row, where, f"saliency of clip {clip}")
             )
             for clip, row in zip(clips, rows)
         )
-        if len({len(row) for row in opinions}) > 1:
-            raise UserError(f"{where}: clips are rated by different numbers of workers; repair the entry.")
+        if len({len(row) for row in opinions}) > 1 or () in opinions:
+            raise UserError(f"{where}: clips are rated by different numbers of workers, or by none; repair the entry.")
+        if len(set(clips)) < len(clips):
+            raise UserError(f"{where}: relevant_clip_ids names a clip twice; repair the entry.")
         windows = truth.get("relevant_windows")
         windows = [] if windows is None else listed(windows, where, "relevant_windows")
         spans = tuple(interval(w, where, f"window {i}") for i, w in enumerate(windows))
@@ -86,12 +100,12 @@ def items(root: str | Path, split: str | None = None, fold: int | None = None) -
 # ---------------------------------------------------------------- evaluation
 
 
-def clip_scores(prediction: Prediction, fusion: Fusion, smooth_window: int) -> np.ndarray:
+def clip_scores(prediction: Prediction, fusion: Fusion, smooth_window: int, seconds: float | None = None) -> np.ndarray:
     """One score per 2-second clip: as listed, or the mean of the (smoothed) frame scores with 2c <= time < 2c + 2; without a frame
-    that of the clip before."""
+    that of the clip before. seconds: length of the video, where the prediction does not say it."""
     if "pred_saliency_scores" in prediction.record:
         return prediction.clip_scores()
-    times, scores = prediction.timed_scores(fusion)
+    times, scores = whole_scores(prediction, fusion, seconds)
     if times[0] < 0 or times[-1] > LONGEST:
         raise UserError(f"{prediction.name}: frame times run from {times[0]:g} to {times[-1]:g} s; expected seconds.")
     clip = (times / CLIP_SECONDS + 1e-6).astype(int)
@@ -140,7 +154,8 @@ class QVHighlights(Benchmark):
         scored = Scored(str(path), [], [], len(answers), skipped, [], seen)
         scores: dict[str, np.ndarray] = {}
         if has_scores:
-            scores = {q: clip_scores(answer, fusion, self.smooth_window) for q, answer in answers.items()}
+            scores = {q: clip_scores(answer, fusion, self.smooth_window, self.seconds(q)) for q, answer in answers.items()}
+            warn_of_counts(path, {q: (len(values), self.clips(q)) for q, values in scores.items()})
             scored.constant = [q for q, values in scores.items() if np.ptp(values) == 0]
         for protocol in self.protocols:
             if protocol.name == "highlight_detection" and has_scores:
@@ -227,6 +242,8 @@ def load(
     """Read the questions and select. selection: protocols, video_ids, limit, as `aha.eval.questions.opened` takes them."""
     if smooth_window < 0:
         raise UserError(f"--smooth_window {smooth_window} is a number of frames from 0 on.")
+    if windows_from_scores is not None and not 0 <= windows_from_scores <= 1:
+        raise UserError(f"--windows_from_scores {windows_from_scores:g} is a threshold on min-max scores, from 0 to 1.")
     selected = opened(TASK, read_qvhighlights, protocols_for(smooth_window, windows_from_scores), annotations, **selection)
     return QVHighlights(smooth_window=smooth_window, windows_from_scores=windows_from_scores, answers=answers, **selected)
 
@@ -240,7 +257,7 @@ def evaluate(predictions: str | Path, annotations: str | Path | None = None, **o
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--smooth_window", type=int, default=0, help="frames averaged on each side; above 0 looks ahead (default %(default)s)")
     text_answers.add_answers_flag(p)
-    p.add_argument("--windows_from_scores", type=float, metavar="X", help="moment retrieval from scores: threshold 0..1 on min-max scores")
+    p.add_argument("--windows_from_scores", type=finite, metavar="X", help="moment retrieval from scores: threshold 0..1 on min-max scores")
 
 
 TASK = Task(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, read_predictions
+from aha.core.prediction import Prediction, keyed, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, run, select, select_protocols
 from aha.eval.community import read_h5
@@ -74,12 +74,10 @@ class SumMe(Benchmark):
     def found(self, path: Path) -> dict[str, Prediction]:
         """Every prediction of a file under the h5's name of its video. Raises UserError for an unknown one."""
         names = {video.title: name for name, video in self.truth.videos.items() if video.title} | {name: name for name in self.truth.videos}
-        found = {}
-        for prediction in map(as_released, read_predictions(path)):
-            if prediction.video_id not in names:
-                known = table.named_list(list(names), 3)
-                raise UserError(f"{path}: video {prediction.video_id} is not in {self.annotations}, which has {known}.")
-            found[names[prediction.video_id]] = prediction
+        listed = map(as_released, read_predictions(path))
+        found = dict(keyed(listed, lambda prediction: names.get(prediction.video_id, prediction.video_id)))
+        if unknown := [i for i in found if i not in self.truth.videos]:
+            raise UserError(f"{path}: video {unknown[0]} is not in {self.annotations}, which has {table.named_list(list(names), 3)}.")
         return found
 
     def rows(self, scored: Scored | None, runs: int, progress: bool) -> dict[str, list[Column]]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from aha.core.folds import folds
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import Prediction, Samples, read_predictions
+from aha.core.prediction import Prediction, Samples, keyed, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.annotations import TVSumVideo, find_tvsum, names_of, read_tvsum
 from aha.eval.baselines import ROWS, baselines_of
@@ -90,14 +90,10 @@ def _of_published(categories: Mapping[str, str], split: str, published: Split) -
 
 def predictions_of(path: str | Path, known: Mapping[str, TVSumVideo], where: str | Path) -> dict[str, Prediction]:
     """Every prediction of a file by annotated video, which it may call video_N. where: the annotations. Raises UserError for another."""
-    names, found = names_of(known), dict[str, Prediction]()
-    listed = {p.video_id: p for p in read_predictions(path)}
-    if unknown := [i for i in listed if i not in names]:
+    names = names_of(known)
+    found = dict(keyed(read_predictions(path), lambda prediction: names.get(prediction.video_id, prediction.video_id)))
+    if unknown := [i for i in found if i not in known]:
         raise UserError(f"{path}: video {table.named_list(unknown)} not in {where}; check that both are of one data set.")
-    for name, prediction in listed.items():
-        if names[name] in found:
-            raise UserError(f"{path}: video {names[name]} is predicted twice, once as {name}; keep one prediction for each video.")
-        found[names[name]] = prediction
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aha.core.fusion import RELEVANCE, Fusion
-from aha.core.prediction import read_predictions
+from aha.core.prediction import keyed, read_predictions
 from aha.errors import UserError
 from aha.eval.annotations import TVSumVideo, find_tvsum, names_of, read_tvsum
 from aha.eval.command import Benchmark, select, select_protocols
@@ -83,7 +83,7 @@ class H5Only(Benchmark):
     why: str
 
     def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
-        found = {prediction.video_id: prediction for prediction in map(as_released, read_predictions(path))}
+        found = dict(keyed(map(as_released, read_predictions(path)), lambda prediction: prediction.video_id))
         if unknown := [i for i in found if i not in self.truth.ids]:
             raise UserError(
                 f"{path}: video {table.named_list(unknown)} not in {self.truth.path}; its videos are called video_1, video_2, ..."

@@ -29,6 +29,7 @@ from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Prediction
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run
+from aha.eval.proactive_files import entries
 from aha.eval.published import Counted
 from aha.eval.questions import Question, duration, find_annotations, opened, question, read_answers, timed_curves
 from aha.eval.task import MMDUETIT, DataSet, File, Task
@@ -70,7 +71,7 @@ def read_youcook2(path: str | Path) -> list[Question]:
         where = f"{path}, video {video_id}"
         if not isinstance(entry, dict) or entry.get("subset") != "validation":
             continue
-        steps = listed(entry.get("annotations"), where, "annotations")
+        steps = entries(entry.get("annotations"), where, "annotations")
         spans = tuple(interval(step.get("segment"), where, f"segment {i}") for i, step in enumerate(steps))
         answers = tuple(text(step.get("sentence"), where, f"sentence {i}") for i, step in enumerate(steps))
         recipe = str(entry.get("recipe_type", ""))

@@ -23,7 +23,7 @@ from aha.core.prediction import Prediction
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, answers_of, run, select, select_protocols
 from aha.eval.published import Counted
-from aha.eval.questions import find_annotations, read_entries
+from aha.eval.questions import find_annotations, read_entries, warn_of_counts, whole_scores
 from aha.eval.task import DataSet, File, Item, Task
 from aha.metrics.highlights import all_clips_ap
 from aha.results.layout import RANDOM, Headline, Protocol
@@ -53,8 +53,8 @@ def read_videos(path: str | Path) -> list[Video]:
     for where, entry in read_entries(path, "YouTube Highlights annotations"):
         key, domain, fps = Prediction(entry, where).video_id, str(entry.get("domain", "")), number(entry.get("fps"), where, "fps", 1e-3)
         clips = [interval(clip, where, f"clip {i}") for i, clip in enumerate(listed(entry.get("clip"), where, "clip"))]
-        labels = [row[0] if isinstance(row, list) and row else row for row in listed(entry.get("label"), where, "label")]
-        if not domain or not clips or len(labels) != len(clips) or not set(map(type, labels)) <= {int, float, bool}:
+        labels = [row[0] if isinstance(row, list) and len(row) == 1 else row for row in listed(entry.get("label"), where, "label")]
+        if not domain or not clips or len(labels) != len(clips) or not all(label in (-1, 0, 1) for label in labels):
             raise UserError(f"{where}: needs a domain and one 0/1 label for each of its {len(clips)} clips; repair the entry.")
         if key in videos:
             raise UserError(f"{where}: video {key} is listed twice; ids must differ.")
@@ -74,7 +74,7 @@ def clip_scores(prediction: Prediction, video: Video, fusion: Fusion) -> np.ndar
     """One score a clip: as listed, or the mean of the frame scores in it, and without a frame the last score before its end."""
     if "pred_saliency_scores" in prediction.record and "debug_data" not in prediction.record:
         return prediction.clip_scores()
-    times, scores = prediction.timed_scores(fusion)
+    times, scores = whole_scores(prediction, fusion, video.duration)
     found = []
     for start, end in video.clips:
         inside = (times >= start - 1e-6) & (times < end - 1e-6)
@@ -106,6 +106,7 @@ class YouTubeHighlights(Benchmark):
     def score(self, path: Path, fusion: Fusion = RELEVANCE, trained_on: Set[str] = frozenset(), progress: bool = False) -> Scored:
         answers, skipped = answers_of(path, self.chosen, "video_id")
         scores = {key: clip_scores(answer, self.videos[key], fusion) for key, answer in answers.items()}
+        warn_of_counts(path, {key: (len(values), len(self.videos[key].clips)) for key, values in scores.items()})
         columns = self.columns({key: all_clips_ap(self.videos[key].labels, values) for key, values in scores.items()})
         constant = [key for key, values in scores.items() if np.ptp(values) == 0]
         seen = [key for key, answer in answers.items() if answer.trained_on or key in trained_on]

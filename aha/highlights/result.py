@@ -180,10 +180,29 @@ def summary(result: Result, video: Path, note: str, reel: ReelInfo | None) -> di
         for s in result.segments
     ]  # fmt: skip
     return {
-        "version": 1, "video": video.name, "duration": track.duration, "query": result.query, "frames_scored": len(track), "note": note,
+        "version": 1, "video": video.name, "file": file_of(video), "duration": track.duration, "query": result.query,
+        "frames_scored": len(track), "note": note,
         "evidence": None if result.evidence is None else {**asdict(result.evidence), "is_clear": result.evidence.is_clear},
         "chosen_by": result.chosen_by, "reel_seconds": None if reel is None else reel.duration, "segments": segments, "moments": moments,
     }  # fmt: skip
+
+
+def file_of(video: str | os.PathLike) -> dict[str, int]:
+    """What says that a video file is still the one that was scored: bytes and time of change (ns)."""
+    facts = os.stat(video)
+    return {"bytes": facts.st_size, "changed_ns": facts.st_mtime_ns}
+
+
+def check_apart(video: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Raises UserError for a video that lies in the result folder under the name of a result: writing that one would destroy it."""
+    video, folder = Path(video).resolve(), Path(folder).resolve()
+    if video.parent == folder and video.name in (*FILES, CURVE_VIDEO):
+        raise UserError(f"video {video} would be replaced by the {video.name} that is written there; choose another output.")
+
+
+def is_result(video: Path) -> bool:
+    """Whether a video file is one that an earlier run wrote into a result folder."""
+    return video.name in ("reel.mp4", CURVE_VIDEO) and (video.parent / "scores.json").is_file()
 
 
 def write_result(
@@ -207,6 +226,7 @@ def write_result(
     an earlier run left. summary.json comes last, when all that was asked for is there. Raises UserError.
     """
     folder, video = Path(folder), Path(video)
+    check_apart(video, folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)  # it says that the folder is complete
     if result.evidence is not None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aha.core.environment import lock_file
+from aha.core.flags import finite
 from aha.errors import UserError, run_command
 from aha.reproduce import check, ledger, report
 from aha.reproduce.steps import Runner, estimate
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     only = p.add_mutually_exclusive_group()
     only.add_argument("--check", action="store_true", help="say what is missing, and stop")
     only.add_argument(
-        "--estimate", nargs="+", type=float, metavar="F", help="frames/s [where the model speaks]: print hours by table, and stop"
+        "--estimate", nargs="+", type=finite, metavar="F", help="frames/s [where the model speaks]: print hours by table, and stop"
     )
     only.add_argument("--commands", action="store_true", help="print the commands of the tables, and stop")
     return p

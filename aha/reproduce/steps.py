@@ -22,6 +22,7 @@ from aha.core.environment import die_with_parent, git_commit
 from aha.core.files import read_json, write_json
 from aha.errors import UserError
 from aha.eval import load_task
+from aha.eval.annotations import find_tvsum
 from aha.reproduce.check import scores_of
 from aha.reproduce.tables import Evaluation, Run, Score, Table, evaluation_command, score_command
 from aha.scoring.known_models import KNOWN, cached, is_hub_id
@@ -60,12 +61,13 @@ def digest(*parts: Any) -> str:
 
 
 def data_key(dataset: str, run: Run) -> str:
-    """Changes with the annotation files and the video files that are there."""
+    """Changes with the content of the annotation files, and with names and sizes of the videos that are there."""
     task, folder = load_task(dataset), Path(run.folder(dataset))
     videos = video_folder(folder, task.data.videos)
-    files = [folder / file.path for file in task.data.files]
-    facts = [(str(path), path.stat().st_size) for path in [*files, *(videos / name for name in list_videos(videos))] if path.is_file()]
-    return digest(facts)
+    named = [folder / file.path for file in task.data.files] + ([find_tvsum(folder)] if dataset == "tvsum" else [])
+    files = [path for one in named for path in (sorted(one.iterdir()) if one.is_dir() else [one]) if path.is_file()]
+    annotations = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    return digest(annotations, [(name, (videos / name).stat().st_size) for name in list_videos(videos)])
 
 
 def execute(words: Sequence[str], log: Path, beat: Callable[[float], None]) -> int:

@@ -182,7 +182,7 @@ def score_all(
     files = {changes: output / "predictions" / f"{file_name(changes)}.json" for changes in settings}
     listed = {changes: dataset.list_items(changed(selection, changes)) for changes in settings}
     folders = {changes: dataset.parts_folder(files[changes], choice, configs[changes], listed[changes][0]) for changes in settings}
-    done = {changes: dataset.read_parts(folders[changes]) for changes in settings}
+    done = {changes: dataset.read_parts(folders[changes], items=listed[changes][0]) for changes in settings}
     model, tokenizer = choice.load()
     trained_on = dataset.trained_on_ids(choice)
     vision = Vision(Scorer(model, tokenizer, config))
@@ -200,7 +200,7 @@ def score_all(
             videos, error = {}, str(failure)
         for changes in todo:
             own = next(other for other in listed[changes][0] if other.key == item.key)
-            record = {"key": item.key, "error": error}
+            record = {"key": item.key, "video": list(item.file), "error": error}
             if error is None:
                 scorer = Scorer(model, tokenizer, configs[changes])
                 stored = partial(videos.get, configs[changes].corruption)  # where time is measured, the tower's is part of it
@@ -211,7 +211,7 @@ def score_all(
                 write(record)
     for changes in settings:
         items, missing = listed[changes]
-        dataset.merge(files[changes], selection.benchmark, items, dataset.read_parts(folders[changes]), missing)
+        dataset.merge(files[changes], selection.benchmark, items, dataset.read_parts(folders[changes], items=items), missing)
     counts = {
         "videos": len(first), "frames_encoded": vision.encoded, "corrupted_frames_encoded": vision.encoded_corrupted,
         "frames_reused": vision.reused, "frames_scored": frames_scored,

@@ -34,7 +34,7 @@ from llava_next import PUBLISHED
 from tqdm import tqdm
 
 from aha.core.files import check_file, write_json
-from aha.core.flags import add_flags, from_args
+from aha.core.flags import add_flags, check_outputs, from_args
 from aha.core.prediction import Prediction, score_rows, write_predictions
 from aha.errors import UserError, run_command
 from aha.eval import MODULES
@@ -193,6 +193,7 @@ def main(argv: list[str]) -> None:
     add_flags(model, ModelChoice, only=("llm_pretrained", "lora_pretrained", "dtype", "weights", "device", "attn_implementation"))
     add_score_flags(p)
     args = p.parse_args(argv)
+    check_outputs(args, "output")
     config = score_config_of(args)
     if config.frame_fps <= 0:
         raise UserError(f"--frame_fps {config.frame_fps:g}: baselines need frames a second above zero.")

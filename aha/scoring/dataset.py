@@ -54,7 +54,8 @@ DATASETS = tuple(MODULES)
 
 @dataclass(frozen=True)
 class Item:
-    """One video to be scored. key: unique in the benchmark; extra: further fields of its element in the prediction file."""
+    """One video to be scored. key: unique in the benchmark; extra: further fields of its element in the prediction file; file: bytes and
+    time of change (ns) of the video, which say that it is still the one that was scored."""
 
     key: str
     video_id: str
@@ -63,6 +64,7 @@ class Item:
     queries: tuple[Query, ...]
     extra: dict[str, Any] = field(default_factory=dict)
     category: str = ""
+    file: Sequence[int] = ()
 
 
 # ---- which videos ----
@@ -121,7 +123,8 @@ def task_items(task: Task, root: Path, split: str | None = None, fold: int | Spl
         video_id = PurePosixPath(path).stem if "question_id" in item.extra else item.key
         queries = tuple(Query(text, time) for time, text in item.queries)
         duration = item.duration or entry["duration"]
-        items.append(Item(item.key, video_id, entry["path"], duration, queries, dict(item.extra), item.category))
+        file = (entry["size"], entry["mtime_ns"])
+        items.append(Item(item.key, video_id, entry["path"], duration, queries, dict(item.extra), item.category, file))
     return items, missing
 
 
@@ -131,7 +134,7 @@ def with_queries(items: Sequence[Item], path: str) -> list[Item]:
     absent = [item.video_id for item in items if item.video_id not in queries]
     if absent:
         raise UserError(f"query map {path} has no query for video {', '.join(absent[:5])}; add {'it' if len(absent) == 1 else 'them'}.")
-    return [Item(i.key, i.video_id, i.path, i.duration, (Query(queries[i.video_id]),), i.extra) for i in items]
+    return [replace(item, queries=(Query(queries[item.video_id]),)) for item in items]
 
 
 def with_style(items: Sequence[Item], style: str, seed: int) -> list[Item]:
@@ -172,17 +175,25 @@ def parts_folder(output: Path, choice: ModelChoice, config: ScoreConfig, items: 
     return output.with_name(f"{output.name}.parts-{hashlib.sha256(settings.encode()).hexdigest()[:16]}")
 
 
-def read_parts(folder: Path, damaged: list[str] | None = None) -> dict[str, dict[str, Any]]:
-    """{key: {"entry": prediction} or {"error": reason}} of all ranks' files. A line that is damaged does not count, its video is scored
-    again; neither does a last line that was cut off by a kill. damaged: takes up "file:line" of the former."""
+def read_parts(folder: Path, left_out: list[str] | None = None, items: Sequence[Item] = ()) -> dict[str, dict[str, Any]]:
+    """{key: {"entry": prediction} or {"error": reason}} of all ranks' files. A line that is damaged does not count, nor one of an item
+    whose video is another file by now: such a video is scored again; nor does a last line that was cut off by a kill. left_out: takes up
+    what of the former two there is."""
+    files = {item.key: list(item.file) for item in items}
     done: dict[str, dict[str, Any]] = {}
+    changed: dict[str, None] = {}
+    damaged = []
     for path in sorted(folder.glob("rank-*.jsonl")):
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last line end is empty or cut off
             record = usable(line)
-            if record is not None:
+            if record is None:
+                damaged.append(f"{path.name}:{number} is damaged")
+            elif record["key"] in files and record.get("video", files[record["key"]]) != files[record["key"]]:
+                changed[record["key"]] = None
+            else:
                 done[record["key"]] = record
-            elif damaged is not None:
-                damaged.append(f"{path.name}:{number}")
+    if left_out is not None:
+        left_out += [*damaged, *(f"video {key} is another file by now" for key in changed if key not in done)]
     return done
 
 
@@ -296,14 +307,16 @@ def open_ahead(items: Sequence[Item], open_video: Callable[[Item], Any], count: 
 def record_of(
     scorer: Scorer, item: Item, video: Callable[[], Any], trained_on: set[str], progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
-    """{"key", "entry": prediction}, or {"key", "error": reason} for a video that cannot be read. `video` gives the opened one."""
+    """{"key", "video": bytes and time of change of its file, "entry": prediction}, or with "error": reason for a video that cannot be read.
+    `video` gives the opened one."""
+    of = {"key": item.key, "video": list(item.file)}
     try:
         prediction = scorer.score(
             video(), item.queries, progress, video_id=item.video_id, trained_on=item.video_id in trained_on, **item.extra
         )
     except UserError as error:
-        return {"key": item.key, "error": str(error)}
-    return {"key": item.key, "entry": prediction.record}
+        return {**of, "error": str(error)}
+    return {**of, "entry": prediction.record}
 
 
 def advance(bar: tqdm, done: int, frame: int) -> None:
@@ -364,13 +377,14 @@ def score_and_merge(
     """What is not done of this rank's share (place: rank of how many); then, on rank 0, the prediction file. Raises UserError."""
     rank, world = place
     folder = parts_folder(output, choice, config, items)
-    damaged: list[str] = []
-    done = read_parts(folder, damaged)
+    left_out: list[str] = []
+    done = read_parts(folder, left_out, items)
     trained_on = trained_on_ids(choice)
     if rank == 0:
         warn_trained_on(items, trained_on)
-        if damaged:
-            print(f"{folder}: {', '.join(damaged[:5])} damaged and left out; what is missing is scored again", file=sys.stderr)
+        if left_out:
+            more = ", ..." if len(left_out) > 5 else ""
+            print(f"{folder}: {', '.join(left_out[:5])}{more}; left out, what is missing is scored again", file=sys.stderr)
         if done:
             print(f"{len(done)} of {len(items)} videos were scored before ({folder}); going on with the others", file=sys.stderr)
     todo = [item for item in shard(items, rank, world) if item.key not in done]
@@ -385,7 +399,7 @@ def score_and_merge(
     if rank > 0:
         return
     while not all(item.key in done for item in items):
-        done = read_parts(folder)
+        done = read_parts(folder, items=items)
         if world == 1:
             break
         time.sleep(POLL_S)

@@ -10,6 +10,7 @@ Importing this module is light: torch is imported when a model is loaded.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,15 @@ WEIGHTS = {"bf16": None, "8bit": 8, "4bit": 4}  # name -> bits of quantized weig
 WEIGHT_FLAGS = ("model", "llm_pretrained", "lora_pretrained")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
+READ_WITH = (
+    "config.json",
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
 DEMO_BASE = DEMO / "llava-onevision-qwen2-demo-ov"
 DEMO_ADAPTER = DEMO / "aha-demo"  # trained as `train_on_tvsum.sh --demo` does
 
@@ -95,10 +105,11 @@ class ModelChoice:
         return [fetch(source) for source in self.sources]
 
     def weights_key(self) -> list[Any]:
-        """What tells these weights and how they compute from others: settings, and size and time of change of the files. `weights`, which
-        came later, counts where it is given: what was begun before goes on."""
-        files = [path for folder in self.fetch() for path in sorted(folder.glob("*.safetensors"))]
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        """What tells these weights and how they compute from others: settings, size and time of change of the weight files, and the content
+        of what says how they are read (the adapter's scale, the tokenizer). `weights`, which came later, counts where it is given."""
+        files = [path for folder in self.fetch() for path in sorted(folder.iterdir())]
+        stats: list[Any] = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.suffix in (".safetensors", ".bin")]
+        stats += [(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files if p.name in READ_WITH]
         return [self.sources, self.dtype, self.device, self.attn_implementation, *([self.weights] if self.weights else []), stats]
 
     def load(self) -> tuple[AhaModel, Any]:

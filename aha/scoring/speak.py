@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from aha.core.flags import check_outputs, finite
 from aha.core.heads import SCORES
-from aha.core.prediction import Prediction, read_predictions, write_predictions
+from aha.core.prediction import Prediction, keyed, read_predictions, write_predictions
 from aha.errors import UserError, run_command
 from aha.eval.proactive import Moments, moments
 from aha.metrics.proactive import timing
@@ -37,12 +38,12 @@ Stream = tuple[Moments, list[dict[str, float]]]  # a question and its frames' ro
 def read_streams(path: str | Path, asked: Mapping[str, Moments]) -> dict[str, tuple[Stream, Prediction]]:
     """Frame scores of the questions, from the second at which each is asked to its stream's end. Raises UserError."""
     found = {}
-    for prediction in read_predictions(path):
-        one = asked.get(prediction.question_id)
+    for key, prediction in keyed(read_predictions(path), lambda prediction: prediction.question_id, "question"):
+        one = asked.get(key)
         if one is None:
             continue
         rows = [row for row in prediction.rows() if one.start < row.get("time", np.nan) <= one.end]
-        found[prediction.question_id] = (one, rows), prediction
+        found[key] = (one, rows), prediction
     if not found:
         raise UserError(f"{path} scores none of the {len(asked)} questions; elements are found by question_id.")
     return found
@@ -161,11 +162,12 @@ def main(argv: list[str]) -> None:
     p.add_argument("--fit", metavar="FILE", help="scored file of another set")
     p.add_argument("--fit_annotations", metavar="PATH", help="annotations of that set")
     p.add_argument("--oracle", action="store_true", help="fit on the test set itself: an upper limit, marked as such")
-    p.add_argument("--alarms_per_minute", type=float, default=2.0, metavar="N", help="of --policy budget (default %(default)s)")
+    p.add_argument("--alarms_per_minute", type=finite, default=2.0, metavar="N", help="of --policy budget (default %(default)s)")
     p.add_argument("--score_heads", default="relevance_score", metavar="A,B", help="heads added up (default %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of --policy random")
     p.add_argument("--output", required=True, metavar="FILE", help="prediction file with the replies")
     args = p.parse_args(argv)
+    check_outputs(args, "output")
     heads = tuple(args.score_heads.split(","))
     if unknown := [head for head in heads if head not in SCORES]:
         raise UserError(f"--score_heads: {unknown[0] or '(none)'} is none of {', '.join(SCORES)}.")

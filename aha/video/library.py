@@ -20,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from aha.core.files import read_json, write_json
+from aha.core.flags import check_outputs
 from aha.errors import UserError, run_command
 from aha.video.reader import probe
 
@@ -189,6 +190,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", help="index file to write (default: videos_metadata.json in the folder)")
     parser.add_argument("--workers", type=int, help="processes (default: the cores of the machine, at most 8)")
     arguments = parser.parse_args(argv)
+    check_outputs(arguments, "output")
     index = index_videos(arguments.folder, arguments.output, workers=arguments.workers)
     valid = [entry for entry in index.values() if entry["valid"]]
     print(f"{len(valid)} of {len(index)} videos can be read, {sum(entry['duration'] for entry in valid) / 3600:.2f} hours")
