@@ -1,7 +1,6 @@
 """What a run chooses by itself: the fast path, how many layers are recomputed, who gets which sample; and where its time went."""
 
 import json
-import time
 from types import SimpleNamespace
 
 import pytest
