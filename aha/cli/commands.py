@@ -155,15 +155,19 @@ def _run_demo(args: argparse.Namespace) -> None:
 
 
 def _demo_parser(parser: argparse.ArgumentParser) -> None:
+    from aha.web.limits import Limits
+
     parser.add_argument("--port", type=int, default=7860, help="port on this machine (default %(default)s)")
     parser.add_argument(
         "--host", nargs="+", default=["127.0.0.1"], metavar=("ADDRESS", "NAME"),
         help="address to listen on, and further names by which the page is called; 0.0.0.0 lets others in, and asks for a password in "
         "the environment variable AHA_PASSWORD (default 127.0.0.1)",
     )  # fmt: skip
-    parser.add_argument("--max_megabytes", type=positive, default=200, help="largest upload in MB (default %(default)s)")
-    parser.add_argument("--max_minutes", type=positive, default=20, help="longest video in minutes (default %(default)s)")
-    parser.add_argument("--max_visitors", type=int, default=32, help="people that may watch a video at once (default %(default)s)")
+    parser.add_argument("--max_megabytes", type=positive, default=Limits.megabytes, help="largest upload in MB (default %(default)s)")
+    parser.add_argument("--max_minutes", type=positive, default=Limits.minutes, help="longest video in minutes (default %(default)s)")
+    parser.add_argument(
+        "--max_visitors", type=int, default=Limits.visitors, help="people that may watch a video at once (default %(default)s)"
+    )
     add_flags(parser.add_argument_group("model"), ModelChoice)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aha.core.flags import flag
 from aha.errors import UserError
+from aha.web.limits import Limits as PageLimits
 
 TOKEN = "AHA_SERVE_TOKEN"  # environment variable, of the server and of its clients
 TEXT_BYTES = 65_536  # of a request that holds no picture, or of a message of text
@@ -22,7 +23,7 @@ class Limits:
     max_suspended: int = flag(64, "sessions that may be suspended, on disk", metavar="N")
     max_fps: float = flag(30.0, "pictures a second that a client may send to a session; more are dropped", metavar="FPS")
     max_megabytes: float = flag(8.0, "largest picture as it is sent, in MB", metavar="MB")
-    max_pixels: int = flag(4096 * 2304, "largest picture, width times height in pixels", metavar="N")
+    max_pixels: int = flag(PageLimits.pixels, "largest picture, width times height in pixels", metavar="N")
     idle_seconds: float = flag(120.0, "a session that nobody reads, asks or sends to is closed after so many seconds", metavar="S")
     allow_local_sources: bool = flag(False, "sessions may name files, cameras and addresses of this machine itself")
 

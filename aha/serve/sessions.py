@@ -37,6 +37,7 @@ import torch
 from aha.api import checked_query
 from aha.core.addresses import shown_address
 from aha.core.files import atomic_path, read_json, write_json
+from aha.core.heads import SCORES
 from aha.core.memory import give_memory_back
 from aha.errors import UserError
 from aha.serve.limits import ENDED, Limits
@@ -404,8 +405,7 @@ class Sessions:
         """A frame was scored; in the engine's thread."""
         session = self.all[stream.source.camera.name]
         self.metrics.frame(stream.source.behind)
-        heads = {f"{name}_score": value for name, value in zip(("informative", "relevance", "uncertainty"), stream.watcher.heads)}
-        values = {"score": score, **heads}
+        values = {"score": score, **dict(zip(SCORES, stream.watcher.heads))}
         finite = {name: value if value is None or math.isfinite(value) else None for name, value in values.items()}
         session.outbox.put({"event": "score", "time": seconds, **finite})
 
