@@ -43,14 +43,13 @@ from aha.eval.questions import (
 )
 from aha.eval.task import MMDUETIT, DataSet, File, Task
 from aha.metrics import grounding, moments
-from aha.results.layout import Headline, Protocol
+from aha.results.layout import WHOLE, Headline, Protocol
 from aha.results.tree import Column, Scored, mean_of
 
 if TYPE_CHECKING:
     from aha.results.figures import Curve
 
 WINDOWS = tuple(range(15))  # smoothing windows of the published sweep
-WHOLE = "whole_video"  # the row of answering "the whole video"
 RECALLS = ("mIoU", *(f"R@{r}" for r in grounding.RECALLS))
 TEXT = tuple(
     Protocol(name, f"span in the words of another model, first true span (MMDuet/Aha, --is_online_model 0); {rule}", RECALLS, RECALLS)
