@@ -48,11 +48,10 @@ class FrameScores(NamedTuple):
 
     def rows(self, start: int, end: int) -> FrameScores:
         """Frames start to end - 1."""
-        uncertainty = None if self.uncertainty is None else self.uncertainty[start:end]
-        return FrameScores(self.informative[start:end], self.relevance[start:end], uncertainty)
+        return FrameScores(*(None if scores_N is None else scores_N[start:end] for scores_N in self))
 
 
-assert FrameScores._fields == tuple(head.name for head in HEADS)
+assert FrameScores._fields == tuple(head.name for head in HEADS)  # a new head is a field here, too
 
 
 @dataclass

@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 
 from aha.core.flags import check_outputs, finite
-from aha.core.heads import SCORES
 from aha.core.prediction import Prediction, keyed, read_predictions, write_predictions
 from aha.errors import UserError, run_command
 from aha.eval.proactive import Moments, moments
 from aha.metrics.proactive import timing
-from aha.streaming.policies import Accumulated, MinimumGap, Threshold, UncertaintyHold, total
+from aha.streaming.policies import Accumulated, MinimumGap, Threshold, UncertaintyHold, check_heads, total
 
 POLICIES = ("threshold", "accumulated", "hold", "budget", "always", "never", "random")
 GAP = 5.0  # seconds between two replies
@@ -169,8 +168,7 @@ def main(argv: list[str]) -> None:
     args = p.parse_args(argv)
     check_outputs(args, "output")
     heads = tuple(args.score_heads.split(","))
-    if unknown := [head for head in heads if head not in SCORES]:
-        raise UserError(f"--score_heads: {unknown[0] or '(none)'} is none of {', '.join(SCORES)}.")
+    check_heads(heads)
     if bool(args.fit) != bool(args.fit_annotations):
         raise UserError("--fit and --fit_annotations belong together: scores and truth of one other set.")
     if args.fit and Path(args.fit_annotations).resolve() == Path(args.annotations).resolve():
