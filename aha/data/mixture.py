@@ -7,7 +7,7 @@ A config is a JSON list of entries:
 
     {"name": "tvsum", "type": "tvsum", "videos": FOLDER, "annotations": FILE, "weight": 1.0, "fps": 1, "max_num_frames": 400, ...}
 
-type           tvsum | hisum | hihd | captions | questions | grounding; decides which annotation keys the entry must have (KEYS)
+type           tvsum | summe | hisum | hihd | captions | questions | grounding; decides which annotation keys the entry must have (KEYS)
 videos         folder of video files; they are indexed once into `index` (default: videos_metadata.json beside the folder)
 weight         how often a sample is used per epoch: 2 = twice, 0.5 = a seeded half of them, drawn anew each epoch (default 1)
 fps            frames a second (default: build_mixture's frame_fps)

@@ -141,7 +141,7 @@ def load_with_adapter(
     merge: bool,
     seed: int,
 ) -> Model:
-    """`AhaModel.from_base`."""
+    """What `AhaModel.from_base` does; its docstring says what the arguments mean."""
     base_folder = resolve_folder(base)
     if read_json(base_folder / "config.json").get("model_type") == model_class.config_class.model_type:
         model = load_saved(model_class, base_folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
@@ -267,7 +267,7 @@ def merge_adapter(model: Model) -> Model:
     Raises CheckpointError."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     weights = [layer.get_base_layer().get_parameter("weight").data for _, layer in layers]
-    # one buffer for all layers: temporary matrices of changing sizes fragment the heap, by a fifth of the model on a CPU
+    # one buffer for all layers: temporary matrices of changing sizes would fragment the heap and cost a fifth of the model's size on a CPU
     scratch = torch.empty(max((w.numel() for w in weights), default=0), dtype=torch.float32, device=weights[0].device if weights else None)
     for (name, layer), weight in zip(layers, weights):
         merged = scratch[: weight.numel()].view(weight.shape)
@@ -319,8 +319,8 @@ def trainable(model: WithHeads, modules: list[str]) -> list[str]:
 
 
 def adapter_names(model: WithHeads) -> list[str]:
-    """Parameters that an adapter of this model holds: LoRA, and every module of its `modules_to_save`, trained or not: what the starting
-    adapter put in place of the base's must come back with it."""
+    """Parameters that an adapter of this model holds: LoRA, and every module of its `modules_to_save`, also those that are not trained:
+    what the starting adapter had put in place of the base's weights must be in the new adapter too."""
     modules = set(lora_of(model).modules_to_save or modules_to_save(type(model))) | set(MODULES)
     names = [name for name, _ in model.named_parameters()]
     return [n for n in names if ".lora_" in n or (modules & set(n.split(".")) and ".base_layer." not in n)]
@@ -396,7 +396,7 @@ model = AhaModel.from_pretrained("this-folder-or-hub-id")
 
 
 def save_whole(model: WithHeads, folder: Path, *, tokenizer, card: str | None, max_shard_bytes: int) -> None:
-    """`AhaModel.save_pretrained`."""
+    """What `AhaModel.save_pretrained` does."""
     if lora_layers(model):
         raise ValueError(
             "the model still has LoRA layers; call aha.models.adapters.merge_adapter(model) first, or save_adapter for the adapter alone."
@@ -418,7 +418,7 @@ def load_saved(
     device: str | torch.device,
     attn_implementation: str | None,
 ) -> Model:
-    """`AhaModel.from_pretrained`."""
+    """What `AhaModel.from_pretrained` does."""
     folder = resolve_folder(path_or_hub_id)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         return load_with_adapter(
