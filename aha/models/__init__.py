@@ -3,6 +3,7 @@
 model.py         AhaModel: the base with heads; config.py: which heads it has
 losses.py        Aha's and MMDuet's objectives, part by part
 adapters.py      LoRA adapters in the published layout: load, merge, save; lora_settings.py: which adapters are understood
+folders.py       which kind of folder a model lies in; whole models: load, save
 quantized.py     the decoder's weights in 8 or 4 bits
 """
 

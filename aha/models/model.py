@@ -201,10 +201,10 @@ class WithHeads(Base):
         merge: fold LoRA into the weights (for inference); False keeps it as trainable layers. Without an adapter the informative and
         relevance heads start from N(0, 0.02) with `seed` and the uncertainty head at zero. Raises UserError.
         """
-        from aha.models.adapters import load_with_adapter  # that file builds AhaModels
+        from aha.models.folders import load_from_base  # that file builds AhaModels
 
         try:
-            model = load_with_adapter(
+            model = load_from_base(
                 cls, base, adapter, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=merge, seed=seed
             )
         except ValueError as error:  # how transformers and PEFT refuse settings
@@ -221,7 +221,7 @@ class WithHeads(Base):
         attn_implementation: str | None = None,
     ) -> Self:
         """A folder or hub id that `save_pretrained` wrote; or an adapter folder, whose base is the one it names. Raises UserError."""
-        from aha.models.adapters import load_saved
+        from aha.models.folders import load_saved
 
         try:
             model = load_saved(cls, path_or_hub_id, dtype=dtype, device=device, attn_implementation=attn_implementation)
@@ -238,7 +238,7 @@ class WithHeads(Base):
         self, folder: str | os.PathLike, *, tokenizer=None, card: str | None = None, max_shard_bytes: int = 5 * 1024**3
     ) -> None:
         """Write config.json, safetensors and README.md (model card), and the tokenizer if given. LoRA must be merged first."""
-        from aha.models.adapters import save_whole
+        from aha.models.folders import save_whole
 
         save_whole(self, Path(folder), tokenizer=tokenizer, card=card, max_shard_bytes=max_shard_bytes)
 

@@ -123,7 +123,8 @@ def make_sessions(
     args: argparse.Namespace, load: Callable[[], Highlighter], fusion: Fusion, online: OnlineSettings, limits: Limits, folder: Path
 ) -> Sessions:
     """Load the model and start the engine's thread; sessions can then be created. folder: of suspended sessions. Raises UserError."""
-    from aha.serve.sessions import Engine, Sessions
+    from aha.serve.engine import Engine
+    from aha.serve.sessions import Sessions
     from aha.watch.engine import Watch
 
     try:
