@@ -8,6 +8,9 @@ from collections.abc import Mapping
 
 from aha.errors import UserError
 
+N_FOLDS = 5  # of every data set with folds: one fifth is held out
+SPLITS = ("train", "val", "test", "all")  # what a fold or a published split can be asked for
+
 
 class TooFewVideos(UserError):
     """A data set has fewer videos than the folds it is to be split into."""
@@ -18,7 +21,7 @@ def seeded(seed: int, video_id: str) -> str:
     return hashlib.sha256(f"{seed}:{video_id}".encode()).hexdigest()
 
 
-def folds(categories: Mapping[str, str], n_folds: int = 5, seed: int = 0) -> list[list[str]]:
+def folds(categories: Mapping[str, str], n_folds: int = N_FOLDS, seed: int = 0) -> list[list[str]]:
     """Split video ids into `n_folds` disjoint lists of held-out videos.
 
     categories: video id -> category. Every category is dealt out over the folds one video at a time, so that the folds' shares of a

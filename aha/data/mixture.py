@@ -31,6 +31,7 @@ from llava_next import PUBLISHED, FrameShape
 
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn
 from aha.core.files import read_json
+from aha.core.folds import SPLITS
 from aha.data import hisum, mmduetit, summe, tvsum
 from aha.data.ancestors import translated
 from aha.data.labels import keep_frames, label_arrays
@@ -323,8 +324,8 @@ def build_mixture(
     What is left out is printed once (by rank 0). Raises UserError for a bad config or annotation file, a missing folder, or where no sample
     is usable.
     """
-    if split not in tvsum.SPLITS:
-        raise UserError(f"split {split!r} is none of {', '.join(tvsum.SPLITS)}.")
+    if split not in SPLITS:
+        raise UserError(f"split {split!r} is none of {', '.join(SPLITS)}.")
     entries = read_config(config_path)
     _index_once(entries)
     sources = []

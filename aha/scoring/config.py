@@ -15,6 +15,7 @@ from typing import Any
 
 from aha.conversation import PROMPT_ORDERS, checked_system_prompt
 from aha.core.flags import add_flags, check_choices, flag, from_args
+from aha.core.folds import N_FOLDS, SPLITS
 from aha.core.heads import SCORES
 from aha.core.prompts import STYLES
 from aha.errors import UserError
@@ -143,12 +144,12 @@ class Selection:
 
     dataset: str | None = flag(None, f"a whole benchmark: {', '.join(MODULES)}", metavar="NAME")
     data_root: str | None = flag(None, "folder of the data set (default datasets/NAME), in its official layout", metavar="DIR")
-    fold: int | None = flag(None, "0 to 4: of TVSum's 5 seeded folds (aha.core.folds)", metavar="N")
+    fold: int | None = flag(None, f"0 to {N_FOLDS - 1}: of TVSum's {N_FOLDS} seeded folds (aha.core.folds)", metavar="N")
     splits: str | None = flag(None, "splits file (PGL-SUM, DSNet, CSTA) or umt: --fold K is then its K-th split (tvsum)", metavar="FILE")
     split: str | None = flag(
         None,
         "which part of the fold (tvsum; default: test with --fold, else all) or of the data set (hisum; default test)",
-        choices=("train", "val", "test", "all"),
+        choices=SPLITS,
     )
     query_map: str | None = flag(
         None,
