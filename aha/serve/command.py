@@ -28,15 +28,13 @@ from aha.core.hosts import Hosts, check_secret, listen, shown_host
 from aha.core.memory import few_arenas, keep_for_good
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
-from aha.serve.limits import TOKEN, Limits
+from aha.serve.limits import PORT, TOKEN, Limits
 from aha.watch.command import settings_of, stream_flags
 
 if TYPE_CHECKING:
     import uvicorn
 
     from aha.serve.sessions import Sessions
-
-PORT = 8420
 
 
 def serve_parser(parser: argparse.ArgumentParser) -> None:

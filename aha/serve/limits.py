@@ -1,4 +1,4 @@
-"""What the clients of `aha serve` may have; each field is a flag."""
+"""What the server and its clients both know, and what clients may have: each field of Limits is a flag."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from aha.errors import UserError
 from aha.web.limits import Limits as PageLimits
 
 TOKEN = "AHA_SERVE_TOKEN"  # environment variable, of the server and of its clients
+PORT = 8420
+SHUTS, GONE, CANNOT_READ = 1000, 4404, 1003  # codes with which the server closes a WebSocket: over, no such session, nonsense
 TEXT_BYTES = 65_536  # of a request that holds no picture, or of a message of text
 KEPT = 512  # scores of a session that wait to be read, and as many events
 WRONG_IN_A_ROW = 20  # pictures or messages that cannot be read, after which a session or connection is closed
