@@ -86,8 +86,8 @@ def activate(head: Head, logits_NO: Tensor) -> Tensor:
 
 
 class WithHeads(Base):
-    """What is added to a base model: for each head of `aha.core.heads` that `config.heads` names a linear layer without bias, such as
-    `informative_head` [H -> 2]; None where there is none. Mixed into a class that offers what `llava_next` says a base offers."""
+    """What is added to a base model: for each head of `aha.core.heads` a linear layer without bias, such as `informative_head` [H -> 2], or
+    None where `config.heads` does not name it. Mixed into a class that offers what `llava_next` says a base offers."""
 
     config: AhaConfig
 
@@ -161,8 +161,9 @@ class WithHeads(Base):
 
     @torch.no_grad()
     def to_aha(self) -> Self:
-        """Turn MMDuet's heads into Aha's, in place: softmax class 1 of (w0, w1) equals sigmoid of (w1 - w0); heads that there are not start
-        at zero, the uncertainty that is at log-variance 0 (variance 1) for every frame. No change where they are Aha's already."""
+        """Turn MMDuet's heads into Aha's, in place: softmax class 1 of (w0, w1) equals sigmoid of (w1 - w0). Heads that the model lacks are
+        added with zero weights, so that a new uncertainty head gives log-variance 0 (variance 1) for every frame. No change where the heads
+        are Aha's already."""
         weight_OH = self.get_parameter("relevance_head.weight")
         if len(weight_OH) == 2:
             self.set_head("relevance", (weight_OH[1].float() - weight_OH[0].float())[None].to(weight_OH.dtype))
@@ -173,7 +174,7 @@ class WithHeads(Base):
 
     @torch.no_grad()
     def set_head(self, name: str, weight_OH: Tensor | None) -> None:
-        """Put a head with this weight in place of the one that there is, or none."""
+        """Replace the head of this name, if there is one, by one with this weight; None removes it."""
         linear = None
         if weight_OH is not None:
             linear = nn.Linear(weight_OH.shape[1], len(weight_OH), bias=False, device=weight_OH.device, dtype=weight_OH.dtype)
