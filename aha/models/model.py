@@ -48,7 +48,7 @@ class FrameScores(NamedTuple):
 
     def rows(self, start: int, end: int) -> FrameScores:
         """Frames start to end - 1."""
-        return FrameScores(*(None if scores_N is None else scores_N[start:end] for scores_N in self))
+        return FrameScores._make(None if scores_N is None else scores_N[start:end] for scores_N in self)
 
 
 assert FrameScores._fields == tuple(head.name for head in HEADS)  # a new head is a field here, too
