@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 DEMO_NOTE = "Scored by the embedded demo model, which knows only simple coloured shapes; name a real model for real videos."
 LONGEST_QUERY = 2000  # characters
 BATCH = 16  # frames that go through the vision tower, or the decoder, at once
-CACHE = {"cache": "dynamic_sink", "window": 2048}  # constant memory, as `aha watch`
+CACHE = "dynamic_sink"  # of the default window: constant memory, as `aha watch`
 
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """A video after the vision tower: what every query on it starts from."""
+    """A video after the vision tower: every query on it starts from these frame tokens."""
 
     path: str
     duration: float  # seconds
@@ -85,6 +85,7 @@ def load(
 
 
 def load_choice(choice: ModelChoice) -> Highlighter:
+    """`load` for the model that the flags of a command name. Raises UserError."""
     return Highlighter(*choice.load(), choice.name, choice.is_demo)
 
 
@@ -154,7 +155,7 @@ class Highlighter:
         opened = video if isinstance(video, OpenVideo) else self.open(video, fps, max_num_frames, video_backend)
         total = max(round(opened.duration * opened.fps), 1)
         seen: list[Frame] = []
-        # One tensor for all: small ones between the tower's large temporaries fragment memory, by 15 times their size over a long video.
+        # One tensor for all frames: many small ones, made between the tower's large temporaries, leave holes of 15 times their own size.
         visual_FKH = torch.empty(0)
         for frames, visual_NKH in opened.embed(self.model):
             done = len(seen)
@@ -182,7 +183,7 @@ class Highlighter:
 
     def stream(self, query: str | None, **settings: Any) -> Session:
         """A streaming session; constant memory unless `cache` says otherwise."""
-        return self.model.stream(query=query, tokenizer=self.tokenizer, **{**CACHE, **settings})
+        return self.model.stream(query=query, tokenizer=self.tokenizer, **{"cache": CACHE, **settings})
 
     def score(self, video: EncodedVideo, query: str, progress: Callable[[int, int], None] | None = None) -> ScoreTrack:
         """Score every encoded frame for one query, each from the frames before it only."""
@@ -198,28 +199,28 @@ class Highlighter:
         return ScoreTrack.of_rows(rows, video.frames_F, video.duration, video.features_FH)
 
     def embed(self, frames: Sequence[Frame]) -> Chunk:
-        """Frames with their pixels through the vision tower, now: any number of sessions take what comes out."""
+        """Run frames with their pixels through the vision tower now; the result can be pushed to any number of sessions."""
         from aha.streaming.chunks import embed_chunks, pixel_chunk
 
         return next(embed_chunks(self.model, [pixel_chunk(frames)]))
 
     def push(self, session: Session, chunk: Chunk) -> list[ScoredFrame]:
-        """What `embed` gave through the decoder, now."""
+        """Run what `embed` gave through the decoder now: a score for each of its frames."""
         from aha.streaming.chunks import score_frames
 
         return list(score_frames(session, [chunk]))
 
     @property
     def unrelated_queries(self) -> tuple[str, ...]:
-        """What evidence is measured against (aha.highlights.evidence)."""
+        """Queries that hardly a video answers: what the evidence for a query is measured against (aha.highlights.evidence)."""
         return DEMO_UNRELATED if self.is_demo else UNRELATED
 
     def evidence(self, track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Options) -> Evidence:
-        """unrelated: the same video scored for `unrelated_queries`."""
+        """How clearly a video answers its query. unrelated: the same video scored for `unrelated_queries`."""
         return evidence_of(track, unrelated, options, DEMO_LEVEL if self.is_demo else LEVEL)
 
     def unrelated(self, video: EncodedVideo, progress: Callable[[int, int], None] | None = None) -> list[ScoreTrack]:
-        """The video scored for queries that have nothing to do with it: what `query` measures its evidence against. Once for a video."""
+        """The video scored for queries that have nothing to do with it, against which `query` measures its evidence. Do it once a video."""
         tracks: list[ScoreTrack] = []
         for words in self.unrelated_queries:
             tracks.append(self.score(video, words))
@@ -233,7 +234,8 @@ class Highlighter:
     ) -> Result:  # fmt: skip
         """Score, segment, choose and rank. budget: share of the video; top: number of moments (default: budget 0.15).
 
-        unrelated: of `unrelated(video)`; with it `result.evidence` says how clear the answer is, and where it is not nothing is chosen.
+        unrelated: what `unrelated(video)` gave; with it `result.evidence` says how clear the answer is, and an unclear answer chooses no
+        moment (but with `options.force`).
         """
         options = options or Options()
         if budget is not None or top is not None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from llava_next import PUBLISHED
 
+from aha.core.checked import writable
 from aha.core.files import read_json
 from aha.core.heads import LABELLED
 from aha.errors import UserError
@@ -93,11 +94,6 @@ def checked_system_prompt(text: str | None) -> None:
         raise UserError("--system_prompt is empty; give its words, or leave the flag out.")
 
 
-def _valid(text: str) -> str:
-    """`text` with "?" for lone surrogates (half an emoji in a badly cut file): they have no UTF-8 form and would stop the tokenizer."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 @dataclass(frozen=True)
 class Turn:
     """One turn. `stream` turns have `num_frames` and no content, the others content and no frames.
@@ -127,7 +123,7 @@ class Turn:
             labels = getattr(self, head.name)
             if labels is not None and len(labels) != self.num_frames:
                 raise ValueError(f"a stream turn of {self.num_frames} frames has {len(labels)} {head.name} labels")
-        object.__setattr__(self, "content", _valid(self.content))
+        object.__setattr__(self, "content", writable(self.content))
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ class DuetFormat:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; control tokens written in it come out as ordinary characters."""
-        return self.tokenizer(_valid(text), add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []
+        return self.tokenizer(writable(text), add_special_tokens=False, split_special_tokens=True)["input_ids"] if text else []
 
     def _header(self, role: str) -> list[int]:
         return [*self.newline_ids, self.im_start_id, *self.encode(f"{role}\n")]

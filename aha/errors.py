@@ -14,7 +14,7 @@ __all__ = ["UserError", "run_command"]
 
 
 def no_room(error: BaseException) -> str | None:
-    """A sentence for what is no fault of the program wherever it happens: a disk that is full or cannot be written. None for all else."""
+    """A sentence for the one kind of OSError that no code can prevent: a disk that is full or cannot be written. None for all others."""
     if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return None
     return f"{error.filename or 'a file'} cannot be written ({error.strerror}); free the disk, or choose another output."

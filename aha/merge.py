@@ -24,7 +24,7 @@ from aha.errors import UserError, run_command
 from aha.results.beside import read_results
 from aha.results.document import read_document
 from aha.scoring.known_models import KNOWN
-from aha.scoring.model_choice import WEIGHT_FLAGS, ModelChoice, base_and_adapter
+from aha.scoring.model_choice import DTYPES, WEIGHT_FLAGS, ModelChoice, base_and_adapter
 from aha.training.card import model_card, upload
 
 MMDUET = {"MMDuet, which it starts from": "mmduetit.json"}
@@ -35,8 +35,11 @@ MIXTURES = {  # published adapter -> what was trained -> its mixture in configs/
 
 
 def sources_of(adapter: str, mixture: Path | None) -> dict[str, list[dict[str, Any]]]:
-    """{what was trained: entries of its mixture}: of `mixture` (ours, or in the form of MMDuet's and Aha's files), else of the published
-    adapters those of configs/datasets. Raises UserError for a mixture that cannot be read."""
+    """What the adapter was trained on, for the model card: {name of the training: entries of its mixture file}.
+
+    The mixture is `mixture` (in our form, or that of MMDuet's and Aha's files) where it is given, else, for the two published adapters,
+    that of configs/datasets. Raises UserError for a mixture that cannot be read.
+    """
     if mixture is not None:
         return {f"{adapter} ({mixture.name})": read_config(mixture)}
     known = next((name for name, model in KNOWN.items() if adapter in (model.adapter, *model.folders)), None)
@@ -84,9 +87,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m aha.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser, ModelChoice, only=WEIGHT_FLAGS)
     parser.add_argument("--output", required=True, type=Path, help="folder to write; must not exist or be empty")
-    parser.add_argument(
-        "--dtype", default="bfloat16", choices=("float32", "bfloat16", "float16"), help="type of the weights (default %(default)s)"
-    )
+    parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="type of the weights (default %(default)s)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to merge (default %(default)s)")
     parser.add_argument("--metrics", type=Path, help="metrics file of python -m aha.eval.*, for the model card")
     parser.add_argument("--results", type=Path, help="results.json of scripts/reproduce.sh, for the model card")

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from aha.core.folds import TooFewVideos
 from aha.data.mixture import missing_files
 from aha.errors import UserError, run_command
 from aha.scoring.known_models import BASE_7B
@@ -114,8 +115,8 @@ def missing_gpus(wanted: int | None) -> str | None:
 
 
 def data_problem(dataset_config: str, fold: int, splits: str | None, split: int | None, validation: bool) -> str | None:
-    """What training would say of the data when it starts: annotations, folds or splits that do not fit, no usable video. Videos are looked
-    through once, as training does; it finds the index then."""
+    """What training would say of the data when it starts: annotations, folds or splits that do not fit, no usable video. The videos are
+    indexed on the way, as training would do; it then finds the index ready."""
     from aha.data.mixture import load_source, read_config
     from aha.eval.community import chosen_split
 
@@ -126,11 +127,10 @@ def data_problem(dataset_config: str, fold: int, splits: str | None, split: int 
         for entry in read_config(dataset_config):
             source = load_source(entry, entry["fps"] or 1.0, entry["max_num_frames"] or 1, "train", held_out, validation)
             usable, problems = usable + len(source.samples), [*problems, *source.problems]
+    except TooFewVideos as error:
+        return f"data: {error} (or give --splits FILE --split K, such as aha data new writes, or --fold -1: nothing is held out)"
     except UserError as error:
-        cure = ""
-        if "cannot be split" in str(error):
-            cure = " (or give --splits FILE --split K, such as aha data new writes, or --fold -1: nothing is held out)"
-        return f"data: {error}{cure}"
+        return f"data: {error}"
     if not usable:
         first = f"; the first of {len(problems)} left out: {problems[0].item}: {problems[0].reason}" if problems else ""
         return f"data: {dataset_config} has no usable video for training{first}"

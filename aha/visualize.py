@@ -31,17 +31,19 @@ if TYPE_CHECKING:
 
     from aha.results.figures import Curve, Row
 
-
 SHOWN = 4  # curves where no video is named
+
+
+def name_and_path(entry: str) -> tuple[str, str]:
+    """ "NAME=FILE" -> (NAME, FILE); a file without a name is called by its own, without folder and suffix."""
+    name, equals, path = entry.partition("=")
+    return (name, path) if equals else (Path(entry).stem, entry)
 
 
 def read_metrics(named: Sequence[str]) -> dict[str, dict[str, Any]]:
     """NAME=FILE arguments -> metrics by name, in order. Raises UserError."""
     metrics = {}
-    for entry in named:
-        name, equals, path = entry.partition("=")
-        if not equals:
-            name, path = Path(entry).stem, entry
+    for name, path in map(name_and_path, named):
         if name in metrics:
             raise UserError(f"--metrics names {name} twice; give each file a name of its own (NAME=FILE).")
         metrics[name] = read_document(path)
@@ -145,7 +147,7 @@ def main(argv: list[str]) -> None:
     )
     curves.add_argument("--info", help="TVSum: the info TSV (default: beside the annotations)")
     curves.add_argument("--metadata", metavar="CSV", help="Mr.HiSum: metadata.csv, for categories and predictions that use YouTube ids")
-    add_ids(curves, "--video_ids", "which videos (default: the first 4 that are predicted)")
+    add_ids(curves, "--video_ids", f"which videos (default: the first {SHOWN} that are predicted)")
     curves.add_argument("--threshold", type=_renamed, help=argparse.SUPPRESS)
     add_fusion_flags(curves)
     categories = kinds.add_parser("categories", help="bars per category")
@@ -189,10 +191,7 @@ def _renamed(value: str) -> None:
 def _curves(args: argparse.Namespace) -> Figure:
     from aha.results.figures import curves_figure
 
-    fusion, named = fusion_of(args), []
-    for entry in args.predictions:
-        name, equals, path = entry.partition("=")
-        named.append((name, path) if equals else (Path(entry).stem, entry))
+    fusion, named = fusion_of(args), [name_and_path(entry) for entry in args.predictions]
     find = _hisum_curves if Path(args.annotations).suffix in (".h5", ".hdf5") else _tvsum_curves
     return curves_figure(find(args, named, fusion))
 

@@ -25,6 +25,7 @@ from score_offline import score
 from streaming_common import arguments, environment, gpu_gib, pictures, random_model, settle, timed, tokenizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from aha.api import CACHE
 from aha.conversation import Query
 from aha.core.extras import installed
 from aha.core.heads import SCORES
@@ -40,7 +41,6 @@ from aha.scoring.offline import Scorer
 from aha.streaming import Session
 from aha.streaming.decoder import Decoder
 
-CACHE = {"cache": "dynamic_sink", "window": 2048}
 CHUNK = 16  # frames in one call
 SEED = 7  # of the demo's videos; its model was trained on seed 0
 KINDS = ("float32", *WEIGHTS)
@@ -72,7 +72,7 @@ def differences(scores_SF: np.ndarray, exact_SF: np.ndarray) -> dict[str, float]
 def demo_row(kind: str, videos: list[Path], official: Path, folder: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """(row, scores [S, F] over all videos, Kendall's tau of each video [V])."""
     choice = ModelChoice(device="cpu", **({"dtype": kind} if kind == "float32" else {"weights": kind}))
-    scorer = Scorer(*choice.load(), ScoreConfig(frame_fps=1, chunk_frames=CHUNK, **CACHE))
+    scorer = Scorer(*choice.load(), ScoreConfig(frame_fps=1, chunk_frames=CHUNK, cache=CACHE))
     titles = {plan.video_id: plan.title for plan in plan_dataset(SEED)}
     scorer.score(videos[0], [Query(titles[videos[0].stem])])
     seconds, found = timed(torch.device("cpu"), lambda: [scorer.score(video, [Query(titles[video.stem])]) for video in videos])
@@ -134,8 +134,8 @@ def random_weights(args: argparse.Namespace) -> list[dict[str, Any]]:
             torch.cuda.reset_peak_memory_stats(device)
         decoder = Decoder(model, compiled=args.compile)
         with torch.inference_mode():
-            warm_up, _ = timed(device, score, Session(model, tokenizer=words, decoder=decoder, **CACHE), frames[: 4 * CHUNK + 3], CHUNK)
-            seconds, found = timed(device, score, Session(model, tokenizer=words, decoder=decoder, **CACHE), frames, CHUNK)
+            warm_up, _ = timed(device, score, Session(model, tokenizer=words, decoder=decoder, cache=CACHE), frames[: 4 * CHUNK + 3], CHUNK)
+            seconds, found = timed(device, score, Session(model, tokenizer=words, decoder=decoder, cache=CACHE), frames, CHUNK)
         row |= {"warm_up_s": round(warm_up, 1), "frames_per_second": round(len(frames) / seconds, 2), "gpu_peak_gib": gpu_gib(device)}
         scores_SF = torch.stack(list(found)).double().numpy()
         if not rows:

@@ -102,9 +102,10 @@ def write_checkpoint(folder: Path, size: str, device: str) -> None:
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
 
 
-def sync(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
+def synchronize(device: str | torch.device) -> None:
+    """Wait until the device has done what it was given, so that a clock read next counts it."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def peak_rss() -> int:
@@ -117,7 +118,7 @@ def load_and_score(folder: Path, device: str, dtype: torch.dtype) -> dict:
     start_rss = peak_rss()
     start = time.perf_counter()
     model = AhaModel.from_base(folder / "llava-base", folder / "mmduet-adapter", dtype=dtype, device=device)
-    sync(device)
+    synchronize(device)
     seconds = time.perf_counter() - start
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     peak_host = peak_rss()

@@ -18,6 +18,7 @@ from streaming_common import arguments, compare, environment, gpu_gib, percentil
 
 from aha.models.model import FrameScores
 from aha.streaming import OnlineEngine, Session
+from aha.streaming.caches import DEFAULT_WINDOW
 from aha.streaming.live import LiveStreams
 
 
@@ -53,7 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments(parser)
     parser.add_argument("--streams", type=int, nargs="+", default=[32, 100])
-    parser.add_argument("--window", type=int, default=2048, help="tokens")
+    parser.add_argument("--window", type=int, default=DEFAULT_WINDOW, help="tokens (default %(default)s)")
     parser.add_argument("--max_batch", type=int, default=32, help="streams in one forward call")
     parser.add_argument("--fps", type=float, default=2.0, help="frames a second that each stream sends in the latency test")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each part")

@@ -22,6 +22,7 @@ from streaming_common import arguments, compare, environment, floors, gpu_gib, p
 from aha.conversation import Query, QuerySchedule
 from aha.models.model import FrameScores
 from aha.streaming import Session
+from aha.streaming.caches import DEFAULT_WINDOW
 from aha.streaming.chunks import ReadAhead, embed_chunks, pixel_chunks, score_frames
 from aha.streaming.decoder import Decoder
 
@@ -54,7 +55,7 @@ def main() -> int:
     arguments(parser)
     parser.add_argument("--frames", type=int, nargs="+", default=[240, 1200])
     parser.add_argument("--caches", nargs="+", default=["full", "dynamic_sink"])
-    parser.add_argument("--window", type=int, default=2048, help="tokens")
+    parser.add_argument("--window", type=int, default=DEFAULT_WINDOW, help="tokens (default %(default)s)")
     parser.add_argument("--chunk", type=int, default=64, help="frames in one forward call")
     parser.add_argument("--check_frames", type=int, default=200, help="enough for a past of over 4,096 tokens (default %(default)s)")
     parser.add_argument("--fp32", action="store_true", help="compare with float32 too (twice the memory, minutes on some devices)")

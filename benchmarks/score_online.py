@@ -32,6 +32,7 @@ from streaming_common import (
 
 from aha.models.model import FrameScores
 from aha.streaming import OnlineEngine, Session
+from aha.streaming.caches import DEFAULT_WINDOW
 
 QUERY = "tell me when someone falls"
 
@@ -40,7 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments(parser)
     parser.add_argument("--frames", type=int, default=7200)
-    parser.add_argument("--window", type=int, default=2048, help="tokens")
+    parser.add_argument("--window", type=int, default=DEFAULT_WINDOW, help="tokens (default %(default)s)")
     parser.add_argument("--cache", default="dynamic_sink")
     parser.add_argument("--check_frames", type=int, default=96)
     parser.add_argument("--seconds", type=float, default=120.0, help="stop after this many seconds of scoring")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from llava_next import build_empty
-from load_checkpoint import IMAGE_TOKEN, SIZES, vision_of
+from load_checkpoint import IMAGE_TOKEN, SIZES, synchronize, vision_of
 from torch import nn
 
 from aha.conversation import load_tokenizer
@@ -89,11 +89,6 @@ def floors(model: AhaModel, device: torch.device) -> dict[str, float] | None:
         "online": 1 / ((decoder + tower) * width / bandwidth + tower_flops / flops),
         "offline": flops / (2 * decoder * model.config.tokens_per_frame + tower_flops),
     }
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def timed(device: torch.device, function, *args) -> tuple[float, Any]:

@@ -20,7 +20,7 @@ import time
 
 import torch
 from llava_next import TOWER_BATCH, build_empty
-from load_checkpoint import IMAGE_TOKEN, SIZES, vision_of
+from load_checkpoint import IMAGE_TOKEN, SIZES, synchronize, vision_of
 from torch import Tensor, nn
 
 from aha.errors import UserError, run_command
@@ -95,11 +95,6 @@ class Sample:
         else:
             output = model(**inputs, logits_mask=self.labels != -100)
         return aha_losses(output, self.labels, self.informative, self.relevance).total
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def run_fast(args: argparse.Namespace, device: torch.device, dtype: torch.dtype, steps: int, dropout: float, timed: bool) -> dict:

@@ -3,8 +3,9 @@
 #     source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 #     aha_setup
 #
-# An active environment (venv or conda) that has every package of pyproject.toml (with the extras train, web, serve and dev) is used as it is. Otherwise .venv/ is made beside the
-# README and the pins of requirements.txt are installed into it (about 3 minutes, once). Nothing is installed anywhere else.
+# An active environment (venv or conda) that has every package of pyproject.toml (with the extras train, web, serve and dev) is used as it
+# is. Otherwise .venv/ is made beside the README and the pins of requirements.txt are installed into it (about 3 minutes, once). Nothing is
+# installed anywhere else.
 # AHA_PYTHON=/path/to/python chooses the interpreter.
 
 AHA_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -253,7 +253,7 @@ def test_hosts_origins_and_no_cors(page):
 
 
 def test_other_machines_need_a_password(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("aha.web.guard.WRONG_PASSWORD_SECONDS", 0.1)
+    monkeypatch.setattr("aha.web.guard.WRONG_SECRET_SECONDS", 0.1)
     for hosts in (["0.0.0.0"], ["::"], ["192.0.2.7"], ["my-server"]):
         with pytest.raises(UserError, match=r"set a password .*AHA_PASSWORD"):
             launch(model, LIMITS, hosts, free_port())

@@ -1,7 +1,7 @@
 """The LLaVA-OneVision / Qwen2 video-language model that Aha! builds on. It knows nothing of heads, streams or highlights.
 
-These names are public; what is not here may change. Errors and frame shapes are to be had without torch, which is imported with the first
-of the others.
+These names are public; what is not here may change. Errors and frame shapes can be imported without torch; it is loaded with the first of
+the other names.
 
 What a base offers, so that `aha` can train, stream and save it (a second base has the same; CONTRIBUTING.md):
 

@@ -27,7 +27,7 @@ UNUSABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, Arithme
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, short: for a sentence of ours."""
+    """The first line of an error's text, at most 200 characters, to be quoted in a message of ours."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 

@@ -1,4 +1,4 @@
-"""`aha watch`, `aha serve` and `aha demo`: their flags, and what they run; what they share with `aha highlights`.
+"""`aha watch`, `aha serve` and `aha demo`: their flags, and what they run; and the flags that they share with `aha highlights`.
 
     aha watch rtsp://camera/stream --query "someone falls"
     aha serve
@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from tqdm import tqdm
 
 from aha.api import DEMO_NOTE, Highlighter, load_choice
+from aha.cli import COMMANDS
 from aha.core.addresses import hide_argument, shown_address
 from aha.core.extras import need
 from aha.core.flags import add_flags, finite, from_args
@@ -113,7 +114,7 @@ def progress_bar(what: str, shown: bool = True):
         yield update
 
 
-# ---- aha watch, aha serve, aha demo: their own rooms ----
+# ---- aha watch, aha serve, aha demo: flags, and what is run (aha.watch, aha.serve, aha.web) ----
 
 
 def _run_watch(args: argparse.Namespace) -> None:
@@ -155,22 +156,26 @@ def _run_demo(args: argparse.Namespace) -> None:
 
 
 def _demo_parser(parser: argparse.ArgumentParser) -> None:
+    from aha.web.limits import Limits
+
     parser.add_argument("--port", type=int, default=7860, help="port on this machine (default %(default)s)")
     parser.add_argument(
         "--host", nargs="+", default=["127.0.0.1"], metavar=("ADDRESS", "NAME"),
         help="address to listen on, and further names by which the page is called; 0.0.0.0 lets others in, and asks for a password in "
         "the environment variable AHA_PASSWORD (default 127.0.0.1)",
     )  # fmt: skip
-    parser.add_argument("--max_megabytes", type=positive, default=200, help="largest upload in MB (default %(default)s)")
-    parser.add_argument("--max_minutes", type=positive, default=20, help="longest video in minutes (default %(default)s)")
-    parser.add_argument("--max_visitors", type=int, default=32, help="people that may watch a video at once (default %(default)s)")
+    parser.add_argument("--max_megabytes", type=positive, default=Limits.megabytes, help="largest upload in MB (default %(default)s)")
+    parser.add_argument("--max_minutes", type=positive, default=Limits.minutes, help="longest video in minutes (default %(default)s)")
+    parser.add_argument(
+        "--max_visitors", type=int, default=Limits.visitors, help="people that may watch a video at once (default %(default)s)"
+    )
     add_flags(parser.add_argument_group("model"), ModelChoice)
 
 
 # ---- the parsers ----
 
 
-def parser_of(name: str, about: str) -> argparse.ArgumentParser:
+def parser_of(name: str, about: str | None) -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(
         prog=f"aha {name}", description=about, epilog="--debug shows the traceback of an error", formatter_class=formatter
@@ -178,18 +183,22 @@ def parser_of(name: str, about: str) -> argparse.ArgumentParser:
 
 
 def watch(argv: list[str]) -> None:
-    parser = parser_of("watch", "watch a file, camera or stream and print events as JSON Lines")
+    from aha.watch import command
+
+    parser = parser_of("watch", command.__doc__)
     _watch_parser(parser)
     _run_watch(parser.parse_args(argv))
 
 
 def serve(argv: list[str]) -> None:
-    parser = parser_of("serve", "the engine of aha watch for programs, over HTTP and WebSocket: sessions, scores, events, questions")
+    from aha.serve import command
+
+    parser = parser_of("serve", command.__doc__)
     _serve_parser(parser)
     _run_serve(parser.parse_args(argv))
 
 
 def demo(argv: list[str]) -> None:
-    parser = parser_of("demo", "a web page on this machine: upload, ask, see the scores, download the reel")
+    parser = parser_of("demo", COMMANDS["demo"][1])
     _demo_parser(parser)
     _run_demo(parser.parse_args(argv))

@@ -31,7 +31,7 @@ from aha.core.prediction import read_predictions
 from aha.errors import UserError
 from aha.highlights.evidence import Evidence
 from aha.highlights.index import write_index
-from aha.highlights.result import Options, Result, check_apart, file_of, find_highlights, is_result, read_track, write_result
+from aha.highlights.result import BUDGET, Options, Result, check_apart, file_of, find_highlights, is_result, read_track, write_result
 from aha.highlights.timelines import check_timelines, kinds_of
 from aha.results.table import wrapped
 from aha.scoring.model_choice import ModelChoice
@@ -73,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty; make finished videos again")
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--budget", type=finite, metavar="SHARE", help="length of the reel as a share of the video, 0 to 1 (default 0.15)")
+    amount.add_argument(
+        "--budget", type=finite, metavar="SHARE", help=f"length of the reel as a share of the video, 0 to 1 (default {BUDGET:g})"
+    )
     amount.add_argument("--top", type=int, metavar="N", help="the N best moments that differ")
     amount.add_argument("--min_score", type=finite, metavar="X", help="every segment with at least this mean score")
     parser.add_argument("--frame_fps", type=commands.positive, default=1.0, help="frames a second that are scored (default %(default)s)")

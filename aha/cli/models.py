@@ -11,9 +11,8 @@ import argparse
 import textwrap
 
 from aha.errors import UserError
+from aha.results.table import WIDTH
 from aha.scoring.known_models import KNOWN, KnownModel, cached, fetch, is_hub_id, verify
-
-WIDTH = 80  # columns
 
 
 def table() -> str:

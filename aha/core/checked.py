@@ -62,5 +62,5 @@ def id_of(value: Any) -> str | None:
 
 
 def writable(text: str) -> str:
-    """`text` with "?" for lone surrogates (half an emoji), which no file can hold as UTF-8."""
+    """`text` with "?" for lone surrogates (half an emoji in a badly cut file): they have no UTF-8 form, and stop files and tokenizers."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -231,7 +231,7 @@ def run_rank(main: Callable[[list[str]], None]) -> None:
 
 
 def report_to_torchrun(text: str) -> None:
-    """The file from which torchrun prints the first failure at the end of its log."""
+    """Write the file from which torchrun prints the first failure at the end of its log."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aha.core.checked import writable
+
 _PREFERRED = ("dejavusans.", "notosans-regular", "notosanscjk", "liberationsans-regular", "unifont", "arial", "segoeui")
 _said: set[str] = set()
 
@@ -53,9 +55,7 @@ def _font(path: str) -> Font | None:
 
 def readable(text: str) -> tuple[str, list[str]]:
     """(the text without what no font of this machine can show, paths of the fonts to draw it with, the first one first)."""
-    text = "".join(
-        c for c in text.encode("utf-8", "replace").decode() if not unicodedata.category(c).startswith("C") or c in "\u200c\u200d"
-    )
+    text = "".join(c for c in writable(text) if not unicodedata.category(c).startswith("C") or c in "\u200c\u200d")
     wanted = {ord(c) for c in text if not c.isspace() and c not in "\u200c\u200d\ufe0e\ufe0f"}
     paths = font_paths()
     chain: list[str] = []

@@ -16,6 +16,8 @@ import numpy as np
 from aha.core.files import read_json
 from aha.errors import UserError
 
+NAMES = ("alpha", "beta", "epsilon", "uncertainty_threshold")  # of the weights, and of their flags
+
 
 @dataclass(frozen=True)
 class Fusion:
@@ -30,7 +32,7 @@ class Fusion:
     uncertainty_threshold: float = 0.0  # variance that costs nothing
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "epsilon", "uncertainty_threshold"):
+        for name in NAMES:
             if not np.isfinite(getattr(self, name)):
                 raise UserError(f"--{name} of the score must be a finite number, not {getattr(self, name)}.")
 
@@ -38,6 +40,11 @@ class Fusion:
     def weights(self) -> dict[str, float]:
         """Weight of each head; a head of weight 0 need not be there."""
         return {"informative_score": self.alpha, "relevance_score": self.beta, "uncertainty_score": self.epsilon}
+
+    @property
+    def flags(self) -> str:
+        """The four as command-line flags."""
+        return " ".join(f"--{name} {getattr(self, name)}" for name in NAMES)
 
     def __call__(
         self, informative: np.ndarray | float | None, relevance: np.ndarray | float | None, uncertainty: np.ndarray | float | None
@@ -47,6 +54,9 @@ class Fusion:
 
 
 RELEVANCE = Fusion()  # the relevance alone
+# The weights of the Aha paper's TVSum results: table 11 (the negative epsilon rewards uncertainty), and those tuned on TVSum.
+ZERO_SHOT = Fusion(0.7, 1.0, -2.9, 0.3)
+ADAPTED = Fusion(0.667, 1.357, 3.571, 0.077)
 
 
 def fuse(informative, relevance, uncertainty, alpha, beta, epsilon, uncertainty_threshold) -> np.ndarray:
@@ -62,9 +72,6 @@ def fuse(informative, relevance, uncertainty, alpha, beta, epsilon, uncertainty_
         return sum(parts[1:], parts[0])
     given = next(head for head in (informative, relevance, uncertainty) if head is not None)
     return np.zeros(np.broadcast(np.asarray(alpha), np.asarray(given)).shape)
-
-
-NAMES = ("alpha", "beta", "epsilon", "uncertainty_threshold")
 
 
 def add_fusion_flags(parser: argparse.ArgumentParser, default: Fusion | None = RELEVANCE, loads_model: bool = False) -> None:

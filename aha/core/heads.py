@@ -1,7 +1,8 @@
 """The heads: what the model says of a frame, listed once. The model, its adapters, losses, labels, policies and records iterate over this.
 
-A new head is an entry here, a term in the loss (aha.models.losses), and its labels: a field of `aha.conversation.Turn` and who fills it
-(aha.data). Its score is then computed, written to prediction files, known to policies, trained and saved with adapters.
+A new head is an entry here, a field of `aha.models.FrameScores`, a term in the loss (aha.models.losses), and its labels: a field of
+`aha.conversation.Turn` and the code in aha.data that fills it. Its score is then computed, written to prediction files, known to the
+policies that decide when to speak, trained, and saved with adapters.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Head:
-    """outputs: rows that its matrix may have; the first is Aha's own. activation: "probability" (sigmoid of one output, softmax class 1 of
-    two) or "variance" (exp of a log-variance). label: type of its labels, "int64" (classes) or "float32" (values); None = it has no labels
-    of its own. required: an adapter without it is neither MMDuet's nor Aha's. start: standard deviation of a new head's weights."""
+    """One head: a linear layer on the decoder's hidden state of a frame's last token.
+
+    outputs: numbers of outputs that its matrix may have; the first is Aha's own. activation: "probability" (sigmoid of one output, softmax
+    class 1 of two) or "variance" (exp of a log-variance). label: type of its labels, "int64" (classes) or "float32" (values); None = it has
+    no labels of its own. required: an adapter without it is neither MMDuet's nor Aha's. start: standard deviation of a new head's weights.
+    """
 
     name: str
     outputs: tuple[int, ...]

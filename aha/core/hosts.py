@@ -25,6 +25,16 @@ def is_everywhere(host: str) -> bool:
         return host != "localhost"
 
 
+def check_secret(host: str, secret: str | None, kind: str, variable: str, what: str) -> None:
+    """Raises UserError where a server on this address is open to others and nothing was set that they must know. kind: "password" or
+    "token"; variable: the environment variable that holds it; what: "page" or "server"."""
+    if is_everywhere(host) and not secret:
+        raise UserError(
+            f"--host {host} lets others on the network use this {what}; set a {kind} in the environment or in .env ({variable}=...), or "
+            f"leave --host out to keep the {what} to this machine."
+        )
+
+
 class Hosts:
     """`names`: those by which the server is called; the first is the address it listens on."""
 

@@ -59,7 +59,7 @@ class Count:
     speeds: list[str] = field(default_factory=list)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """One prediction's; one without a clock says nothing."""
+        """Count one prediction's frames; one without a clock changes nothing."""
         clock = record.get("clock")
         if isinstance(clock, dict) and isinstance(clock.get("lost_times"), list):
             lost = len(clock["lost_times"])
@@ -71,12 +71,12 @@ class Count:
                 self.speeds.append(speed)
 
     def summary(self) -> dict[str, Any] | None:
-        """`clock` of a metrics file; None where no prediction has a clock."""
+        """The entry `clock` of a metrics file; None where no prediction has a clock."""
         return {"speed": ", ".join(self.speeds), "arrived": self.arrived, "lost": self.lost} if self.speeds else None
 
 
 def may_have_clock(path: Path) -> bool:
-    """Whether it is worth reading a prediction file for its clocks: most have none, and some are large."""
+    """A quick look whether a prediction file may hold clocks: most hold none, and parsing a large one to find that out takes seconds."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Memory of this process: as little of it as many threads need, and back to the system with what is free."""
+"""How much memory this process holds: few heaps for many threads, and freed memory handed back to the system."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ ARENAS = 4
 
 
 def few_arenas() -> None:
-    """glibc gives each thread a heap of its own, up to 8 for each core, and each keeps what its thread once used. To be called early."""
+    """Let all threads share ARENAS heaps. By itself glibc gives each thread a heap of its own, up to 8 for each core, and each heap keeps
+    what its thread once used. Call it before threads are started."""
     if sys.platform == "linux":
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 def keep_for_good() -> None:
-    """What there is now stays: Python does not look through it again each time it looks for what can go (half a second with torch)."""
+    """Declare all objects that exist now permanent: the garbage collector no longer looks through them (half a second each time, with
+    torch)."""
     gc.collect()
     gc.freeze()
 
 
 def give_memory_back() -> None:
-    """Freed memory goes back to the system at once; glibc keeps what threads used for later."""
+    """Hand freed memory back to the system now; by itself glibc keeps what threads have freed for later use."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)

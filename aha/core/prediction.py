@@ -15,8 +15,8 @@ floats (300.0, as pandas does).
 
 "trained_on": true on the top level or in an element says that the model has seen the video in training.
 
-"clock" says which frames of the stream came while the model was busy (aha.core.lost_frames). `rows` are the frames that were scored;
-samples and heads are of all that arrived.
+"clock" says which frames of the stream came while the model was busy and were not scored (aha.core.lost_frames). `rows()` gives the frames
+that were scored; `samples()` and `head()` give a score for every frame that arrived.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ from typing import Any
 import numpy as np
 
 from aha.core.checked import id_of, interval, number, writable
-from aha.core.files import cure_of, read_json, write_text
+from aha.core.files import write_text
 from aha.core.fusion import Fusion
 from aha.core.heads import SCORES
 from aha.core.lost_frames import Held
+from aha.core.prediction_layouts import QUESTION_IDS, VIDEO_IDS, elements
 from aha.errors import UserError
 
 LARGEST = 1e100  # of scores and times: sums and squares of them stay finite
-VIDEO_IDS = ("video_uuid", "video_id", "vid", "video")
-QUESTION_IDS = ("question_id", "qid")
 CLIP_SECONDS = 2.0  # of pred_saliency_scores
 
 
@@ -312,10 +311,16 @@ class Prediction:
         return replies
 
 
+def has_uncertainty(path: str | Path) -> bool:
+    """Whether the model of a prediction file of `aha score` has an uncertainty head. Raises UserError as `read_predictions` does."""
+    return "uncertainty_score" in next(read_predictions(path)).rows()[0]
+
+
 def score_rows(times: Iterable[float], *columns: Iterable[float] | None) -> list[dict[str, float]]:
-    """`debug_data` of N frames; scores unrounded. columns: a score [N] for each head, in the order of `aha.core.heads`; a head that the
-    model does not have (None, or left out at the end) is not written. Every score that is used comes through here: one that is NaN or
-    infinite is a UserError."""
+    """`debug_data` of N frames, scores unrounded. times: seconds [N]; columns: a score [N] for each head, in the order of
+    `aha.core.heads.HEADS`; a head that the model does not have (None, or left out at the end) is not written.
+
+    Raises UserError for a score that is NaN or infinite: all scores of the model pass through here, so that none can reach a file."""
     given = {"time": times, **{name: column for name, column in zip(SCORES, columns) if column is not None}}
     rows = [dict(zip(given, map(float, row))) for row in zip(*given.values(), strict=True)]
     for row in rows:
@@ -330,8 +335,8 @@ def score_rows(times: Iterable[float], *columns: Iterable[float] | None) -> list
 
 
 def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
-    """Write a prediction file, whole or not at all: a JSON list with one video a line (readable for people and
-    grep), or JSON Lines where the name ends in .jsonl."""
+    """Write a prediction file, whole or not at all: a JSON list with one video a line (so that people and grep can read it), or JSON Lines
+    where the name ends in .jsonl."""
     lines = [json_line(prediction.record) for prediction in predictions]
     text = "".join(line + "\n" for line in lines) if str(path).endswith(".jsonl") else "[" + ",\n".join(lines) + "]\n"
     write_text(path, text)
@@ -343,14 +348,14 @@ def json_line(record: Mapping[str, Any]) -> str:
 
 
 def read_predictions(path: str | Path) -> Iterator[Prediction]:
-    """The elements of a prediction file in its order; files with one element a line (ours, and JSON Lines) in constant memory.
+    """The predictions of a file in its order; memory stays constant where the file has one element a line (ours, and JSON Lines).
 
     Raises UserError, naming file and line, for text that is not JSON, for an element that is no object or names nothing, for a video or
     question that is listed twice, and for a file of no known layout, empty or cut off.
     """
     path = Path(path)
     seen: set[str] = set()
-    for prediction in _elements(path):
+    for prediction in (Prediction(*element) for element in elements(path)):
         name = prediction.question_id if any(key in prediction.record for key in QUESTION_IDS) else prediction.video_id
         if name in seen:
             kind = "question" if any(key in prediction.record for key in QUESTION_IDS) else "video"
@@ -373,134 +378,3 @@ def keyed(predictions: Iterable[Prediction], key_of: Callable[[Prediction], str]
             )
         seen[key] = prediction.name
         yield key, prediction
-
-
-def _elements(path: Path) -> Iterator[Prediction]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            first = next((line for line in file if line.strip()), "").strip()
-        if not first:
-            return
-        if first[0] not in "[{":
-            raise UserError(f"{path} is no prediction file: it starts with {first[0]!r} where a JSON list or object is expected.")
-        if _one_a_line(first):
-            yield from _lines(path)
-        else:
-            yield from _document(path)
-    except FileNotFoundError as error:
-        raise UserError(f"prediction file {path} does not exist; check the path.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"prediction file {path} is not UTF-8 text ({error.reason}); {cure_of(path)}.") from error
-    except OSError as error:
-        raise UserError(f"prediction file {path} cannot be read ({error.strerror}); check the path.") from error
-
-
-def _one_a_line(first: str) -> bool:
-    """Whether the first line is one whole element: of JSON Lines, or of our lists."""
-    try:
-        value = json.loads(first.removeprefix("[").removesuffix("]").removesuffix(","))
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and (first[0] == "[" or _is_element(value))
-
-
-def _is_element(value: Mapping[str, Any]) -> bool:
-    """An element of a file, not one of the short forms {id: scores}."""
-    if isinstance(value.get("videos"), dict):
-        return False
-    names_something = any(key in value and not isinstance(value[key], list | dict) for key in (*VIDEO_IDS, *QUESTION_IDS))
-    return names_something or "debug_data" in value or (bool(value) and not any(_is_short(v) for v in value.values()))
-
-
-def _is_short(value: Any) -> bool:
-    return isinstance(value, list) or (isinstance(value, dict) and "scores" in value)
-
-
-def _lines(path: Path) -> Iterator[Prediction]:
-    with path.open(encoding="utf-8-sig") as file:
-        is_list, ended, index = False, False, 0
-        for line_number, line in enumerate(file, 1):
-            text = line.strip()
-            if not text:
-                continue
-            if ended:
-                raise UserError(
-                    f"prediction file {path} is not valid JSON (line {line_number}: text after the end of the list); repair it."
-                )
-            if index == 0 and text[0] == "[":
-                is_list, text = True, text[1:]
-            if is_list:
-                ended = text.endswith("]") and not _parses(text)
-                text = text.removesuffix("]") if ended else text.removesuffix(",")
-                if not text.strip():
-                    continue
-            where = f"{path}, element {index}" if is_list else f"{path}:{line_number}"
-            yield _element(_parse(text, path, line_number), where)
-            index += 1
-        if is_list and not ended:
-            raise UserError(f"prediction file {path} is not valid JSON (line {line_number}: the file is cut off); repair or rewrite it.")
-
-
-def _parses(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _parse(text: str, path: Path, line_number: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"line {line_number}, column {error.colno}: {error.msg}"
-        raise UserError(f"prediction file {path} is not valid JSON ({place}); repair or rewrite it.") from error
-    except (RecursionError, ValueError) as error:  # nested a thousand deep, or a number of thousands of digits
-        raise UserError(f"prediction file {path} is not valid JSON (line {line_number}: {error}); repair or rewrite it.") from error
-
-
-def _document(path: Path) -> Iterator[Prediction]:
-    """A file that is one JSON value: a list of elements, one element, or a short form."""
-
-    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """An object; JSON itself would keep the last of two equal names."""
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"{path}: {twice} is predicted twice; keep one prediction for each video.")
-        return found
-
-    document = read_json(path, "prediction file", checked)
-    if isinstance(document, list):
-        for index, entry in enumerate(document):
-            yield _element(entry, f"{path}, element {index}")
-        return
-    if _is_element(document):
-        yield _element(document, f"{path}, element 0")
-        return
-    all_trained_on = is_trained_on(document, str(path))
-    videos = document.get("videos", {key: value for key, value in document.items() if key != "trained_on"})
-    if not isinstance(videos, dict):
-        raise UserError(f'{path}: "videos" is no object {{id: scores}}; check the file.')
-    for video_id, value in videos.items():
-        where = f"{path}: video {video_id}"
-        record = {"scores": value} if isinstance(value, list) else value
-        if not isinstance(record, dict) or "scores" not in record:
-            raise UserError(f'{where} has no list of scores; expected {{"frames": [...], "scores": [...]}} or a list of numbers.')
-        yield Prediction({"video_uuid": video_id, **record}, str(path), all_trained_on or is_trained_on(record, where))
-
-
-def _element(entry: Any, where: str) -> Prediction:
-    if not isinstance(entry, dict):
-        raise UserError(f"{where} is no object; expected one object with video_uuid, true_frames_list and debug_data for each video.")
-    return Prediction(entry, where, is_trained_on(entry, where))
-
-
-def is_trained_on(record: Mapping[str, Any], where: str) -> bool:
-    """Whether it says that the model has seen the video in training. Raises UserError for anything but true and false, since a warning
-    depends on it."""
-    value = record.get("trained_on", False)
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    raise UserError(f"{where}: trained_on is {value!r:.40}, neither true nor false; repair the entry.")

@@ -10,9 +10,9 @@ The Aha paper's ambiguous and unrelated titles were written for each video by ha
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
+from aha.core.folds import seeded
 from aha.errors import UserError
 
 STYLES = ("specific", "ambiguous", "unrelated", "none")
@@ -62,11 +62,7 @@ def restyle(
 def unrelated(queries: Mapping[str, Sequence[Query]], categories: Mapping[str, str], seed: int) -> dict[str, str]:
     """{video: the video whose query it gets}: videos in a seeded order, sorted by category, turned by the size of the largest category."""
     asked = [video for video, turns in queries.items() if turns]
-
-    def shuffled(video: str) -> str:
-        return hashlib.sha256(f"{seed}:{video}".encode()).hexdigest()
-
-    order = sorted(asked, key=lambda video: (categories.get(video, ""), shuffled(video)))
+    order = sorted(asked, key=lambda video: (categories.get(video, ""), seeded(seed, video)))
     sizes = [sum(categories.get(video, "") == category for video in asked) for category in {categories.get(video, "") for video in asked}]
     step = max(sizes, default=0) % max(1, len(order)) or 1
     donors = {video: order[(i + step) % len(order)] for i, video in enumerate(order)}

@@ -1,7 +1,7 @@
 """Other queries than the benchmark's own, one a video, read from a user's file (`--query_map`).
 
     titles.json                               {video id: query}
-    tvsum_tasks.py:TVSUM_AMBIGUOUS_TITLES     a table of the ancestors' Python file: {video id: {"original_title", "ambiguous_title"}}
+    tvsum_tasks.py:TVSUM_AMBIGUOUS_TITLES     a table in Aha's own Python file: {video id: {"original_title", "ambiguous_title"}}
 
 The Python file is parsed, never run; of a table's entries the words beside `original_title` are the query.
 """

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aha.data.prepare import ROOT, tvsum_tables, write_tables
+from aha.data.prepare import tvsum_tables, write_tables
 from aha.errors import UserError, run_command
 from aha.eval.annotations import read_tvsum
+from aha.eval.task import DATA
 
 SOURCE = "https://github.com/yalesong/tvsum/raw/master/matlab/ydata-tvsum50.mat"
 SHA256 = {  # of the two files, as they ship
@@ -85,7 +86,7 @@ def get_tvsum(folder: Path) -> list[Path]:
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m aha.data.get", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=["tvsum"], help="which data set")
-    parser.add_argument("--root", default=str(ROOT), metavar="DIR", help="folder of the data sets (default %(default)s)")
+    parser.add_argument("--root", default=str(DATA), metavar="DIR", help="folder of the data sets (default %(default)s)")
     args = parser.parse_args(argv)
     for path in get_tvsum(Path(args.root) / args.dataset):
         print(f"wrote {path}")

@@ -7,7 +7,7 @@ A config is a JSON list of entries:
 
     {"name": "tvsum", "type": "tvsum", "videos": FOLDER, "annotations": FILE, "weight": 1.0, "fps": 1, "max_num_frames": 400, ...}
 
-type           tvsum | hisum | hihd | captions | questions | grounding; decides which annotation keys the entry must have (KEYS)
+type           tvsum | summe | hisum | hihd | captions | questions | grounding; decides which annotation keys the entry must have (KEYS)
 videos         folder of video files; they are indexed once into `index` (default: videos_metadata.json beside the folder)
 weight         how often a sample is used per epoch: 2 = twice, 0.5 = a seeded half of them, drawn anew each epoch (default 1)
 fps            frames a second (default: build_mixture's frame_fps)
@@ -31,6 +31,7 @@ from llava_next import PUBLISHED, FrameShape
 
 from aha.conversation import DEFAULT_SYSTEM_PROMPT, DuetFormat, Turn
 from aha.core.files import read_json
+from aha.core.folds import SPLITS
 from aha.data import hisum, mmduetit, summe, tvsum
 from aha.data.ancestors import translated
 from aha.data.labels import keep_frames, label_arrays
@@ -323,8 +324,8 @@ def build_mixture(
     What is left out is printed once (by rank 0). Raises UserError for a bad config or annotation file, a missing folder, or where no sample
     is usable.
     """
-    if split not in tvsum.SPLITS:
-        raise UserError(f"split {split!r} is none of {', '.join(tvsum.SPLITS)}.")
+    if split not in SPLITS:
+        raise UserError(f"split {split!r} is none of {', '.join(SPLITS)}.")
     entries = read_config(config_path)
     _index_once(entries)
     sources = []

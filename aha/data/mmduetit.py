@@ -19,12 +19,11 @@ from aha.data.samples import CaptionSample, GroundingSample, Problem, QuestionSa
 from aha.errors import UserError
 from aha.video.library import VideoFolder
 
-TYPES = ("captions", "questions", "grounding")
 Found = tuple[str, str, type[CaptionSample] | type[QuestionSample] | type[GroundingSample], dict[str, Any]]  # item, video, kind, fields
 
 
 def load(entry: dict, folder: VideoFolder, fps: float) -> tuple[list[Sample], list[Problem]]:
-    """Samples of {"type": one of TYPES, "annotations": JSON}. Raises UserError for a bad file, naming the entry that is wrong."""
+    """Samples of an entry of type captions, questions or grounding. Raises UserError for a bad file, naming the entry that is wrong."""
     path = entry["annotations"]
     stored = read_json(path, f"{entry['name']} annotations")
     wanted = dict if entry["type"] == "captions" else list

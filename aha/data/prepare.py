@@ -30,7 +30,6 @@ from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
 from aha.eval.task import DATA, DataSet
 from aha.video.library import VideoFolder, index_videos, list_videos, video_folder
 
-ROOT = DATA
 UNPACKED_BYTES, UNPACKED_FILES = 8 << 30, 20_000  # of one archive, at most; TVSum's has 0.7 GB
 
 
@@ -249,7 +248,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "dataset", nargs="?", choices=list(CATALOG), metavar="DATASET", help=f"one of {', '.join(CATALOG)} (default: overview)"
     )
-    parser.add_argument("--root", default=str(ROOT), metavar="DIR", help="folder of the data sets (default %(default)s)")
+    parser.add_argument("--root", default=str(DATA), metavar="DIR", help="folder of the data sets (default %(default)s)")
     parser.add_argument(
         "--no_index", action="store_true", help="do not open the videos (the index is then made by the first run that needs it)"
     )

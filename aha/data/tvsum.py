@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from aha.core.folds import N_FOLDS
 from aha.data.samples import Problem, RelevanceSample, Sample, annotated_file
 from aha.eval import tvsum
 from aha.eval.annotations import TVSumVideo, read_tvsum
 from aha.eval.community import Split
 from aha.video.library import VideoFolder
 
-SPLITS = ("train", "val", "test", "all")
 
-
-def split_ids(videos: dict[str, TVSumVideo], split: str, fold: int | Split | None, n_folds: int = 5, validation: bool = False) -> list[str]:
+def split_ids(
+    videos: dict[str, TVSumVideo], split: str, fold: int | Split | None, n_folds: int = N_FOLDS, validation: bool = False
+) -> list[str]:
     """Video ids of a split, in the annotations' order: aha.eval.tvsum.split_ids."""
     return tvsum.split_ids({video_id: video.category for video_id, video in videos.items()}, split, fold, n_folds, validation)
 
@@ -66,4 +67,4 @@ def load(entry: dict, folder: VideoFolder, split: str, fold: int | Split | None,
     return tvsum_samples(entry["name"], videos, folder, split_ids(videos, split, fold, validation=validation))
 
 
-__all__ = ["SPLITS", "importance", "load", "split_ids", "tvsum_samples"]
+__all__ = ["importance", "load", "split_ids", "tvsum_samples"]

@@ -31,10 +31,10 @@ from aha.core.folds import folds
 from aha.demo.dataset import make_dataset, mixture
 from aha.errors import UserError, run_command
 from aha.eval.annotations import TVSumVideo, find_tvsum, read_tvsum
+from aha.scoring.known_models import DEMO
+from aha.scoring.model_choice import DEMO_BASE
 
-PACKAGE = Path(__file__).resolve().parent
-BASE = PACKAGE / "checkpoints" / "llava-onevision-qwen2-demo-ov"
-ADAPTER = PACKAGE / "checkpoints" / "mmduet-demo"
+BASE, ADAPTER = DEMO_BASE, DEMO / "mmduet-demo"
 DEEPSPEED = "configs/deepspeed/zero2.json"
 FOLD = 0
 HELD_OUT = ("--fold", str(FOLD))

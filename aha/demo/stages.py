@@ -252,7 +252,7 @@ def make_checkpoints(
     model = new_model(seed)
     save_base(model, tokenizer, output / BASE)
     duet = DuetFormat(load_tokenizer(output / BASE))
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps torch's method, and its self is lost
+    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper around torch's `to` loses the type of self
     embed_words(model, pretrain_vision(model, seed, vision_steps), duet)
     bank = fill_bank(model, seed, bank_scenes)
     pointer = pretrain_language(model, bank, duet, seed, language_steps)

@@ -1,7 +1,14 @@
 """Benchmark numbers: numpy over prediction files; neither torch nor a video decoder.
 
-A benchmark is one module that holds its `TASK` (aha.eval.task) and is its own command (`python -m aha.eval.tvsum`), and one line here. The
-proactive benchmarks share a module and a command, which holds theirs in TASKS.
+A benchmark is one module, which holds its `TASK` (task.py) and is its own command (`python -m aha.eval.tvsum`), and one line of MODULES
+below. The proactive benchmarks share one module and command (proactive.py), which holds theirs in TASKS.
+
+command.py          what the commands share: flags, selection, comparison, report; questions.py: what the question benchmarks share
+annotations.py data_hisum.py community.py summe_truth.py shots.py proactive_files.py    readers of published files
+tvsum_protocols.py tvsum_h5.py h5_numbers.py grids.py baselines.py    protocols, grids and baseline rows of TVSum and the h5 files
+published.py        published rows beside ours
+judge.py judge_batch.py    a language model as judge
+grid_search.py kfold.py importers.py ablate.py    further commands: fusion weights, k-fold runs, other people's files, ablations
 """
 
 from __future__ import annotations

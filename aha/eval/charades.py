@@ -43,14 +43,15 @@ from aha.eval.questions import (
 )
 from aha.eval.task import MMDUETIT, DataSet, File, Task
 from aha.metrics import grounding, moments
-from aha.results.layout import Headline, Protocol
+from aha.results.layout import WHOLE, Headline, Protocol
 from aha.results.tree import Column, Scored, mean_of
 
 if TYPE_CHECKING:
     from aha.results.figures import Curve
 
 WINDOWS = tuple(range(15))  # smoothing windows of the published sweep
-WHOLE = "whole_video"  # the row of answering "the whole video"
+USUAL_WINDOWS = (0, 8)  # those that are computed unless others are asked for
+USUAL_THRESHOLD = 0.5
 RECALLS = ("mIoU", *(f"R@{r}" for r in grounding.RECALLS))
 TEXT = tuple(
     Protocol(name, f"span in the words of another model, first true span (MMDuet/Aha, --is_online_model 0); {rule}", RECALLS, RECALLS)
@@ -213,8 +214,8 @@ def official_layout(metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def load(
     annotations: str | Path | None = None,
-    smooth_windows: Sequence[int] = (0, 8),
-    threshold: float = 0.5,
+    smooth_windows: Sequence[int] = USUAL_WINDOWS,
+    threshold: float = USUAL_THRESHOLD,
     answers: str = "scores",
     protocols: Sequence[str] | None = None,
     **selection: Any,
@@ -245,9 +246,12 @@ def window_list(text: str) -> list[int]:
 
 
 def add_flags(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--smooth_windows", type=window_list, default=[0, 8], help="frames averaged on each side, comma-separated (default 0,8)")
+    p.add_argument(
+        "--smooth_windows", type=window_list, default=list(USUAL_WINDOWS),
+        help=f"frames averaged on each side, comma-separated (default {','.join(map(str, USUAL_WINDOWS))})",
+    )  # fmt: skip
     threshold_help = "the fixed threshold, 0.30 to 0.70 in steps of 0.02; not tuned (default %(default)s)"
-    p.add_argument("--threshold", type=finite, default=0.5, help=threshold_help)
+    p.add_argument("--threshold", type=finite, default=USUAL_THRESHOLD, help=threshold_help)
     text_answers.add_answers_flag(p)
 
 
@@ -262,7 +266,7 @@ TASK = Task(
         "non-commercial, see the licence of Charades", "evaluation: temporal grounding (charades.sh)",
     ),
     short="Charades-STA", items=items, load=load, add_flags=add_flags, frame_fps=2.0, max_num_frames=400, unit="questions",
-    protocols=tuple(protocols_for((0, 8), 0.5)), rows={WHOLE: "whole video"},
+    protocols=tuple(protocols_for(USUAL_WINDOWS, USUAL_THRESHOLD)), rows={WHOLE: "whole video"},
     headlines=(
         Headline("fixed_threshold_w0_t0.50", "mIoU", "mIoU"), Headline("fixed_threshold_w0_t0.50", "R@0.5", "R@1, IoU 0.5"),
         Headline("best_threshold_per_example_w0", "mIoU", "mIoU of the oracle"), Headline("univtg_windows", "R@1@0.5", "R@1, IoU 0.5"),

@@ -10,7 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from aha.core import lost_frames
 from aha.core.checked import id_of
 from aha.core.files import check_output, read_json, write_json
 from aha.core.flags import add_ids, check_outputs, with_dashed_ids
-from aha.core.fusion import RELEVANCE, Fusion, add_fusion_flags, fusion_of
+from aha.core.fusion import NAMES, RELEVANCE, Fusion, add_fusion_flags, fusion_of
 from aha.core.prediction import Prediction, keyed, read_predictions
 from aha.errors import UserError
 from aha.eval import published
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from aha.results.figures import Curve
 
 BASELINES = Path("outputs/baselines")  # where `aha baseline NAME` writes: DATASET/NAME.json
-WEIGHTS = tuple(f.name for f in fields(Fusion))
 COMMON = (
     "predictions",
     "compare",
@@ -46,7 +45,7 @@ COMMON = (
     "random_runs",
     "published",
     "fusion",
-    *WEIGHTS,
+    *NAMES,
 )  # the others go to `load`
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from aha.core.files import write_json
 from aha.core.flags import check_outputs
 from aha.core.folds import folds
-from aha.core.fusion import RELEVANCE, fuse
+from aha.core.fusion import NAMES, RELEVANCE, fuse
 from aha.core.heads import SCORES
 from aha.core.prediction import keyed, read_predictions
 from aha.errors import UserError, run_command
@@ -45,7 +45,7 @@ from aha.metrics.highlights import top_labels, top_share, trapezoid_ap
 from aha.results import table
 from aha.results.tree import number
 
-PARAMETERS = ("alpha", "beta", "epsilon", "uncertainty_threshold")
+EMPTY = "the grid has no combination with alpha or beta other than 0; widen --grid_alpha or --grid_beta."
 THRESHOLD = float(THRESHOLDS[10])  # 0.5, to the last bit as in the evaluation
 GROUNDING = ("mIoU", *(f"R@{r}" for r in RECALLS))
 OBJECTIVES = ("top5", "spearman", "spearman_annotators", "map50", "map15", "f1_15")
@@ -86,12 +86,12 @@ def grid_values(text: str) -> list[float]:
 
 def combinations(grid: dict[str, Sequence[float]]) -> np.ndarray:
     """[K, 4] in the order product(alpha, beta, epsilon, threshold), without alpha = beta = 0. Raises UserError where none is left."""
-    if (count := math.prod(len(grid[name]) for name in PARAMETERS)) > MOST_COMBINATIONS:
+    if (count := math.prod(len(grid[name]) for name in NAMES)) > MOST_COMBINATIONS:
         raise UserError(f"the grid has {count:,} combinations, more than {MOST_COMBINATIONS:,}; give fewer values of each weight.")
-    rows = np.array(list(itertools.product(*(grid[name] for name in PARAMETERS))))
+    rows = np.array(list(itertools.product(*(grid[name] for name in NAMES))))
     rows = rows[(rows[:, 0] != 0) | (rows[:, 1] != 0)]
     if not len(rows):
-        raise UserError("the grid has no combination with alpha or beta other than 0; widen --grid_alpha or --grid_beta.")
+        raise UserError(EMPTY)
     return rows
 
 
@@ -215,7 +215,7 @@ def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
 
 
 def named(combination: np.ndarray) -> dict[str, float]:
-    return dict(zip(PARAMETERS, (float(x) for x in combination)))
+    return dict(zip(NAMES, (float(x) for x in combination)))
 
 
 def cross_validate(videos: Sequence[HeadScores], combinations_K4: np.ndarray, objective_VK: np.ndarray, held_out: list[list[str]]) -> dict:
@@ -314,7 +314,7 @@ def search(
     best = tune(objective_VK)
     untuned = np.array([0.0, 1.0, 0.0, 0.0])
     result = {
-        "grid": {name: [float(x) for x in grid[name]] for name in PARAMETERS},
+        "grid": {name: [float(x) for x in grid[name]] for name in NAMES},
         "combinations": len(rows),
         "videos": len(videos),
         "objective": objective,
@@ -351,7 +351,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--info", help="ydata-tvsum50-info.tsv (default: the one beside the annotations)")
     parser.add_argument("--objective", choices=(*OBJECTIVES, *GROUNDING), help="what tuning maximises (default top5; charades: mIoU)")
     parser.add_argument("--folds", type=int, default=5, help="number of folds, balanced over categories (default %(default)s)")
-    for name in PARAMETERS:
+    for name in NAMES:
         parser.add_argument(
             f"--grid_{name}", type=grid_values, default=DEFAULT_GRID[name], metavar="VALUES",
             help="values a,b,c or start:stop:count (write --grid_epsilon=-5:5:15; default %(default)s)",
@@ -362,10 +362,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", help="write the result as JSON here")
     args = parser.parse_args(argv)
     check_outputs(args, "output")
-    grid = {name: getattr(args, f"grid_{name}") for name in PARAMETERS}
+    grid = {name: getattr(args, f"grid_{name}") for name in NAMES}
     needed = [any(grid["alpha"]), any(grid["beta"]), any(grid["epsilon"])]
     if not (needed[0] or needed[1]):
-        raise UserError("the grid has no combination with alpha or beta other than 0; widen --grid_alpha or --grid_beta.")
+        raise UserError(EMPTY)
     needed[1] = True  # the untuned row is relevance alone
     objective = args.objective or ("mIoU" if args.dataset == "charades" else "top5")
     if (objective in GROUNDING) != (args.dataset == "charades"):

@@ -24,7 +24,7 @@ from aha.metrics import keyshots_h5
 from aha.metrics.over_splits import over_splits, split_means
 from aha.metrics.rank import rank_correlation
 from aha.results import cache
-from aha.results.layout import RANDOM, Protocol
+from aha.results.layout import HUMAN, RANDOM, Protocol
 from aha.results.tree import Column, number
 
 Placed = tuple[np.ndarray, np.ndarray]  # frames [N], scores [N]
@@ -35,7 +35,6 @@ CORR_SUMME = Protocol(
     "corr_summary_csta", "the 0/1 machine summary with the mean user summary, every frame (CSTA, CVPR 2024)", ("kendall", "spearman")
 )
 POR = Protocol("por", "F over that of random summaries, x 100, mean over splits (Apostolidis et al., ACM MM 2020)", ("por",), ("por",))
-HUMAN = "human_vs_each_other_human"
 SECOND = 30  # frames, about
 VERSION = 1  # of the random summaries in the cache; raise it with every change of their definition
 
@@ -204,13 +203,3 @@ def as_released(prediction: Prediction) -> Prediction:
     if not isinstance(frames, list) or not isinstance(scores, list) or len(scores) == len(frames) or len(scores) < len(frames) - 1:
         return prediction
     return replace(prediction, record={**prediction.record, "scores": [*scores, 0.0][: len(frames)]})
-
-
-def splits_block(metrics: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """(protocol, metric, statistics) of every metric with splits, in the file's order."""
-    found = []
-    for protocol, tree in metrics["protocols"].items():
-        for metric, entry in tree.items():
-            parts = {"": entry} if "mean" in entry else entry
-            found += [(protocol, f"{metric} {subset}".strip(), part["splits"]) for subset, part in parts.items() if "splits" in part]
-    return found

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from aha.core.folds import SPLITS
 from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Samples, keyed, read_predictions
 from aha.errors import UserError, run_command
@@ -266,7 +267,7 @@ TASK = Task(
         "videos", "YouTube, <youtube_id>.mp4 as in metadata.csv; many are gone by now", "31,892 videos, about 1,800 h",
         "CC BY 4.0, YouTube's terms", "training and evaluation: highlight scores (train_on_hisum.sh, hisum.sh)",
     ),
-    short="Mr.HiSum", items=items, load=load, add_flags=add_flags, frame_fps=1.0, splits=("train", "val", "test", "all"),
+    short="Mr.HiSum", items=items, load=load, add_flags=add_flags, frame_fps=1.0, splits=SPLITS,
     protocols=PROTOCOLS, rows={RANDOM: "random", UPPER: "gtscore itself"}, random_runs=5,
     headlines=(
         Headline("official", "map50", "mAP at 50%"), Headline("official", "map15", "mAP at 15%"),

@@ -26,7 +26,8 @@ from aha.core.checked import number
 from aha.core.files import by_number, read_json
 from aha.core.flags import check_outputs
 from aha.core.heads import SCORES
-from aha.core.prediction import QUESTION_IDS, VIDEO_IDS, Prediction, read_predictions, write_predictions
+from aha.core.prediction import Prediction, read_predictions, write_predictions
+from aha.core.prediction_layouts import QUESTION_IDS, VIDEO_IDS
 from aha.errors import UserError, run_command
 from aha.eval.community import H5Video, read_h5
 

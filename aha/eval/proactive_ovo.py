@@ -83,7 +83,6 @@ class Row:
     video: str
     question: str
     truths: tuple[Any, ...]
-    realtimes: tuple[float, ...]
     options: tuple[str, ...] = ()
     times: tuple[float, ...] = ()
     start: float = 0.0
@@ -117,7 +116,7 @@ def _choice(entry: Mapping[str, Any], key: str, task: str, where: str) -> Row:
         raise UserError(f"{where}: gt is {gt}, no index of its {len(options)} options; repair the entry.")
     at = seconds(entry.get("realtime"), where, "realtime")
     texts = tuple(map(str, options))
-    return Row(key, task, str(entry.get("video", "")), str(entry.get("question", "")), (LETTERS[gt],), (at,), texts, start=at, end=at)
+    return Row(key, task, str(entry.get("video", "")), str(entry.get("question", "")), (LETTERS[gt],), texts, start=at, end=at)
 
 
 def _forward(entry: Mapping[str, Any], key: str, task: str, where: str) -> Row:
@@ -138,7 +137,7 @@ def _forward(entry: Mapping[str, Any], key: str, task: str, where: str) -> Row:
         times = tuple(seconds(time, where, name) + TOLERANCE for time in listed)
         start = 0.0
         question = f"Count: {entry.get('activity', '')}" if task == "REC" else f"Describe the steps: {entry.get('tutorial', '')}"
-    return Row(key, task, str(entry.get("video", "")), question, truths, at, (), times, start, at[-1])
+    return Row(key, task, str(entry.get("video", "")), question, truths, (), times, start, at[-1])
 
 
 # ---------------------------------------------------------------- what models said

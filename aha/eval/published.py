@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """How many videos of a split have a number here, and how many it has."""
+    """Of the `of` videos of a published split, `videos` have a number here."""
 
     videos: int
     of: int

@@ -140,7 +140,7 @@ def find_annotations(task: Task, given: str | Path | None = None) -> Path:
             return folder / file.path
     names = " or ".join(Path(file.path).name for file in task.data.files)
     raise UserError(
-        f"no {task.name} annotations ({names}) in {folder / 'annotations'}; `python -m aha.data.prepare {task.name}`  says where to get "
+        f"no {task.name} annotations ({names}) in {folder / 'annotations'}; `python -m aha.data.prepare {task.name}` says where to get "
         "them, or give --annotations."
     )
 

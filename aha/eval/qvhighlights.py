@@ -38,14 +38,13 @@ from aha.eval.questions import (
 from aha.eval.task import MMDUETIT, DataSet, File, Task
 from aha.metrics import grounding, moments
 from aha.results import tree
-from aha.results.layout import RANDOM, Headline, Protocol
+from aha.results.layout import RANDOM, WHOLE, Headline, Protocol
 from aha.results.tree import Column, Scored, mean_of
 
 if TYPE_CHECKING:
     from aha.results.figures import Curve
 
 SEED = 0
-WHOLE = "whole_video"  # the row of answering "the whole video"
 SOURCE = "QVHighlights standalone_eval, Lei et al. 2021"
 HIGHLIGHTS = tuple(f"HL-min-{level}-{metric}" for level in moments.SALIENCY_LEVELS for metric in ("mAP", "Hit1"))
 HIGHEST = 4  # opinions are 0 to 4

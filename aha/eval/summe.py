@@ -22,12 +22,12 @@ from aha.core.prediction import Prediction, keyed, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.command import Benchmark, run, select, select_protocols
 from aha.eval.community import read_h5
-from aha.eval.h5_numbers import CORR_SUMME, HUMAN, KEYSHOTS_SUMME, POR, H5Truth, as_released, read_truth
+from aha.eval.h5_numbers import CORR_SUMME, KEYSHOTS_SUMME, POR, H5Truth, as_released, read_truth
 from aha.eval.summe_truth import read_summe
 from aha.eval.task import DataSet, File, Item, Task
 from aha.metrics.keyshots_h5 import frame_scores
 from aha.results import table
-from aha.results.layout import RANDOM, Headline
+from aha.results.layout import HUMAN, RANDOM, Headline
 from aha.results.tree import Column, Scored, undefined_in
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aha.core.folds import folds
+from aha.core.folds import N_FOLDS, SPLITS, folds
 from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import Prediction, Samples, keyed, read_predictions
 from aha.errors import UserError, run_command
@@ -37,8 +37,6 @@ from aha.results.tree import Column, Scored, undefined_in
 
 if TYPE_CHECKING:
     from aha.results.figures import Curve
-
-N_FOLDS = 5
 
 
 # ---------------------------------------------------------------- videos
@@ -275,7 +273,7 @@ TASK = Task(
         "ydata-tvsum50-v1_1/video", "in the same archive (ydata-tvsum50-v1_1, put it into datasets/tvsum as it is)",
         "644 MB, 50 videos, 3.5 h", "CC BY 3.0", "fine-tuning and evaluation: highlight scores (train_on_tvsum.sh, tvsum.sh)",
     ),
-    short="TVSum", items=items, load=load, add_flags=add_flags, frame_fps=1.0, splits=("train", "val", "test", "all"), n_folds=N_FOLDS,
+    short="TVSum", items=items, load=load, add_flags=add_flags, frame_fps=1.0, splits=SPLITS, n_folds=N_FOLDS,
     protocols=PROTOCOLS, rows=ROWS, random_runs=20,
     headlines=(
         Headline("corr_full", "kendall", "Kendall tau"), Headline("corr_full", "spearman", "Spearman rho"),

@@ -28,7 +28,7 @@ def chapters_vtt(
 ) -> str:
     """The text of a .vtt file. Chapters do not overlap: each highlight is one, and so is what is left of each segment between them.
 
-    player_seconds: our seconds -> those of a player (`VideoIndex.player_seconds`), which is who reads the file.
+    player_seconds: turns our seconds into those of a player (`VideoIndex.player_seconds`), since a player reads the file.
     """
     cues: list[tuple[float, float, str]] = [(h.start, h.end, f"Highlight {title_of(h, query)}") for h in highlights]
     taken = sorted((h.start, h.end) for h in highlights)

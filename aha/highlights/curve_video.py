@@ -21,7 +21,7 @@ from aha.highlights.timeline import Highlight, ScoreTrack
 from aha.video.packet_index import video_index
 
 MAX_SIDE = 1280  # pixels of the video's pictures
-DARK, LIGHT, SOFT, LINE = "#0d1117", "#f0f6fc", "#8b949e", "#4493f8"
+DARK, SOFT, LINE = "#0d1117", "#8b949e", "#4493f8"
 DPI = 100
 
 

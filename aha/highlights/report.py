@@ -48,7 +48,7 @@ def write_report(
     late = player_seconds(0.0)
     data = {
         "duration": summary["duration"],
-        "late": late,  # the page's curves and moments are on our clock; the player's starts so much earlier
+        "late": late,  # curves and moments of the page are on our clock; the player's clock starts so many seconds earlier
         "ticks": clock_ticks(late, late + summary["duration"], 7),
         "curves": _curves(track, fused_F),
         "segments": [[round(s["start"], 3), round(s["end"], 3), s["ended_by"]] for s in summary["segments"]],
@@ -80,7 +80,7 @@ def write_report(
 
 
 def _moment(moment: Mapping[str, Any], thumbnail: str, player_seconds: Callable[[float], float]) -> str:
-    """A button. Its times, those in its data and those that are read, are the player's."""
+    """A moment as a button. Its times, both those in its data attributes and those that people read, are on the player's clock."""
     start, end, peak = (player_seconds(moment[name]) for name in ("start", "end", "peak_time"))
     unsure = "" if moment["uncertainty"] is None else f" · variance {moment['uncertainty']:.3f}"
     sentence = f"<p class=says>{html.escape(moment['caption'])}</p>" if moment["caption"] else ""

@@ -40,6 +40,7 @@ FILES = (
 )  # fmt: skip
 CURVE_VIDEO = "curve.mp4"  # where it is asked for
 RULES = ("budget", "top", "min_score")  # what may say how many moments there are
+BUDGET = 0.15  # share of the video that is chosen where none of them is given, as in TVSum
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Options:
     budget: float | None = None  # share of the video, 0..1
     top: int | None = None  # number of moments
     min_score: float | None = None  # all segments of at least this mean score
-    force: bool = False  # choose moments where the evidence is weak, too
+    force: bool = False  # also choose moments where the evidence is weak
 
     def __post_init__(self) -> None:
         if sum(getattr(self, name) is not None for name in RULES) > 1:
@@ -105,7 +106,11 @@ def score_curve(track: ScoreTrack, options: Options) -> np.ndarray:
 
 
 def evidence_of(track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Options, level: float | None) -> Evidence:
-    """unrelated: the same video scored for queries that have nothing to do with it; level: see Evidence, None: what these queries give."""
+    """How clearly the video answers the query of `track`.
+
+    unrelated: the same video scored for queries that have nothing to do with it. level: the least strength of a clear moment; None = the
+    level that these queries give (aha.highlights.evidence.level_of).
+    """
     others_QF = [score_curve(other, options) for other in unrelated]
     fused_F = score_curve(track, options)
     return Evidence(strength(fused_F, others_QF), level_of(fused_F, others_QF) if level is None else level)
@@ -114,7 +119,7 @@ def evidence_of(track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Opt
 def find_highlights(
     track: ScoreTrack, query: str, options: Options | None = None, video_fps: float = 30.0, evidence: Evidence | None = None
 ) -> Result:  # fmt: skip
-    """Fuse, smooth, segment, choose and rank. Without budget, top or min_score the budget is 0.15, as in TVSum.
+    """Fuse, smooth, segment, choose and rank. Without budget, top or min_score the budget is BUDGET.
 
     evidence: of this video and query, `evidence_of`. Where it is weak nothing is chosen, but with options.force.
     """
@@ -128,7 +133,7 @@ def find_highlights(
         segments = segment_uniform(track, options.shot_seconds)
     weak = evidence is not None and not evidence.is_clear
     rule = next((name for name in RULES if getattr(options, name) is not None), "budget")
-    value: Any = 0.15 if getattr(options, rule) is None else getattr(options, rule)
+    value: Any = BUDGET if getattr(options, rule) is None else getattr(options, rule)
     if weak and not options.force:
         chosen = []
     elif rule == "top":
@@ -151,14 +156,16 @@ def prediction(result: Result, video_id: str, frame_fps: float) -> Prediction:
 
 
 def read_track(prediction: Prediction, duration: float) -> ScoreTrack:
-    """What a prediction file has of a video, as a track without picture features. Raises UserError."""
+    """A prediction as a track, without picture features, which no prediction file holds. Raises UserError where it lacks times or heads."""
     samples = prediction.samples(Fusion())
     if samples.times is None or samples.frames is None:
         raise UserError(f"{prediction.name} does not say when each score was read (time, true_frames_list); it was not written by aha.")
-    informative, relevance, uncertainty = (prediction.head(name) if name in prediction.rows()[0] else None for name in SCORES)
-    if informative is None or relevance is None:
+    heads = {name: prediction.head(name) for name in SCORES if name in prediction.rows()[0]}
+    if not {"informative_score", "relevance_score"} <= heads.keys():
         raise UserError(f"{prediction.name} lacks informative or relevance scores; it was not written by aha.")
-    return ScoreTrack(samples.times, samples.frames, informative, relevance, uncertainty, duration)
+    return ScoreTrack(
+        samples.times, samples.frames, heads["informative_score"], heads["relevance_score"], heads.get("uncertainty_score"), duration
+    )
 
 
 def summary(result: Result, video: Path, note: str, reel: ReelInfo | None) -> dict[str, Any]:

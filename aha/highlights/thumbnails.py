@@ -44,7 +44,8 @@ def stills_of(index: VideoIndex, track: ScoreTrack, fused_F: np.ndarray, highlig
 
 
 def read_pictures(index: VideoIndex, wanted: Mapping[int, int]) -> dict[int, Image.Image]:
-    """wanted: number of a frame in the video -> pixels that its longer side may have. Upright, with square pixels."""
+    """Frames of a video as upright pictures with square pixels: {frame number: picture}. wanted: {frame number: most pixels of its longer
+    side}."""
     pictures: dict[int, Image.Image] = {}
     for frame, image_HWC, pixel_aspect in decode_pyav(index, sorted(wanted), threads=2):
         picture = Image.fromarray(image_HWC)
@@ -63,7 +64,7 @@ def small(picture: Image.Image, side: int) -> Image.Image:
 
 
 def best_frame(track: ScoreTrack, fused_F: np.ndarray, highlight: Highlight | None) -> int:
-    """Number in the video of the frame of the highest score: of a moment, or of the whole video."""
+    """The frame with the highest score, of a moment or (None) of the whole video, by its number in the video."""
     first, last = (highlight.first, highlight.last) if highlight is not None else (0, len(track))
     return int(track.frames_F[first + int(np.argmax(fused_F[first:last]))])
 

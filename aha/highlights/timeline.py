@@ -43,9 +43,9 @@ class ScoreTrack:
     ) -> ScoreTrack:
         """rows: `debug_data` of a prediction file."""
         columns = {name: np.array([row[name] for row in rows]) for name in ("time", *SCORES) if name in rows[0]}
-        informative, relevance, uncertainty = SCORES
         return cls(
-            columns["time"], np.array(frames), columns[informative], columns[relevance], columns.get(uncertainty), duration, features_FD
+            columns["time"], np.array(frames), columns["informative_score"], columns["relevance_score"], columns.get("uncertainty_score"),
+            duration, features_FD,
         )  # fmt: skip
 
     def __len__(self) -> int:

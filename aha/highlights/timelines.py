@@ -55,8 +55,8 @@ def is_constant(index: VideoIndex) -> bool:
 
 
 def check_timelines(video: str | os.PathLike, kinds: Sequence[str]) -> None:
-    """Raises UserError, as `write_timelines` does, for what cannot be had of this video whatever is chosen, not even the whole of it in one
-    piece: asked before it is scored."""
+    """Raises UserError where `write_timelines` would fail for this video whatever moments are chosen (it is tried with the whole video as
+    one moment). Asked before the video is scored."""
     with tempfile.TemporaryDirectory() as folder:
         _write_all(Path(folder), video, [(0, len(video_index(video).pts))], kinds)
 

@@ -1,8 +1,7 @@
 """Temporal grounding from frame scores, as MMDuet and Aha report Charades-STA.
 
 Source: MMDuet (Wang et al. 2024) and Aha (Chang et al., NeurIPS 2025), `test/evaluate.py --func grounding`: box smoothing, min-max over
-the whole
-video, threshold, IoU over FRAMES between {score >= threshold} and {start <= time <= end}.
+the whole video, threshold, IoU over FRAMES between {score >= threshold} and {start <= time <= end}.
 Everything here looks ahead: min-max needs the whole video, and a window w averages w frames on BOTH sides.
 Dimensions: N frames, K thresholds, Q questions.
 """
@@ -20,8 +19,8 @@ COLUMNS = ("mIoU", *(f"R@{r}" for r in RECALLS))
 
 def smooth(scores: np.ndarray, window: int) -> np.ndarray:
     """Mean of frames i-window .. i+window, cut at the ends: [N] -> [N]."""
-    # np.mean of each slice, not running sums: on constant scores the last bits decide what the min-max below blows up, and golden
-    # numbers hold those bits.
+    # np.mean of each slice, not running sums: on constant scores the min-max below blows up differences in the last bits, and the golden
+    # numbers depend on those bits.
     return np.array([scores[max(0, i - window) : i + window + 1].mean() for i in range(len(scores))]) if window else scores
 
 

@@ -37,8 +37,7 @@ def moment_average_precision(predicted_P3: np.ndarray, truth_G2: np.ndarray) -> 
     """Average precision of one query at each of IOU_THRESHOLDS: windows with scores [P, 3], [G, 2] -> [10].
 
     At most the first 10 listed windows, by falling score (stable); each takes the still unused ground-truth window of highest IoU if
-    that is
-    at least the threshold; precision is made non-increasing in recall and integrated over recall. 0 without predictions.
+    that is at least the threshold; precision is made non-increasing in recall and integrated over recall. 0 without predictions.
     """
     result = np.zeros(len(IOU_THRESHOLDS))
     kept = predicted_P3[:MAX_WINDOWS]
@@ -134,8 +133,7 @@ def highlight_metrics(scores: np.ndarray, table_CW: np.ndarray) -> dict[str, flo
 
 def grounding_window_metrics(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Charades-STA from listed windows (UniVTG), per query, percent: R@1@t and mIoU of the first window, R@5@t of the best of the first
-    five
-    (t = .3/.5/.7), mAP@t and mAP."""
+    five (t = .3/.5/.7), mAP@t and mAP."""
     first = np.array([best_iou(p[:, :2], g, 1) for p, g in zip(predictions, truths)])
     five = np.array([best_iou(p[:, :2], g, 5) for p, g in zip(predictions, truths)])
     precision = 100 * np.array([moment_average_precision(p, g) for p, g in zip(predictions, truths)])

@@ -39,9 +39,9 @@ def contingency(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def correlation_of_table(counts: np.ndarray) -> RankCorrelation:
     """Rank correlations from contingency tables, counts [..., K, L] whole numbers.
 
-    With P (Q) = number of concordant (discordant) pairs, T = n(n-1)/2, T_x and T_y = pairs tied in x and in y: tau-b = (P - Q) / sqrt((T
-    - T_x)(T - T_y)) (Kendall 1945), tau-a = (P - Q) / T, rho = Pearson correlation of average ranks (Spearman 1904). Degenerate: where x
-    or y is constant, or n < 2, tau-b and rho are NaN (0/0); tau-a is 0 (NaN for n < 2). Exact for n up to 1e6.
+    With P (Q) = number of concordant (discordant) pairs, T = n(n-1)/2, T_x and T_y = pairs tied in x and in y:
+    tau-b = (P - Q) / sqrt((T - T_x)(T - T_y)) (Kendall 1945), tau-a = (P - Q) / T, rho = Pearson correlation of average ranks (Spearman
+    1904). Degenerate: where x or y is constant, or n < 2, tau-b and rho are NaN (0/0); tau-a is 0 (NaN for n < 2). Exact for n up to 1e6.
     """
     counts = np.asarray(counts, dtype=np.int64)
     x_count, y_count = counts.sum(-1), counts.sum(-2)

@@ -1,4 +1,4 @@
-"""LoRA adapters in the published PEFT layout: load, merge, save. And folders that hold a whole model.
+"""LoRA adapters in the published PEFT layout: load, merge, save.
 
 A published adapter folder has adapter_config.json and adapter_model.safetensors with keys `base_model.model.<parameter>`: LoRA
 matrices, and whole copies of the modules in `modules_to_save` (mm_projector, lm_head, the heads). LoRA is PEFT's; the saved modules are
@@ -20,20 +20,15 @@ from llava_next import (
     CheckpointError,
     LlavaNextForCausalLM,
     base_config,
-    check_depth,
     check_finite,
     check_fit,
     first_line,
-    list_shards,
     load_base,
     open_shard,
     place,
     read_json,
     resolve_folder,
-    tensor_shapes,
-    write_shards,
 )
-from llava_next import load_saved as load_base_saved
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
@@ -141,15 +136,8 @@ def load_with_adapter(
     merge: bool,
     seed: int,
 ) -> Model:
-    """`AhaModel.from_base`."""
+    """A base checkpoint with its adapter, or (None) with new heads. `AhaModel.from_base` says what the arguments mean."""
     base_folder = resolve_folder(base)
-    if read_json(base_folder / "config.json").get("model_type") == model_class.config_class.model_type:
-        model = load_saved(model_class, base_folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
-        if adapter is None:
-            return model
-        raise CheckpointError(
-            f"{base_folder} is a whole Aha model already; give the LLaVA-OneVision base, or leave the adapter {adapter} out."
-        )
     lora: LoraConfig | None = None
     folder: Path | None = None
     tensors: dict[str, Tensor] = {}
@@ -267,7 +255,7 @@ def merge_adapter(model: Model) -> Model:
     Raises CheckpointError."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     weights = [layer.get_base_layer().get_parameter("weight").data for _, layer in layers]
-    # one buffer for all layers: temporary matrices of changing sizes fragment the heap, by a fifth of the model on a CPU
+    # one buffer for all layers: temporary matrices of changing sizes would fragment the heap and cost a fifth of the model's size on a CPU
     scratch = torch.empty(max((w.numel() for w in weights), default=0), dtype=torch.float32, device=weights[0].device if weights else None)
     for (name, layer), weight in zip(layers, weights):
         merged = scratch[: weight.numel()].view(weight.shape)
@@ -319,8 +307,8 @@ def trainable(model: WithHeads, modules: list[str]) -> list[str]:
 
 
 def adapter_names(model: WithHeads) -> list[str]:
-    """Parameters that an adapter of this model holds: LoRA, and every module of its `modules_to_save`, trained or not: what the starting
-    adapter put in place of the base's must come back with it."""
+    """Parameters that an adapter of this model holds: LoRA, and every module of its `modules_to_save`, also those that are not trained:
+    what the starting adapter had put in place of the base's weights must be in the new adapter too."""
     modules = set(lora_of(model).modules_to_save or modules_to_save(type(model))) | set(MODULES)
     names = [name for name, _ in model.named_parameters()]
     return [n for n in names if ".lora_" in n or (modules & set(n.split(".")) and ".base_layer." not in n)]
@@ -376,71 +364,3 @@ def base_of(folder: Path) -> str | Path:
     places = [Path(remembered.read_text(encoding="utf-8").strip())] if remembered.is_file() else []
     places += [folder.resolve().parent / named, folder / named]
     return next((place for place in places if (place / "config.json").is_file()), named)
-
-
-CARD = """---
-library_name: aha-video
-pipeline_tag: video-text-to-text
-license: apache-2.0
----
-# Aha! model
-
-LLaVA-OneVision / Qwen2 with {heads} heads ({parameters:.2f} B parameters).
-
-```python
-from aha.models import AhaModel
-
-model = AhaModel.from_pretrained("this-folder-or-hub-id")
-```
-"""
-
-
-def save_whole(model: WithHeads, folder: Path, *, tokenizer, card: str | None, max_shard_bytes: int) -> None:
-    """`AhaModel.save_pretrained`."""
-    if lora_layers(model):
-        raise ValueError(
-            "the model still has LoRA layers; call aha.models.adapters.merge_adapter(model) first, or save_adapter for the adapter alone."
-        )
-    (folder / "config.json").unlink(missing_ok=True)  # written last: a folder without it was not finished
-    write_shards(dict(model.named_parameters()), folder, max_shard_bytes)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-    parameters = sum(p.numel() for p in model.parameters()) / 1e9
-    write_text(folder / "README.md", card or CARD.format(parameters=parameters, heads=", ".join(model.config.heads)))
-    write_text(folder / "config.json", model.config.to_json_string(use_diff=False))
-
-
-def load_saved(
-    model_class: type[Model],
-    path_or_hub_id: str | os.PathLike,
-    *,
-    dtype: torch.dtype,
-    device: str | torch.device,
-    attn_implementation: str | None,
-) -> Model:
-    """`AhaModel.from_pretrained`."""
-    folder = resolve_folder(path_or_hub_id)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        return load_with_adapter(
-            model_class, base_of(folder), folder, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=True, seed=0
-        )
-    raw = read_json(folder / "config.json")
-    if raw.get("model_type") != model_class.config_class.model_type:
-        raise CheckpointError(
-            f"{folder} is a {raw.get('model_type')} checkpoint, not one that save_pretrained wrote; use AhaModel.from_base(base, adapter)."
-        )
-    shapes = tensor_shapes(list_shards(folder))
-    check_depth(raw.get("num_hidden_layers"), "model.layers.", shapes, folder)
-    try:
-        config = model_class.config_class.from_dict(raw)
-        heads: dict[str, tuple[int, ...]] = {
-            head.weight: (config.heads[head.name], config.hidden_size) for head in HEADS if head.name in config.heads
-        }
-    except UNUSABLE as error:
-        raise CheckpointError(f"{folder / 'config.json'} has settings that cannot be used ({first_line(error)}).") from error
-    check_fit(heads, {head.weight: shapes[head.weight] for head in HEADS if head.weight in shapes}, str(folder))
-    return load_base_saved(
-        folder, config, model_class=model_class, dtype=dtype, device=device,
-        attn_implementation=attn_implementation,
-        float32=MODULES,
-    )  # fmt: skip

@@ -17,7 +17,7 @@ else:
 
 class HeadSettings(Base):
     """What is added to a base's configuration: `heads`, name -> number of outputs, of the heads that there are (default: all, as Aha has
-    them). Folders of before have `relevance_outputs` and `uncertainty` in its place."""
+    them). Folders of earlier versions have `relevance_outputs` and `uncertainty` instead and are read too."""
 
     heads: dict[str, int]
 

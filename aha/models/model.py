@@ -48,11 +48,10 @@ class FrameScores(NamedTuple):
 
     def rows(self, start: int, end: int) -> FrameScores:
         """Frames start to end - 1."""
-        uncertainty = None if self.uncertainty is None else self.uncertainty[start:end]
-        return FrameScores(self.informative[start:end], self.relevance[start:end], uncertainty)
+        return FrameScores._make(None if scores_N is None else scores_N[start:end] for scores_N in self)
 
 
-assert FrameScores._fields == tuple(head.name for head in HEADS)
+assert FrameScores._fields == tuple(head.name for head in HEADS)  # a new head is a field here, too
 
 
 @dataclass
@@ -87,8 +86,8 @@ def activate(head: Head, logits_NO: Tensor) -> Tensor:
 
 
 class WithHeads(Base):
-    """What is added to a base model: for each head of `aha.core.heads` that `config.heads` names a linear layer without bias, such as
-    `informative_head` [H -> 2]; None where there is none. Mixed into a class that offers what `llava_next` says a base offers."""
+    """What is added to a base model: for each head of `aha.core.heads` a linear layer without bias, such as `informative_head` [H -> 2], or
+    None where `config.heads` does not name it. Mixed into a class that offers what `llava_next` says a base offers."""
 
     config: AhaConfig
 
@@ -162,8 +161,9 @@ class WithHeads(Base):
 
     @torch.no_grad()
     def to_aha(self) -> Self:
-        """Turn MMDuet's heads into Aha's, in place: softmax class 1 of (w0, w1) equals sigmoid of (w1 - w0); heads that there are not start
-        at zero, the uncertainty that is at log-variance 0 (variance 1) for every frame. No change where they are Aha's already."""
+        """Turn MMDuet's heads into Aha's, in place: softmax class 1 of (w0, w1) equals sigmoid of (w1 - w0). Heads that the model lacks are
+        added with zero weights, so that a new uncertainty head gives log-variance 0 (variance 1) for every frame. No change where the heads
+        are Aha's already."""
         weight_OH = self.get_parameter("relevance_head.weight")
         if len(weight_OH) == 2:
             self.set_head("relevance", (weight_OH[1].float() - weight_OH[0].float())[None].to(weight_OH.dtype))
@@ -174,7 +174,7 @@ class WithHeads(Base):
 
     @torch.no_grad()
     def set_head(self, name: str, weight_OH: Tensor | None) -> None:
-        """Put a head with this weight in place of the one that there is, or none."""
+        """Replace the head of this name, if there is one, by one with this weight; None removes it."""
         linear = None
         if weight_OH is not None:
             linear = nn.Linear(weight_OH.shape[1], len(weight_OH), bias=False, device=weight_OH.device, dtype=weight_OH.dtype)
@@ -202,10 +202,10 @@ class WithHeads(Base):
         merge: fold LoRA into the weights (for inference); False keeps it as trainable layers. Without an adapter the informative and
         relevance heads start from N(0, 0.02) with `seed` and the uncertainty head at zero. Raises UserError.
         """
-        from aha.models.adapters import load_with_adapter  # that file builds AhaModels
+        from aha.models.folders import load_from_base  # that file builds AhaModels
 
         try:
-            model = load_with_adapter(
+            model = load_from_base(
                 cls, base, adapter, dtype=dtype, device=device, attn_implementation=attn_implementation, merge=merge, seed=seed
             )
         except ValueError as error:  # how transformers and PEFT refuse settings
@@ -222,7 +222,7 @@ class WithHeads(Base):
         attn_implementation: str | None = None,
     ) -> Self:
         """A folder or hub id that `save_pretrained` wrote; or an adapter folder, whose base is the one it names. Raises UserError."""
-        from aha.models.adapters import load_saved
+        from aha.models.folders import load_saved
 
         try:
             model = load_saved(cls, path_or_hub_id, dtype=dtype, device=device, attn_implementation=attn_implementation)
@@ -239,7 +239,7 @@ class WithHeads(Base):
         self, folder: str | os.PathLike, *, tokenizer=None, card: str | None = None, max_shard_bytes: int = 5 * 1024**3
     ) -> None:
         """Write config.json, safetensors and README.md (model card), and the tokenizer if given. LoRA must be merged first."""
-        from aha.models.adapters import save_whole
+        from aha.models.folders import save_whole
 
         save_whole(self, Path(folder), tokenizer=tokenizer, card=card, max_shard_bytes=max_shard_bytes)
 

@@ -89,7 +89,7 @@ def _data(tables: Sequence[Table], run: Run) -> tuple[list[str], list[str]]:
 
 
 def _root(name: str, folder: Path) -> Path:
-    """TVSum's annotations ship: without the official ones in the folder those are read."""
+    """Where the annotations of a data set are read: its folder, or of TVSum the copy that ships, where the folder holds none."""
     from aha.eval.annotations import find_tvsum
 
     return find_tvsum(folder if folder.is_dir() else None) if name == "tvsum" else folder
@@ -169,7 +169,7 @@ def output_bytes(tables: Sequence[Table], run: Run) -> float:
 
 
 def _disk(tables: Sequence[Table], run: Run, to_download: int) -> list[str]:
-    """What an earlier run has written into the folder is not needed again."""
+    """What the disk lacks for a run; files that an earlier run left in its folder are not counted again."""
     from huggingface_hub import constants
 
     out, hub = Path(run.out), Path(constants.HF_HUB_CACHE)

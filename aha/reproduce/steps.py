@@ -20,6 +20,7 @@ from typing import Any
 
 from aha.core.environment import die_with_parent, git_commit
 from aha.core.files import read_json, write_json
+from aha.core.prediction import has_uncertainty
 from aha.errors import UserError
 from aha.eval import load_task
 from aha.eval.annotations import find_tvsum
@@ -200,12 +201,6 @@ class Runner:
     @property
     def failures(self) -> list[Step]:
         return [step for step in self.steps.values() if step.failure]
-
-
-def has_uncertainty(predictions: Path) -> bool:
-    """Whether a prediction file holds scores of the uncertainty head."""
-    first = read_json(predictions, "prediction file")[0]
-    return "uncertainty_score" in first["debug_data"][0]
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aha.core import fusion
 from aha.errors import UserError
 from aha.eval import load_task
 
@@ -36,8 +37,7 @@ SIZES = {  # data set -> (items scored, their frames in all, how that is known);
     "magqa": (2_000, 70_000, "2,000 test questions over videos of 17 s on average"),
     "youcook2": (457, 73_000, "457 val videos of 317 s on average"),
 }
-ZERO_SHOT = "--alpha 0.7 --beta 1.0 --epsilon -2.9 --uncertainty_threshold 0.3"
-ADAPTED = "--alpha 0.667 --beta 1.357 --epsilon 3.571 --uncertainty_threshold 0.077"
+ZERO_SHOT, ADAPTED = fusion.ZERO_SHOT.flags, fusion.ADAPTED.flags
 FEATURES = "--feature_cache {out}/features"
 
 Metric = tuple[str, str, str]  # protocol, metric, subset ("" where the protocol has none)

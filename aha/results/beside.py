@@ -15,7 +15,7 @@ from aha.core.files import read_json
 from aha.errors import UserError
 from aha.results import table
 
-HEADS = ("row", "protocol", "metric", "ours", "95% interval", "videos", "published", "by", "comparable")
+TITLES = ("row", "protocol", "metric", "ours", "95% interval", "videos", "published", "by", "comparable")
 NO_RESULT = "NO RESULT"
 
 
@@ -51,7 +51,7 @@ class Row:
 
 def markdown(rows: Iterable[Row]) -> str:
     """The rows as one Markdown table."""
-    lines = [" | ".join(HEADS), " | ".join("---" for _ in HEADS)]
+    lines = [" | ".join(TITLES), " | ".join("---" for _ in TITLES)]
     lines += [" | ".join(cell.replace("|", "\\|") for cell in row.cells) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)
 

@@ -13,7 +13,10 @@ NAMES = {
     "spearman_of_binary_summaries": "Spearman rho of summaries", "in_span_score": "in-span score", "turns": "replies", "por": "PoR",
     "micro": "accuracy", "macro": "mean accuracy of the tasks",
 }  # fmt: skip
-RANDOM = "random"  # the row of random scores: {"mean", "sd", "runs"}
+# Baseline rows of several benchmarks, as the metrics file calls them.
+RANDOM = "random"  # random scores: {"mean", "sd", "runs"}
+HUMAN = "human_vs_each_other_human"
+WHOLE = "whole_video"  # answering "the whole video"
 
 
 @dataclass(frozen=True)

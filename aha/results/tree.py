@@ -33,7 +33,7 @@ class Pooled:
         return float(self(self.sums.sum(axis=0)[None])[0])
 
     def minus(self, other: Pooled) -> Pooled:
-        """The difference to another one over the same videos."""
+        """This number less another one over the same videos."""
         split = self.sums.shape[1]
         both = np.concatenate([self.sums, other.sums], axis=1)
         return Pooled(both, lambda sums_BK: self(sums_BK[:, :split]) - other(sums_BK[:, split:]))
@@ -98,7 +98,7 @@ def undefined_in(columns: Iterable[Column]) -> list[str]:
 
 
 def number(value: float) -> float | None:
-    """JSON has no NaN: null."""
+    """A number for JSON, which has no NaN: None becomes null."""
     return None if math.isnan(value) else float(value)
 
 

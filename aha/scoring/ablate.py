@@ -12,7 +12,7 @@ frames only; the command says how often it ran. Interrupted, it goes on where it
     prompt       specific, ambiguous, unrelated, none (aha.core.prompts)
     heads        all three, and without each; weights of the Aha paper's zero-shot row unless given
     clock        every frame, and live at each of --speeds: what arrives while the model is busy is lost (aha.streaming.stream_clock);
-                 give a --frame_fps that is worth losing. Not among the studies that are made without --study
+                 give a --frame_fps so high that frames are lost. Made only where --study names it
 
 Shapes: F frames of a video, K tokens of a frame (49), H decoder width.
 """
@@ -27,9 +27,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aha.core.files import check_output, read_json, write_json, write_text
+from aha.core.files import check_output, write_json, write_text
 from aha.core.flags import add_flags, from_args
-from aha.core.fusion import Fusion, add_fusion_flags, given_weights
+from aha.core.fusion import ZERO_SHOT, Fusion, add_fusion_flags, given_weights
+from aha.core.prediction import has_uncertainty
 from aha.errors import UserError, run_command
 from aha.eval import MODULES, load_task
 from aha.results import table
@@ -48,7 +49,6 @@ STUDIES = ("cache", "corruption", "prompt", "heads")
 CLOCK = "clock"
 LOST = "frames lost"  # its column: a share
 BOUNDED = ("sink", "dynamic_sink", "sliding", "static")
-ZERO_SHOT = Fusion(0.7, 1.0, -2.9, 0.3)  # Aha paper, table 11: "zero-shot"; the sign of epsilon rewards uncertainty
 FLAGS = ("frame_fps", "max_num_frames", "video_backend", "window", "sink_tokens", "corrupt_ratio", "seed")
 
 
@@ -105,7 +105,8 @@ class Vision:
         self.encoded = self.encoded_corrupted = self.reused = 0
 
     def videos(self, item: Item, corruptions: Sequence[Corruption]) -> dict[Corruption | None, OpenVideo]:
-        """{None: the video with the features of its clean frames, corruption: with those of its bad frames in their place}."""
+        """The video once for each corruption: {None: with the features of its clean frames, corruption: with the features of the corrupted
+        frames in the place of the clean ones}."""
         from aha.data.feature_cache import VideoFeatures
 
         video = self.scorer.open(item.path)
@@ -155,7 +156,7 @@ class Vision:
 
 
 def bad_frames(corruption: Corruption, duration: float, clean: VideoFeatures, item: Item) -> list[int]:
-    """Places, among the sampled frames, of those in a bad second."""
+    """Which of the sampled frames lie in a second that the corruption makes worse, by their place among them."""
     hit = corruption.bad_seconds(duration, Path(item.path).stem)
     return [k for k, frame in enumerate(clean.frames) if math.floor(frame.time + 1e-6) in hit]
 
@@ -164,7 +165,7 @@ def bad_frames(corruption: Corruption, duration: float, clean: VideoFeatures, it
 
 
 def changed(settings: Any, changes: Sequence[tuple[str, Any]]) -> Any:
-    """A copy of a ScoreConfig or Selection with those of the changes that are its own."""
+    """A copy of a ScoreConfig or Selection with those of the changes that are fields of it."""
     own = {entry.name for entry in fields(settings)}
     return replace(settings, **{name: value for name, value in changes if name in own})
 
@@ -217,12 +218,6 @@ def score_all(
         "frames_reused": vision.reused, "frames_scored": frames_scored,
     }  # fmt: skip
     return files, counts
-
-
-def has_uncertainty(predictions: Path) -> bool:
-    """Whether a prediction file holds uncertainty scores."""
-    first = read_json(predictions, "prediction file")[0]
-    return "uncertainty_score" in first["debug_data"][0]
 
 
 def file_name(changes: Sequence[tuple[str, Any]]) -> str:

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 SIDE = 64  # pixels of the pictures that motion and scene_change compare
 BINS = 8  # of each colour
 NAMES = ("random", "uniform", "centre", "recency", "motion", "scene_change", "siglip", "vlm", "titles_swapped")
-REPLIES_PER_MINUTE = 2.0
 LIVE = ("vlm", "titles_swapped")  # that may be scored on a live stream's clock
 
 
@@ -155,7 +154,7 @@ def with_replies(found: list[Prediction], dataset: str, root: Path) -> list[Pred
         if (one := asked.get(prediction.question_id)) is not None:
             rows = [row for row in prediction.rows() if one.start < row["time"] <= one.end]
             streams[prediction.question_id] = (one, rows), prediction
-    spoken = {p.question_id: p for p in speak(streams, "budget", per_minute=REPLIES_PER_MINUTE)[0]}
+    spoken = {p.question_id: p for p in speak(streams, "budget")[0]}
     return [Prediction({**p.record, **spoken[p.question_id].record}, p.where) for p in found if p.question_id in spoken]
 
 

@@ -15,11 +15,13 @@ from typing import Any
 
 from aha.conversation import PROMPT_ORDERS, checked_system_prompt
 from aha.core.flags import add_flags, check_choices, flag, from_args
+from aha.core.folds import N_FOLDS, SPLITS
 from aha.core.heads import SCORES
 from aha.core.prompts import STYLES
 from aha.errors import UserError
+from aha.eval import MODULES
 from aha.streaming.caches import CACHES, DEFAULT_SINK_TOKENS, DEFAULT_WINDOW, SEMANTICS
-from aha.streaming.policies import speaking_policy
+from aha.streaming.policies import check_heads, speaking_policy
 from aha.streaming.stream_clock import CLOCKS, MACHINE, StreamClock
 from aha.video.corrupt import KINDS, Corruption
 from aha.video.reader import BACKENDS, SAMPLINGS
@@ -59,7 +61,7 @@ class ScoreConfig:
     uncertainty_wait_threshold: float | None = flag(None, "wait while the variance is above X", metavar="X")
     max_wait_frames: int = flag(10, "wait at most N frames", metavar="N")
     remove_assistant_turns: bool = flag(False, "a reply leaves no trace in what the model remembers")
-    repetition_penalty: float | None = flag(None, "divide the logits of words said before by X", metavar="X")
+    repetition_penalty: float | None = flag(None, "divide the logits of tokens that were said before by X", metavar="X")
     max_new_tokens: int = flag(200, "longest reply, in tokens", metavar="N")
     corrupt: str | None = flag(None, "make a share of every video's seconds worse: robustness studies", choices=KINDS)
     corrupt_ratio: float = flag(0.2, "that share, 0 to 1", metavar="X")
@@ -72,8 +74,7 @@ class ScoreConfig:
             raise UserError(f"--frame_fps is {self.frame_fps}; give frames a second above 0, or 0 together with --max_num_frames.")
         if self.chunk_frames < 1:
             raise UserError(f"--chunk_frames is {self.chunk_frames}; give at least 1.")
-        if unknown := [head for head in self.heads if head not in SCORES]:
-            raise UserError(f"--score_heads: {', '.join(unknown) or '(none)'} is none of {', '.join(SCORES)}.")
+        check_heads(self.heads)
         if self.uncertainty_wait_threshold is not None and not self.speaks:
             raise UserError(
                 "--uncertainty_wait_threshold waits with a reply; give --stream_end_prob_threshold or ..._score_sum_threshold too."
@@ -98,11 +99,11 @@ class ScoreConfig:
 
     @property
     def measured(self) -> bool:
-        """Whether a frame costs as long as this machine takes."""
+        """Whether a frame costs the time that this machine takes for it (--speed machine)."""
         return self.clock == "wall" and self.speed in (None, MACHINE)
 
     def stream_clock(self) -> StreamClock | None:
-        """A new stream's clock; None: every frame is seen."""
+        """The clock of a new stream; None: the model sees every frame."""
         return StreamClock.of(MACHINE if self.speed is None else self.speed) if self.clock == "wall" else None
 
     def policy(self) -> Any:
@@ -117,7 +118,7 @@ class ScoreConfig:
         return {"policy": self.policy(), **{name: getattr(self, name) for name in names}}
 
     def reading(self) -> dict[str, Any]:
-        """Which frames: arguments of aha.video.iter_frames."""
+        """Which frames are read: arguments of aha.video.iter_frames."""
         spread = self.frame_fps == 0
         return {
             "fps": None if spread else self.frame_fps, "num_frames": self.max_num_frames if spread else None,
@@ -131,7 +132,8 @@ class ScoreConfig:
         return min(self.max_num_frames or sys.maxsize, max(int(duration * self.frame_fps), 1))
 
     def key(self) -> list[tuple[str, Any]]:
-        """Everything that changes scores. The clock, which came later, counts where it is on: what was begun before goes on."""
+        """Everything that changes scores. The clock counts only where it is on: it came later, and what was begun without it must still be
+        found."""
         left_out = {"feature_cache"} if self.clock == "wall" else {"feature_cache", "clock", "speed"}
         return [(entry.name, getattr(self, entry.name)) for entry in fields(self) if entry.name not in left_out]
 
@@ -140,14 +142,14 @@ class ScoreConfig:
 class Selection:
     """Which benchmark, which of its videos, and how they are asked."""
 
-    dataset: str | None = flag(None, "a whole benchmark: tvsum, hisum, charades, qvh, youcook2, magqa", metavar="NAME")
+    dataset: str | None = flag(None, f"a whole benchmark: {', '.join(MODULES)}", metavar="NAME")
     data_root: str | None = flag(None, "folder of the data set (default datasets/NAME), in its official layout", metavar="DIR")
-    fold: int | None = flag(None, "0 to 4: of TVSum's 5 seeded folds (aha.core.folds)", metavar="N")
+    fold: int | None = flag(None, f"0 to {N_FOLDS - 1}: of TVSum's {N_FOLDS} seeded folds (aha.core.folds)", metavar="N")
     splits: str | None = flag(None, "splits file (PGL-SUM, DSNet, CSTA) or umt: --fold K is then its K-th split (tvsum)", metavar="FILE")
     split: str | None = flag(
         None,
-        "of the fold (tvsum; default: test with --fold, else all) or of the data set (hisum; default test)",
-        choices=("train", "val", "test", "all"),
+        "which part of the fold (tvsum; default: test with --fold, else all) or of the data set (hisum; default test)",
+        choices=SPLITS,
     )
     query_map: str | None = flag(
         None,

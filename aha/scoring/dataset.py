@@ -176,9 +176,11 @@ def parts_folder(output: Path, choice: ModelChoice, config: ScoreConfig, items: 
 
 
 def read_parts(folder: Path, left_out: list[str] | None = None, items: Sequence[Item] = ()) -> dict[str, dict[str, Any]]:
-    """{key: {"entry": prediction} or {"error": reason}} of all ranks' files. A line that is damaged does not count, nor one of an item
-    whose video is another file by now: such a video is scored again; nor does a last line that was cut off by a kill. left_out: takes up
-    what of the former two there is."""
+    """What all ranks have finished: {key: {"entry": prediction} or {"error": reason}}. Not counted, so that their videos are scored again:
+    damaged lines, a last line that a kill cut off, and lines of an item (of `items`) whose video is another file by now.
+
+    left_out: a list to which a sentence is added for each damaged line and each changed video.
+    """
     files = {item.key: list(item.file) for item in items}
     done: dict[str, dict[str, Any]] = {}
     changed: dict[str, None] = {}
@@ -231,6 +233,7 @@ def part_writer(folder: Path, rank: int, world: int) -> Iterator[Any]:
 
 @contextmanager
 def written(path: Path) -> Iterator[None]:
+    """Turn a disk that refuses to take what is written into a UserError."""
     try:
         yield
     except OSError as error:
@@ -241,8 +244,8 @@ def written(path: Path) -> Iterator[None]:
 
 @contextmanager
 def held(output: Path, rank: int) -> Iterator[None]:
-    """While it lasts no other command writes to `output`: two would score the same videos and take each other's parts away. Each rank has
-    a lock of its own. Raises UserError that says who is writing."""
+    """Keep other commands from writing to `output`: two would score the same videos and delete each other's parts. Each rank has a lock of
+    its own. Raises UserError that says who is writing."""
     path = output.with_name(f".{output.name}.lock-{rank}")
     with written(path):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -320,7 +323,7 @@ def record_of(
 
 
 def advance(bar: tqdm, done: int, frame: int) -> None:
-    """Show frame `frame` of a video, `done` frames after the first video's start."""
+    """Move the bar to `frame` frames of the video in work, after `done` frames of the videos before it."""
     bar.update(done + frame - bar.n)
 
 
@@ -349,7 +352,7 @@ def merge(output: Path, dataset: str, items: Sequence[Item], done: dict[str, dic
 
 
 def frames_scored(entries: Sequence[Prediction]) -> str:
-    """How many, and with a clock how many were lost."""
+    """The closing line of a scoring: how many frames were scored and, on a stream's clock, how many were lost."""
     count = Count()
     for entry in entries:
         count.add(entry.record)
@@ -374,7 +377,10 @@ def score_and_merge(
     choice: ModelChoice, config: ScoreConfig, dataset: str, items: list[Item], missing: dict[str, str], output: Path,
     place: tuple[int, int], count: int, engine: str, workers: int | None,
 ) -> None:  # fmt: skip
-    """What is not done of this rank's share (place: rank of how many); then, on rank 0, the prediction file. Raises UserError."""
+    """Score what is left of this rank's share; then, on rank 0, wait for the other ranks and write the prediction file.
+
+    place: (rank, number of ranks). count: videos decoded at the same time. Raises UserError.
+    """
     rank, world = place
     folder = parts_folder(output, choice, config, items)
     left_out: list[str] = []

@@ -64,7 +64,7 @@ KNOWN = {
 
 
 def hint(source: str) -> str:
-    """Where else a known adapter is to be had, as the end of a sentence."""
+    """Where else a known adapter can be downloaded, as the end of an error's sentence; "" for others."""
     return next((f"; {known.elsewhere}" for known in KNOWN.values() if source == known.adapter and known.elsewhere), "")
 
 
@@ -82,7 +82,7 @@ def cached(source: str) -> bool:
 
 
 def download_bytes(source: str) -> int:
-    """What a download would fetch, from the hub's own list of files. Raises UserError as `fetch` does."""
+    """Bytes that a download would fetch, by the hub's own list of files. Raises UserError as `fetch` does."""
     with _hub_errors(source):
         from huggingface_hub import snapshot_download
         from llava_next.hub import WEIGHT_FILES, NoBar
@@ -140,7 +140,7 @@ def shown_bytes(count: float) -> str:
 
 @contextmanager
 def _hub_errors(source: str) -> Iterator[None]:
-    """What the hub's client raises about `source`, as one sentence."""
+    """Turn what the hub's client raises about `source` into one sentence."""
     from huggingface_hub.errors import DryRunError, GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:

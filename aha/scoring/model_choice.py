@@ -85,7 +85,8 @@ class ModelChoice:
 
     @property
     def sources(self) -> list[str]:
-        """Folders or hub ids of the base and, where there is one, the adapter. A hub id after --model is looked at, so it is fetched."""
+        """Folders or hub ids of the base and, where there is one, the adapter. Whether what --model names is a whole model or an adapter is
+        seen in its files, so a hub id there is downloaded."""
         name = self.model or self.llm_pretrained
         if name in KNOWN and self.lora_pretrained is None:
             return KNOWN[name].sources()
@@ -106,7 +107,8 @@ class ModelChoice:
 
     def weights_key(self) -> list[Any]:
         """What tells these weights and how they compute from others: settings, size and time of change of the weight files, and the content
-        of what says how they are read (the adapter's scale, the tokenizer). `weights`, which came later, counts where it is given."""
+        of the files that say how they are read (the adapter's scale, the tokenizer). The setting `weights` is part of it only where it is
+        given: it came later, and runs that were begun before it must still find their parts."""
         files = [path for folder in self.fetch() for path in sorted(folder.iterdir())]
         stats: list[Any] = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files if p.suffix in (".safetensors", ".bin")]
         stats += [(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files if p.name in READ_WITH]
@@ -146,7 +148,8 @@ class ModelChoice:
 
 
 def _base_of(folder: Path) -> list[str]:
-    """The base of an adapter folder, as its adapter_config.json names it; none for a whole model. Raises UserError where it names none."""
+    """[base] of an adapter folder, as its adapter_config.json names it; [] for a whole model. Raises UserError for an adapter without
+    one."""
     settings = folder / "adapter_config.json"
     if not settings.is_file():
         return []
@@ -158,7 +161,8 @@ def _base_of(folder: Path) -> list[str]:
 
 
 def base_and_adapter(args: argparse.Namespace, download: bool = False) -> tuple[str, str]:
-    """The two that the flags WEIGHT_FLAGS name, for what trains or merges. download: get them now (on the first rank), the size said first.
+    """Base and adapter that the flags WEIGHT_FLAGS name, for training and merging. download: fetch them now (on the first rank; the size is
+    said first).
 
     Raises UserError: none named, named twice, a model without an adapter.
     """

@@ -41,8 +41,8 @@ class OpenVideo:
     """A video whose frames a thread is reading already: a file, or a list of images, which are its frames at `config.frame_fps`. Raises
     UserError where it cannot be read.
 
-    duration in seconds; fps of the sampled frames; chunks: of `config.chunk_frames` frames, with stored features in place of pixels where
-    `features` has them; stored: whether it had. side: of the pictures, in pixels.
+    duration: seconds. fps: of the sampled frames. chunks: `config.chunk_frames` frames each, with stored features in place of pixels where
+    `features` has them, which `stored` says. side: height and width of the pictures, in pixels.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class OpenVideo:
         return video
 
     def embed(self, model: AhaModel) -> Iterator[Chunk]:
-        """Frames and their tokens [N, K, H]; stores the features if the cache lacks them."""
+        """Chunks of frames and their tokens [N, K, H]; features that the cache lacks are stored in it."""
         seen: list[Frame] = []
         kept: list[Tensor] = []
 
@@ -134,7 +134,8 @@ class Scorer:
             self.warm_up()
 
     def warm_up(self) -> None:
-        """Some black frames, and a reply where there may be one: the first calls of a process are slow, and no stream's clock runs yet."""
+        """Score some black frames, and make a reply where replies are wanted: the first calls of a process are slow, and this takes them
+        before a stream's clock runs."""
         side = self.model.config.frame.side
         session = self.session(1.0)
         for _ in range(WARM_UP):
@@ -184,7 +185,7 @@ class Scorer:
         )
 
     def _chunks(self, video: OpenVideo, clock: StreamClock | None) -> Iterable[Chunk]:
-        """The frames that the model sees, and their tokens. Where its time is measured, the tower's is part of it."""
+        """The frames that the model sees, and their tokens. Where the model's time is measured, the vision tower's is part of it."""
         if clock is None:
             return video.embed(self.model)
         if clock.cost is None:

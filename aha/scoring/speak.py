@@ -22,15 +22,16 @@ from typing import Any
 import numpy as np
 
 from aha.core.flags import check_outputs, finite
-from aha.core.heads import SCORES
 from aha.core.prediction import Prediction, keyed, read_predictions, write_predictions
 from aha.errors import UserError, run_command
 from aha.eval.proactive import Moments, moments
 from aha.metrics.proactive import timing
-from aha.streaming.policies import Accumulated, MinimumGap, Threshold, UncertaintyHold, total
+from aha.streaming.policies import Accumulated, MinimumGap, Threshold, UncertaintyHold, check_heads, total
 
 POLICIES = ("threshold", "accumulated", "hold", "budget", "always", "never", "random")
 GAP = 5.0  # seconds between two replies
+HOLD_FRAMES = 3  # that policy hold waits at most
+REPLIES_PER_MINUTE = 2.0  # of policy budget, where no number is given
 LEVELS = 200  # values that are tried
 Stream = tuple[Moments, list[dict[str, float]]]  # a question and its frames' rows
 
@@ -50,16 +51,16 @@ def read_streams(path: str | Path, asked: Mapping[str, Moments]) -> dict[str, tu
 
 
 def make(policy: str, value: float, heads: tuple[str, ...], variance: float = 0.0) -> Any:
-    """A new policy that has seen nothing."""
+    """A new policy of this name. value: its threshold; variance: above which policy hold waits."""
     if policy == "accumulated":
         return MinimumGap(Accumulated(value, heads), GAP)
     if policy == "hold":
-        return MinimumGap(UncertaintyHold(Threshold(value, heads), variance, max_wait_frames=3), GAP)
+        return MinimumGap(UncertaintyHold(Threshold(value, heads), variance, HOLD_FRAMES), GAP)
     return MinimumGap(Threshold(value, heads), GAP)
 
 
 def times_of(policy: Any, rows: Sequence[Mapping[str, float]]) -> list[float]:
-    """When the policy speaks, told one frame after the other."""
+    """Seconds at which the policy speaks when it is given the frames one after the other; `policy` itself stays as it is."""
     policy, times = copy.deepcopy(policy), []
     for row in rows:
         if policy.update(row):
@@ -109,15 +110,19 @@ def speak(
     heads: tuple[str, ...] = ("relevance_score",),
     fitted_on: tuple[str, Sequence[Stream]] | None = None,
     oracle: bool = False,
-    per_minute: float = 2.0,
+    per_minute: float = REPLIES_PER_MINUTE,
     seed: int = 0,
 ) -> tuple[list[Prediction], str]:
-    """(predictions with the replies, what was done). fitted_on: (name, streams) of another set. Raises UserError."""
+    """(predictions with the replies, a sentence that says which rule spoke and on what it was fitted).
+
+    streams: question id -> its stream and scored prediction. heads: added up. fitted_on: (name, streams) of another set. per_minute: of
+    policy budget. Raises UserError where a policy needs a fit or a head that is not there.
+    """
     own = [stream for stream, _ in streams.values()]
     name, dev = ("THE TEST SET ITSELF (oracle, no result)", own) if oracle else fitted_on or ("", [])
     rng, chosen = np.random.default_rng(seed), None
     if policy in ("always", "never", "random"):
-        said = {"always": "speaks every 5 s", "never": "never speaks", "random": f"one random second each, seed {seed}"}[policy]
+        said = {"always": f"speaks every {GAP:g} s", "never": "never speaks", "random": f"one random second each, seed {seed}"}[policy]
     elif policy == "budget":
         value = within_budget(dev or own, heads, per_minute)
         chosen = make("threshold", value, heads)
@@ -134,7 +139,7 @@ def speak(
             variance = float(np.median(seen))
         value, best = fit(policy, dev, heads, variance)
         chosen = make(policy, value, heads, variance)
-        wait = f", waits at most 3 frames while the variance is above {variance:.4g}" if policy == "hold" else ""
+        wait = f", waits at most {HOLD_FRAMES} frames while the variance is above {variance:.4g}" if policy == "hold" else ""
         said = f"{policy}: {'+'.join(heads)} > {value:.4g}{wait}, fitted on {name} (F1 {best:.3f} there), held fixed"
     result = []
     for key, ((one, rows), prediction) in streams.items():
@@ -162,15 +167,16 @@ def main(argv: list[str]) -> None:
     p.add_argument("--fit", metavar="FILE", help="scored file of another set")
     p.add_argument("--fit_annotations", metavar="PATH", help="annotations of that set")
     p.add_argument("--oracle", action="store_true", help="fit on the test set itself: an upper limit, marked as such")
-    p.add_argument("--alarms_per_minute", type=finite, default=2.0, metavar="N", help="of --policy budget (default %(default)s)")
+    p.add_argument(
+        "--alarms_per_minute", type=finite, default=REPLIES_PER_MINUTE, metavar="N", help="of --policy budget (default %(default)s)"
+    )
     p.add_argument("--score_heads", default="relevance_score", metavar="A,B", help="heads added up (default %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of --policy random")
     p.add_argument("--output", required=True, metavar="FILE", help="prediction file with the replies")
     args = p.parse_args(argv)
     check_outputs(args, "output")
     heads = tuple(args.score_heads.split(","))
-    if unknown := [head for head in heads if head not in SCORES]:
-        raise UserError(f"--score_heads: {unknown[0] or '(none)'} is none of {', '.join(SCORES)}.")
+    check_heads(heads)
     if bool(args.fit) != bool(args.fit_annotations):
         raise UserError("--fit and --fit_annotations belong together: scores and truth of one other set.")
     if args.fit and Path(args.fit_annotations).resolve() == Path(args.annotations).resolve():

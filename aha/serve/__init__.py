@@ -3,7 +3,8 @@
 limits.py     what clients may have
 pictures.py   pictures that a client sends -> frames
 outbox.py     scores and events of a session, kept until they are read, bounded
-sessions.py   sessions, and the thread in which the engine runs
+engine.py     the thread in which the engine runs
+sessions.py   sessions: created, asked, suspended, closed
 guard.py      which requests come in, and which addresses a session may name
 metrics.py    what Prometheus is told
 app.py        the routes

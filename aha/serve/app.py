@@ -30,12 +30,12 @@ import aha
 from aha.api import LONGEST_QUERY
 from aha.core.hosts import Hosts
 from aha.errors import UserError
+from aha.serve.engine import Refused
 from aha.serve.guard import Guard, check_address
-from aha.serve.limits import TEXT_BYTES, WRONG_IN_A_ROW
-from aha.serve.sessions import Refused, Session, Sessions
+from aha.serve.limits import CANNOT_READ, GONE, SHUTS, TEXT_BYTES, WRONG_IN_A_ROW
+from aha.serve.sessions import Session, Sessions
 
 LONGEST_WAIT = 30.0  # seconds that a request for messages waits
-SHUTS, GONE, CANNOT_READ = 1000, 4404, 1003  # codes with which a WebSocket is closed
 DESCRIPTION = """Streams in, scores and events out (aha serve).
 
 Beside the requests below there is a WebSocket, `/sessions/ID/live?after=N`. In: pictures (binary messages),

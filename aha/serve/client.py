@@ -35,16 +35,15 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
 from aha.errors import UserError
-from aha.serve.limits import TOKEN
+from aha.serve.limits import GONE, PORT, SHUTS, TOKEN
 
 ATTEMPTS = 6  # to connect again
 TIMEOUT = 60.0  # seconds that an answer may take
 FINISH_TIMEOUT = 600.0  # seconds that it may take to score what waits
-NO_SUCH_SESSION = 4404  # code with which the server closes
 
 
 class Client:
-    def __init__(self, address: str = "http://127.0.0.1:8420", token: str | None = None):
+    def __init__(self, address: str = f"http://127.0.0.1:{PORT}", token: str | None = None):
         self.address, self.token = address.rstrip("/"), token if token is not None else os.environ.get(TOKEN, "")
 
     def session(self, query: str | None = None, id: str | None = None, **settings: Any) -> RemoteSession:
@@ -197,10 +196,10 @@ class RemoteSession:
                         self._messages.put(message)
                         if message["event"] == "end":
                             self._ended.set()
-                    if socket.close_code == 1000:  # it has ended
+                    if socket.close_code == SHUTS:  # it has ended
                         break
                     cause: Exception = UserError(socket.close_reason or f"closed with code {socket.close_code}")
-                    if socket.close_code == NO_SUCH_SESSION:
+                    if socket.close_code == GONE:
                         failures = ATTEMPTS
             except (OSError, ConnectionClosed, InvalidHandshake) as error:
                 cause = error

@@ -24,19 +24,17 @@ from aha.api import Highlighter
 from aha.core.extras import need
 from aha.core.flags import add_flags, from_args
 from aha.core.fusion import Fusion
-from aha.core.hosts import Hosts, is_everywhere, listen, shown_host
+from aha.core.hosts import Hosts, check_secret, listen, shown_host
 from aha.core.memory import few_arenas, keep_for_good
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
-from aha.serve.limits import TOKEN, Limits
+from aha.serve.limits import PORT, TOKEN, Limits
 from aha.watch.command import settings_of, stream_flags
 
 if TYPE_CHECKING:
     import uvicorn
 
     from aha.serve.sessions import Sessions
-
-PORT = 8420
 
 
 def serve_parser(parser: argparse.ArgumentParser) -> None:
@@ -57,21 +55,17 @@ def serve_parser(parser: argparse.ArgumentParser) -> None:
     )
     add_flags(parser.add_argument_group("what clients may have"), Limits)
     stream_flags(parser.add_argument_group("streams: defaults of all sessions"))
-    parser.set_defaults(raw_size=None, raw_fps=25.0, live=False)  # of `aha watch`, which sessions say themselves
+    parser.set_defaults(raw_size=None, raw_fps=25.0, live=False)  # flags of `aha watch` that a session sets for itself here
 
 
 def check(args: argparse.Namespace) -> Limits:
-    """Raises UserError."""
+    """The limits of the flags. Raises UserError for values that cannot be, and for a server open to others without a token."""
     for name in ("frame_fps", "buffer_seconds", "silent_seconds"):
         if not 0 < getattr(args, name) < float("inf"):
             raise UserError(f"--{name} must be above 0, not {getattr(args, name)}.")
     if args.replicas < 1:
         raise UserError(f"--replicas must be at least 1, not {args.replicas}.")
-    if is_everywhere(args.host[0]) and not os.environ.get(TOKEN):
-        raise UserError(
-            f"--host {args.host[0]} lets others on the network use this server; set a token in the environment or in .env ({TOKEN}=...), "
-            "or leave --host out to keep the server to this machine."
-        )
+    check_secret(args.host[0], os.environ.get(TOKEN), "token", TOKEN, "server")
     return from_args(Limits, args)
 
 
@@ -93,7 +87,7 @@ def run_serve(args: argparse.Namespace, load: Callable[[], Highlighter], fusion:
         server = server_of(sessions, args.host)
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn takes them while it runs, and raises them again at its end
             signal.signal(number, lambda *_: None)
-        listening.listen()  # who reads the next line may connect
+        listening.listen()  # before the next line is printed: whoever reads it may connect at once
         print(f"Aha! serves on http://{shown_host(args.host[0])}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
         server.run(sockets=[listening])
         if sessions.engine.error is not None:
@@ -105,7 +99,7 @@ def run_serve(args: argparse.Namespace, load: Callable[[], Highlighter], fusion:
 
 
 def server_of(sessions: Sessions, names: Sequence[str]) -> uvicorn.Server:
-    """Not yet running. names: by which it is called."""
+    """The HTTP server, not yet running. names: the host names that clients may call it by; the first is its address."""
     import uvicorn
 
     from aha.serve.app import create_app
@@ -126,8 +120,9 @@ def server_of(sessions: Sessions, names: Sequence[str]) -> uvicorn.Server:
 def make_sessions(
     args: argparse.Namespace, load: Callable[[], Highlighter], fusion: Fusion, online: OnlineSettings, limits: Limits, folder: Path
 ) -> Sessions:
-    """The model is loaded, and the engine runs. Raises UserError."""
-    from aha.serve.sessions import Engine, Sessions
+    """Load the model and start the engine's thread; sessions can then be created. folder: of suspended sessions. Raises UserError."""
+    from aha.serve.engine import Engine
+    from aha.serve.sessions import Sessions
     from aha.watch.engine import Watch
 
     try:

@@ -14,11 +14,12 @@ import re
 import socket
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aha.core.addresses import shown_address
+from aha.core.asgi import WRONG_SECRET_SECONDS, with_headers
 from aha.core.hosts import Hosts
 from aha.errors import UserError
 from aha.serve.limits import TEXT_BYTES, TOKEN, Limits
@@ -28,8 +29,7 @@ from aha.watch.sources import is_network
 
 OPEN = re.compile(r"/docs|/openapi\.json|/static-offline-docs/[\w.-]+|/healthz")  # the same for everybody, no token asked
 PICTURES = re.compile(r"/sessions/[^/]+/frames")
-WRONG_TOKEN_SECONDS = 1.0
-READ_AWAY = 100_000_000  # bytes
+READ_AWAY = 100_000_000  # bytes of a refused body that are still read
 SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp")  # the others can be told to listen on this machine
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY", "Cache-Control": "no-store"}
 
@@ -47,12 +47,12 @@ class Guard:
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
         if refusal is None:
-            await self.app(scope, receive, _with_our_headers(send))
+            await self.app(scope, receive, with_headers(send, ALWAYS))
             return
         self.metrics.refused += 1
         status, sentence = refusal
         if status == 401 and "authorization" in headers:
-            await asyncio.sleep(WRONG_TOKEN_SECONDS)
+            await asyncio.sleep(WRONG_SECRET_SECONDS)
         if status == 413:
             await _read_away(receive, int(headers["content-length"]))
         extra = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
@@ -60,7 +60,7 @@ class Guard:
         if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await response(scope, receive, _with_our_headers(send))
+            await response(scope, receive, with_headers(send, ALWAYS))
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         if not self.hosts.is_ours(headers.get("host", "")):
@@ -92,17 +92,6 @@ async def _read_away(receive: Receive, length: int) -> None:
     """A body that is a little too large is read, or its sender would hear of a broken connection and not why."""
     while length <= READ_AWAY and (message := await receive())["type"] == "http.request" and message.get("more_body"):
         continue
-
-
-def _with_our_headers(send: Send) -> Send:
-    async def add(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in ALWAYS.items():
-                headers.setdefault(name, value)
-        await send(message)
-
-    return add
 
 
 # ---- which addresses a session may name ----

@@ -1,4 +1,4 @@
-"""Sessions of `aha serve`: each is a stream of the one engine, which runs in a thread of its own.
+"""Sessions of `aha serve`: each is a stream of the one engine (engine.py), which runs in a thread of its own.
 
     engine = Engine(lambda emit, seen: Watch(...))
     sessions = Sessions(engine, args, limits, folder)
@@ -9,8 +9,8 @@
     await sessions.resume(session)
     end = await sessions.close(session)
 
-The engine's thread alone touches the watch; what others want of it waits in a queue that the thread looks at in each of its rounds. It
-never waits for a client: pictures come from feeds of a size, scores and events go into outboxes that are read or overwritten.
+The engine never waits for a client: pictures come from feeds of bounded size, scores and events go into outboxes that are read or
+overwritten.
 """
 
 from __future__ import annotations
@@ -18,18 +18,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import functools
 import json
 import math
-import queue
 import shutil
-import threading
 import time
-import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +32,10 @@ import torch
 from aha.api import checked_query
 from aha.core.addresses import shown_address
 from aha.core.files import atomic_path, read_json, write_json
+from aha.core.heads import SCORES
 from aha.core.memory import give_memory_back
 from aha.errors import UserError
+from aha.serve.engine import Answer, Engine, Refused
 from aha.serve.limits import ENDED, Limits
 from aha.serve.metrics import Metrics
 from aha.serve.outbox import Outbox
@@ -52,95 +49,9 @@ FEWEST_WAITING = 4  # pictures of a client that may wait, also where it sends on
 CLIENT = "client"  # stands for the address where the client sends the pictures
 FINISH_SECONDS = 20.0  # that a closing session may take to score what waits
 SWEEP_SECONDS = 2.0
-TURN_SECONDS = 0.02
 TRIM_SECONDS = 30.0  # between two times that freed memory is given back
 NEW_EVERY = 1.0  # seconds in which max_sessions sessions may begin or go on, after twice as many at once
 WAIT_SECONDS = 0.01  # between two looks whether there is room for a picture
-Answer = TypeVar("Answer")
-Emit = Callable[[dict[str, Any], Stream], None]
-Seen = Callable[[Stream, float, float, np.ndarray], None]
-
-
-class Refused(UserError):
-    """A request that cannot be fulfilled now; `status` is that of HTTP."""
-
-    def __init__(self, status: int, sentence: str):
-        super().__init__(sentence)
-        self.status = status
-
-
-class Engine:
-    """The thread in which the watch runs. make(emit, seen) builds it there. Raises what that raises."""
-
-    def __init__(self, make: Callable[[Emit, Seen], Watch]):
-        self.emit: Emit = lambda event, stream: None
-        self.seen: Seen = lambda stream, seconds, score, image_CHW: None
-        self.failed: Callable[[], None] = lambda: None  # called, in the thread, where the watch ends with an error
-        self.error: Exception | None = None
-        self._work: queue.SimpleQueue[tuple[Callable[[Watch], Any], Future[Any]]] = queue.SimpleQueue()
-        self._stopped = threading.Event()
-        self._over = False
-        made: Future[Watch] = Future()
-        self._thread = threading.Thread(target=self._run, args=(make, made), name="aha-serve-engine", daemon=True)
-        self._thread.start()
-        self.watch = made.result()
-
-    @property
-    def runs(self) -> bool:
-        return self._thread.is_alive()
-
-    def call(self, work: Callable[[Watch], Answer]) -> Future[Answer]:
-        """Have `work` done by the thread, soon."""
-        future: Future[Answer] = Future()
-        self._work.put((work, future))
-        self.watch.changed.set()
-        if self._over:
-            self._refuse_all()
-        return future
-
-    def close(self) -> None:
-        """The end of all streams, and of the thread."""
-        self._stopped.set()
-        self.watch.changed.set()
-        self._thread.join()
-
-    def _run(self, make: Callable[[Emit, Seen], Watch], made: Future[Watch]) -> None:
-        try:
-            watch = make(lambda *told: self.emit(*told), lambda *told: self.seen(*told))
-        except BaseException as error:  # noqa: BLE001 (raised where the engine is made)
-            made.set_exception(error)
-            return
-        made.set_result(watch)
-        try:
-            watch.run(self._stopped, functools.partial(self._do, watch))
-        except Exception as error:  # noqa: BLE001 (told in full, and the server ends)
-            self.error = error
-            traceback.print_exc()
-            self.failed()
-        finally:
-            self._over = True
-            self._refuse_all()
-
-    def _do(self, watch: Watch) -> bool:
-        """What waits to be done; where it takes longer than TURN_SECONDS the frames have their turn first."""
-        watch.failures.clear()  # what the command line wants to know at its end
-        watch.complete.clear()
-        until = time.monotonic() + TURN_SECONDS
-        while not self._work.empty() and time.monotonic() < until:
-            work, future = self._work.get()
-            if not future.set_running_or_notify_cancel():
-                continue  # who asked has left
-            try:
-                future.set_result(work(watch))
-            except Exception as error:  # noqa: BLE001 (raised where it was asked for)
-                future.set_exception(error)
-        return True
-
-    def _refuse_all(self) -> None:
-        while not self._work.empty():
-            _, future = self._work.get()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(Refused(503, "the server is ending; try again later."))
 
 
 class Session:
@@ -404,8 +315,7 @@ class Sessions:
         """A frame was scored; in the engine's thread."""
         session = self.all[stream.source.camera.name]
         self.metrics.frame(stream.source.behind)
-        heads = {f"{name}_score": value for name, value in zip(("informative", "relevance", "uncertainty"), stream.watcher.heads)}
-        values = {"score": score, **heads}
+        values = {"score": score, **dict(zip(SCORES, stream.watcher.heads))}
         finite = {name: value if value is None or math.isfinite(value) else None for name, value in values.items()}
         session.outbox.put({"event": "score", "time": seconds, **finite})
 

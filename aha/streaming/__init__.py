@@ -1,7 +1,7 @@
 """Scoring a stream: sessions, caches, policies, chunked and online engines.
 
-The names of caches and policies (`aha.streaming.caches`, `aha.streaming.policies`) are to be had without torch; it is imported with the
-first of the names below.
+Caches and policies (`aha.streaming.caches`, `aha.streaming.policies`) can be imported without torch; it is loaded with the first of the
+names below.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def cudnn(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> tuple[Tens
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-    """As `cudnn`."""
+    """The same numbers as `cudnn`, by PyTorch's flash kernel."""
     seen, lse = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, causal)[:2]
     return seen, lse[..., None]
 
@@ -87,7 +87,8 @@ def attend_causal(query_NTQD: Tensor, key_NLGD: Tensor, value_NLGD: Tensor, merg
 
 
 def hopper(x: Tensor) -> bool:
-    """On an NVIDIA GPU of that generation or later, in half precision, and both kernels are allowed (`torch.backends.cuda`)."""
+    """Whether `x` is on an NVIDIA GPU of the Hopper generation or later, in half precision, and cuDNN's and the flash kernel are both
+    allowed (`torch.backends.cuda`)."""
     if not x.is_cuda or x.element_size() != 2 or torch.version.cuda is None:
         return False
     allowed = torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled()

@@ -20,9 +20,10 @@ Row = Mapping[str, float]
 
 
 def check_heads(heads: tuple[str, ...]) -> None:
+    """Raises UserError for a name that is no score of a head, and where there is none (--score_heads)."""
     unknown = [head for head in heads if head not in SCORES]
     if unknown or not heads:
-        raise UserError(f"score head {', '.join(unknown) or '(none)'} is none of {', '.join(SCORES)}.")
+        raise UserError(f"--score_heads: {', '.join(unknown) or '(none)'} is none of {', '.join(SCORES)}.")
 
 
 def total(row: Row, heads: tuple[str, ...]) -> float:

@@ -95,7 +95,7 @@ def build_model(args: ModelArguments, *, dtype: torch.dtype, device: torch.devic
     set_dropout(model, args.lora_dropout)
     if args.load_in_4bit:
         quantize_decoder(model, device)
-        model.to(device)  # type: ignore[arg-type]  # transformers wraps torch's method, and its self is lost
+        model.to(device)  # type: ignore[arg-type]  # transformers' wrapper around torch's `to` loses the type of self
     present = [m for m in modules_to_save(type(model)) if m not in MODULES or getattr(model, m) is not None]
     trained = args.modules_to_save or present
     names = trainable(model, trained)

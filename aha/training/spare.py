@@ -1,5 +1,5 @@
-"""What a small card spares by the host's memory: the table of word embeddings (1 GiB at 7B), of which a sample needs a few rows, and the
-inputs of recomputed layers between their forward and backward pass (1.1 GiB for 120 frames)."""
+"""What the host's memory can hold in place of a small card's: the table of word embeddings (1 GiB at 7B), of which a sample needs a few
+rows, and the inputs of recomputed layers between their forward and backward pass (1.1 GiB for 120 frames)."""
 
 from __future__ import annotations
 

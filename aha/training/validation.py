@@ -81,7 +81,8 @@ class Validation:
         return [scored for _, scored in sorted({i: s for part in gathered for i, s in part}.items())]
 
     def evaluate(self, trainer: AhaTrainer) -> dict[str, float]:
-        """Means over the videos: kendall_tau, spearman_rho, f1_15, and how many videos went in. Rank 0 draws the first video's timeline."""
+        """Means over the videos: kendall_tau, spearman_rho, f1_15, and how many videos they are over. Rank 0 draws the first video's
+        timeline."""
         scored = self.score(trainer)
         if not scored:
             raise UserError("no validation video could be read; look at the reasons above, or train with --eval_strategy no.")

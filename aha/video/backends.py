@@ -38,7 +38,7 @@ _CHUNK = 16  # frames asked of decord or torchcodec at a time
 def missing_frame(index: VideoIndex, frame_index: int) -> UserError:
     """The error for a frame that the file promises and that cannot be decoded."""
     seconds = [float((index.pts[i] - index.first_pts) * index.time_base) for i in (max(frame_index - 1, 0), frame_index)]
-    end = math.floor(seconds[0] * 1000) / 1000  # of the grid: a sample just after the frame before would take this one
+    end = math.floor(seconds[0] * 1000) / 1000  # the frame before: a sample only a little later would take the damaged frame again
     return UserError(
         f"video {index.path}: frame {frame_index} (at {seconds[1]:.3f} s) cannot be decoded, the file is damaged there; download it again"
         + (f", or read only up to it with end={end}." if end > 0 else ".")

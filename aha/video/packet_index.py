@@ -89,6 +89,7 @@ def video_index(path: str | os.PathLike, limits: Limits | None = None) -> VideoI
 
 @functools.lru_cache(maxsize=8)
 def _cached_index(path: str, size: int, mtime_ns: int, limits: Limits) -> VideoIndex:
+    """The index of a file; size and mtime_ns are there so that a file that was changed is another entry of the cache."""
     with open_container(path) as container:
         stream = video_stream(container, path)
         codec = stream.codec_context

@@ -25,12 +25,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aha.api import Highlighter
+from aha.api import CACHE, Highlighter
 from aha.core.addresses import shown_address, without_secrets
 from aha.core.files import read_text, write_text
 from aha.core.fusion import Fusion
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
+from aha.streaming.caches import DEFAULT_WINDOW
 from aha.video.reader import BACKENDS
 from aha.watch.cameras import Camera, cameras_of, read_cameras, same_stream
 from aha.watch.levels import JudgeSettings
@@ -134,11 +135,11 @@ def stream_flags(parser: Any) -> None:
     parser.add_argument("--max_new_tokens", type=int, default=60, help="longest reply in tokens (default %(default)s)")
     parser.add_argument(
         "--cache",
-        default="dynamic_sink",
+        default=CACHE,
         choices=("dynamic_sink", "sink", "sliding"),
         help="which past the model keeps (default %(default)s)",
     )
-    parser.add_argument("--window", type=int, default=2048, help="how much of it, in tokens, 49 a frame (default %(default)s)")
+    parser.add_argument("--window", type=int, default=DEFAULT_WINDOW, help="how much of it, in tokens, 49 a frame (default %(default)s)")
     parser.add_argument("--no_compile", action="store_true", help="on a GPU: start a minute earlier, and score more slowly")
 
 

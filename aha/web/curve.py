@@ -15,7 +15,8 @@ from aha.highlights.thumbnails import best_frame, strip_frames
 from aha.highlights.timeline import Highlight
 
 WIDTH, HEIGHT, LANE = 1000, 150, 22  # of the curves; the lane below says how unsure the model is
-LEGEND = {"score": "#cf222e", "relevance": "#1f6feb", "informative": "#8250df", "chosen": "#e3b341", "segment ends": "#8b949e"}
+CHOSEN, EDGE = "#e3b341", "#8b949e"
+LEGEND = {"score": "#cf222e", "relevance": "#1f6feb", "informative": "#8250df", "chosen": CHOSEN, "segment ends": EDGE}
 UNSURE = "#9aa4b2"
 POINTS = 1500  # of a curve on the page
 STRIP = 10  # pictures below it
@@ -43,8 +44,7 @@ CSS = """
   color: var(--body-text-color); }
 .aha-moments img { width: 84px; height: 63px; object-fit: contain; background: #000; border-radius: 4px; flex: none; margin: 0; }
 .aha-moments button:hover { border-color: var(--color-accent); }
-.aha-moments small { color: var(--body-text-color-subdued); }
-.aha-moments small { display: block; }
+.aha-moments small { display: block; color: var(--body-text-color-subdued); }
 .aha-evidence { padding: 8px 12px; border-radius: 8px; border: 1px solid var(--border-color-primary); overflow-wrap: anywhere;
   background: var(--background-fill-secondary); }
 .aha-evidence.none { border-color: #d29922; background: #d2992222; font-weight: 600; }
@@ -118,9 +118,10 @@ new MutationObserver(place).observe(element, {childList: true, subtree: true}); 
 
 
 def curve_html(result: Result | None, duration: float, late: float = 0.0, picture: Callable[[int], str] | None = None) -> str:
-    """The curve of what was scored so far over the whole length of the video, whose first picture is `late` seconds in on a player.
+    """The curve of the frames scored so far, over the whole length of the video. late: seconds after which a player shows the video's first
+    picture (ours counts from that picture).
 
-    picture: address of the small picture of a scored frame, by its number; with it a film strip is shown below a finished curve.
+    picture: gives the address of a scored frame's small picture by the frame's number; with it a finished curve has a film strip below.
     """
     if result is None:
         return '<div class="aha-curve"><div class="empty">The score curve appears here while the video is watched.</div></div>'
@@ -140,15 +141,15 @@ def curve_html(result: Result | None, duration: float, late: float = 0.0, pictur
         return f'<polyline data-name="{name}" points="{points}" fill="none" stroke="{LEGEND[name]}" stroke-width="{width}" {scale}/>'
 
     chosen = "".join(
-        f'<rect x="{x(h.start):.1f}" y="0" width="{max(1.0, x(h.end) - x(h.start)):.1f}" height="{HEIGHT}" fill="#e3b341" opacity=".45"/>'
+        f'<rect x="{x(h.start):.1f}" y="0" width="{max(1.0, x(h.end) - x(h.start)):.1f}" height="{HEIGHT}" fill="{CHOSEN}" opacity=".45"/>'
         for h in result.highlights
     )
     ends = "".join(
-        f'<line x1="{x(s.end):.1f}" x2="{x(s.end):.1f}" y1="0" y2="{HEIGHT}" stroke="#8b949e" opacity=".6" {scale}/>'
+        f'<line x1="{x(s.end):.1f}" x2="{x(s.end):.1f}" y1="0" y2="{HEIGHT}" stroke="{EDGE}" opacity=".6" {scale}/>'
         for s in result.segments[:-1]
     )
     steps = [low + (high - low) * k / 4 for k in range(5)]
-    grid = "".join(f'<line x1="0" x2="{WIDTH}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="#8b949e" opacity=".2" {scale}/>' for v in steps)
+    grid = "".join(f'<line x1="0" x2="{WIDTH}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="{EDGE}" opacity=".2" {scale}/>' for v in steps)
     levels = "".join(f'<span style="top:{y(value):.0f}px">{value:.2g}</span>' for value in steps)
     in_0_to_1 = (low, high) == (0.0, 1.0)
     legend = {"score (0 to 1)" if name == "score" and in_0_to_1 else name: colour for name, colour in LEGEND.items()}

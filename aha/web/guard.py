@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aha.core.asgi import WRONG_SECRET_SECONDS, with_headers
 from aha.core.hosts import Hosts
 from aha.errors import UserError
 from aha.web.uploads import HEAD, check_first_bytes, media_type
@@ -39,7 +40,6 @@ ROUTES = {
 ROUTES["HEAD"] = ROUTES["GET"]
 LARGEST_EVENT = 256_000  # bytes of a request that is no upload
 ROOM_FOR_HEADERS = 16_384  # of an upload, in bytes
-WRONG_PASSWORD_SECONDS = 1.0
 
 ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "X-Frame-Options": "SAMEORIGIN"}
 FOR_FILES = {
@@ -72,7 +72,7 @@ class Guard:
         if scope["type"] != "http":  # the page has no web sockets
             await send({"type": "websocket.close", "code": 1008})
             return
-        send = _with_our_headers(send)
+        send = with_headers(send, ALWAYS)
         request = Request(scope, receive)
         try:
             await self._check(request)
@@ -102,7 +102,7 @@ class Guard:
             raise Refusal(403, "Requests of other sites are not answered.\n")
         if self.password and not _gives(self.password, headers):
             if "authorization" in headers:
-                await asyncio.sleep(WRONG_PASSWORD_SECONDS)
+                await asyncio.sleep(WRONG_SECRET_SECONDS)
             raise Refusal(401, "This page asks for a password.\n", {"WWW-Authenticate": 'Basic realm="Aha!", charset="UTF-8"'})
         allowed = ROUTES.get(request.method)
         if allowed is None or not allowed.fullmatch(request.url.path):
@@ -272,16 +272,3 @@ def _paths_in(value: Any) -> list[Any]:
         elif isinstance(value, list):
             waiting += value
     return found
-
-
-def _with_our_headers(send: Send) -> Send:
-    async def add(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name in [name for name in headers if name.lower().startswith("access-control-")]:
-                del headers[name]
-            for name, value in ALWAYS.items():
-                headers.setdefault(name, value)
-        await send(message)
-
-    return add

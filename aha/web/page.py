@@ -29,7 +29,7 @@ from fastapi import FastAPI
 from aha.api import Highlighter
 from aha.core.fusion import Fusion
 from aha.core.heads import HEADS
-from aha.core.hosts import is_everywhere, listen, shown_host
+from aha.core.hosts import check_secret, listen, shown_host
 from aha.demo.examples import write_examples
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
@@ -41,9 +41,10 @@ from aha.web.session import Speaking, Visitor, without_folder
 from aha.web.visitors import Visitors
 
 POLL_SECONDS = 0.5
+SCORE_OF = {head.name: head.score for head in HEADS}  # as the page calls it -> as Speaking does
 MAX_WAITING = 400  # events of all visitors
 GONE = ("This visit has ended, as the browser was not heard of; press Start to watch again.", *[gr.skip()] * 5, -1)
-PASSWORD = "AHA_PASSWORD"  # environment variables
+PASSWORD = "AHA_PASSWORD"  # environment variable, as the next one
 GRADIO_FOLDER = "GRADIO_TEMP_DIR"
 
 
@@ -93,7 +94,7 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
         with told(video):
             if not video:
                 raise UserError("there is no video yet; upload one or pick an example.")
-            speaking = Speaking(prob or None, total or None, tuple(f"{head}_score" for head in heads), bool(forget), fps)
+            speaking = Speaking(prob or None, total or None, tuple(SCORE_OF.get(head, head) for head in heads), bool(forget), fps)
             visitor = visitors.start(session_of(request), Path(video), queries, speaking)
             names = [(query if len(query) <= 60 else query[:59] + "…", number) for number, query in enumerate(visitor.queries)]
             which = gr.Radio(names, value=0, visible=len(names) > 1)
@@ -193,7 +194,7 @@ def build_page(visitors: Visitors, examples: list[tuple[str, str]]) -> gr.Blocks
                     total = gr.Slider(
                         0, 60, 0, step=0.5, label="scores since the last reply add up to more than (0 = never)", elem_id="aha-sum"
                     )
-                    heads = gr.CheckboxGroup([head.name for head in HEADS], value=["informative"], label="scores of", elem_id="aha-heads")
+                    heads = gr.CheckboxGroup(list(SCORE_OF), value=["informative"], label="scores of", elem_id="aha-heads")
                     forget = gr.Checkbox(False, label="forget its own replies", elem_id="aha-forget")
                     fps = gr.Slider(0.5, limits.most_fps, limits.fps, step=0.5, label="frames a second that are watched", elem_id="aha-fps")
                 with gr.Accordion("Weights of the score", open=False):
@@ -247,20 +248,18 @@ class Server:
 
 
 def take_port(host: str, port: int, password: str | None) -> socket.socket:
-    """The port, kept for `launch`. Raises UserError where it is taken, and where others could come in without a password."""
-    if is_everywhere(host) and not password:
-        raise UserError(
-            f"--host {host} lets others on the network use this page; set a password in the environment or in .env ({PASSWORD}=...), or "
-            "leave --host out to keep the page to this machine."
-        )
+    """A socket that holds the port until `launch` serves on it. Raises UserError where the port is taken, and where others could use the
+    page without a password."""
+    check_secret(host, password, "password", PASSWORD, "page")
     return listen(host, port)
 
 
 def launch(
     model: Highlighter, limits: Limits, hosts: Sequence[str], port: int, password: str | None = None, taken: socket.socket | None = None
 ) -> Server:  # fmt: skip
-    """Serve the page on the address hosts[0], under it, as localhost, and under the other names of `hosts`. taken: of `take_port`. Raises
-    UserError as that does."""
+    """Serve the page on the address hosts[0]; browsers may call it by this address, by localhost and by the other names in `hosts`.
+
+    taken: the socket of `take_port`, where the caller has it already; otherwise it is taken here, with the same errors."""
     host = hosts[0]
     listening = taken if taken is not None else take_port(host, port, password)
     root = Path(tempfile.mkdtemp(prefix="aha-demo-")).resolve()

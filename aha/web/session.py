@@ -152,10 +152,7 @@ class Visitor:
             size = os.path.getsize(video)
         except OSError as error:
             raise UserError("this video is here no longer; upload it again.") from error
-        if size > self.limits.upload_bytes:
-            raise UserError(
-                f"the video has {size / 1e6:.0f} MB, more than the {self.limits.megabytes:g} MB that this page takes; cut it shorter."
-            )
+        self.limits.check_size(size)
         info = probe(video, self._video_limits)
         if info.duration > self.limits.minutes * 60:
             minutes = info.duration / 60

@@ -75,10 +75,7 @@ class Uploads:
     def admit(self, sender: str, size: int) -> None:
         """Keep room for an upload that begins; `settle` ends that. Raises UserError where there is none."""
         limits = self.limits
-        if size > limits.upload_bytes:
-            raise UserError(
-                f"the video has {size / 1e6:.0f} MB, more than the {limits.megabytes:g} MB that this page takes; cut it shorter."
-            )
+        limits.check_size(size)
         with self._lock:
             held = [(upload.sender, upload.size) for upload in self._files.values()] + self._coming
             if sum(bytes_ for who, bytes_ in held if who == sender) + size > limits.megabytes_each * 1e6:
