@@ -24,7 +24,7 @@ from typing import Any
 from aha.core.checked import id_of
 from aha.core.files import parse_json, read_text
 from aha.core.lost_frames import Count
-from aha.core.prediction import is_trained_on
+from aha.core.prediction_layouts import is_trained_on
 from aha.errors import UserError
 from aha.metrics.proactive import Reply
 
