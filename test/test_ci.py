@@ -30,6 +30,12 @@ def test_nothing_that_a_part_started_is_left(tmp_path):
     assert not running(tmp_path.name)
 
 
+def test_a_part_finds_its_orphans_ended(tmp_path):
+    """Whoever asks with kill -0 whether an orphan lives takes a zombie for alive."""
+    script = f"(sleep 0.1 & echo $! >{tmp_path}/pid); while kill -0 $(cat {tmp_path}/pid) 2>/dev/null; do sleep 0.05; done"
+    assert bounded(1, "bash", "-c", script).returncode == 0
+
+
 def test_a_part_that_does_not_end_is_asked_where_it_is_and_killed(tmp_path):
     hangs = "import time\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('in the middle of test_one')"  # as pytest does
     script = f"(setsid bash -c 'trap : INT; sleep 600; sleep 600' {tmp_path.name} &); '{sys.executable}' -c \"{hangs}\""
