@@ -35,7 +35,7 @@ def descendants() -> dict[int, str]:
 
 
 def wait(process: int, seconds: float) -> int | None:
-    """The exit code of a child, None where it goes on. Reaps the orphans that end meanwhile: for those who ask whether they live, a zombie does."""
+    """The exit code of a child, None where it goes on. Orphans that end meanwhile are reaped: whoever asks takes a zombie for alive."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         ended, status = os.waitpid(-1, os.WNOHANG)

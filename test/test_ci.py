@@ -97,6 +97,8 @@ def test_the_last_lines_say_which_test_failed(tmp_path):
         case("test.test_a", "test_two", '<error message="at set-up">trace</error>'), case("test.test_a", "test_three"),
     )  # fmt: skip
     write_part(tmp_path, "wheel", 1, 60, "a\nno such package\n")
+    hung = '  File "test_b.py", line 45 in test_that_hangs'
+    write_part(tmp_path, "mutated", 124, 1500, "\n".join([hung, *"abcdefgh", "KeyboardInterrupt"]))
     code, lines = tally(tmp_path)
     assert code == 1 and lines == [
         "light         1.0 min  FAILED (1)",
@@ -105,6 +107,9 @@ def test_the_last_lines_say_which_test_failed(tmp_path):
         "wheel         1.0 min  FAILED (1)",
         "           a",
         "           no such package",
-        "together      2.0 min",
-        "1 passed, 3 failed, 0 skipped",
+        "mutated      25.0 min  FAILED (124)",
+        f"           {hung}",
+        *(f"           {line}" for line in [*"bcdefgh", "KeyboardInterrupt"]),
+        "together     27.0 min",
+        "1 passed, 4 failed, 0 skipped",
     ]
