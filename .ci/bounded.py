@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -35,6 +34,19 @@ def descendants() -> dict[int, str]:
     return found
 
 
+def wait(process: int, seconds: float) -> int | None:
+    """The exit code of a child, None where it goes on. Orphans that end meanwhile are reaped: whoever asks takes a zombie for alive."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(-1, os.WNOHANG)
+        if ended == process:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+        if not ended:
+            time.sleep(0.02)
+    return None
+
+
 def kill_all() -> None:
     while left := descendants():
         for process in left:
@@ -53,19 +65,18 @@ def main() -> int:
     linux.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored, by all that it starts
-    process = subprocess.Popen(command)
     try:
-        code = process.wait(float(minutes) * 60)
-        if left := descendants():
-            print(f"left running, killed: {', '.join(sorted(set(left.values())))} ({len(left)})", flush=True)
-        return code if code >= 0 else 128 - code
-    except subprocess.TimeoutExpired:
+        process = os.posix_spawnp(command[0], command, os.environ)
+        code = wait(process, float(minutes) * 60)
+        if code is not None:
+            if left := descendants():
+                print(f"left running, killed: {', '.join(sorted(set(left.values())))} ({len(left)})", flush=True)
+            return code
         print(f"not over after {minutes} minutes, killed", flush=True)
         for one in descendants():
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
+        wait(process, GRACE_SECONDS)
         return 124
     finally:
         kill_all()

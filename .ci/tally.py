@@ -58,7 +58,8 @@ def main(folder: Path) -> int:
             state, not_run = f"NOT RUN: {log[-1] if log else ''}", not_run + 1
         elif code != "0" and not said:
             wrong += 1
-            said = log[-LAST_LINES:]
+            stuck = [one for one in log[:-LAST_LINES] if re.search(r"line \d+ in test_", one)]  # pytest's word on a test that takes long
+            said = [*stuck[-2:], *log[-LAST_LINES:]]
         print(f"{part:<10} {float(seconds) / 60:6.1f} min  {state}")
         print(*(f"{'':11}{one}"[:300] + "\n" for one in said), sep="", end="")
         together += float(seconds)

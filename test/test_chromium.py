@@ -13,6 +13,7 @@ from chromium import chromium, session_of
 from page_client import wait_for
 from paths import REPO
 
+pytestmark = pytest.mark.slow  # .ci/run browser runs them
 SPIN = "data:text/html,<p id=here>here</p><script>setTimeout(() => { for (;;); }, 500)</script>"  # a renderer that takes a whole core
 
 
@@ -23,7 +24,7 @@ def browsers_of(folder: Path) -> list[psutil.Process]:
 
 def test_a_browser_that_hangs_fails_its_test_and_is_gone(tmp_path):
     begin = time.monotonic()
-    with pytest.raises(pytest.fail.Exception, match="killed after 15 s: it hung"), chromium(tmp_path, seconds=15) as open_one:
+    with pytest.raises(pytest.fail.Exception, match="killed after 10 s: it hung"), chromium(tmp_path, seconds=10) as open_one:
         page, _ = open_one()
         page.open(SPIN, "#here")
         time.sleep(1)

@@ -30,6 +30,12 @@ def test_nothing_that_a_part_started_is_left(tmp_path):
     assert not running(tmp_path.name)
 
 
+def test_a_part_finds_its_orphans_ended(tmp_path):
+    """Whoever asks with kill -0 whether an orphan lives takes a zombie for alive."""
+    script = f"(sleep 0.1 & echo $! >{tmp_path}/pid); while kill -0 $(cat {tmp_path}/pid) 2>/dev/null; do sleep 0.05; done"
+    assert bounded(1, "bash", "-c", script).returncode == 0
+
+
 def test_a_part_that_does_not_end_is_asked_where_it_is_and_killed(tmp_path):
     hangs = "import time\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('in the middle of test_one')"  # as pytest does
     script = f"(setsid bash -c 'trap : INT; sleep 600; sleep 600' {tmp_path.name} &); '{sys.executable}' -c \"{hangs}\""
@@ -91,6 +97,8 @@ def test_the_last_lines_say_which_test_failed(tmp_path):
         case("test.test_a", "test_two", '<error message="at set-up">trace</error>'), case("test.test_a", "test_three"),
     )  # fmt: skip
     write_part(tmp_path, "wheel", 1, 60, "a\nno such package\n")
+    hung = '  File "test_b.py", line 45 in test_that_hangs'
+    write_part(tmp_path, "mutated", 124, 1500, "\n".join([hung, *"abcdefgh", "KeyboardInterrupt"]))
     code, lines = tally(tmp_path)
     assert code == 1 and lines == [
         "light         1.0 min  FAILED (1)",
@@ -99,6 +107,9 @@ def test_the_last_lines_say_which_test_failed(tmp_path):
         "wheel         1.0 min  FAILED (1)",
         "           a",
         "           no such package",
-        "together      2.0 min",
-        "1 passed, 3 failed, 0 skipped",
+        "mutated      25.0 min  FAILED (124)",
+        f"           {hung}",
+        *(f"           {line}" for line in [*"bcdefgh", "KeyboardInterrupt"]),
+        "together     27.0 min",
+        "1 passed, 4 failed, 0 skipped",
     ]
