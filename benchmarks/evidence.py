@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from aha.api import load
+from aha.api import Highlighter, load
 from aha.demo.dataset import Target, VideoPlan, importance, plan_dataset, write_video
 from aha.highlights.evidence import DEMO_LEVEL
 
@@ -65,6 +66,22 @@ def table(found: list[dict], level: float) -> str:
     return "\n".join(lines)
 
 
+def answers(demo: Highlighter, seed: int, count: int, film: Path) -> Iterator[list[dict]]:
+    """What `count` videos of a world are answered, one after the other; film: where they are drawn. unvaried: the strength without
+    the query's variations."""
+    plans = plan_dataset(seed)
+    for number in np.random.default_rng([seed, 5]).permutation(len(plans))[:count].tolist():
+        write_video(plans[number], film)
+        video, found = demo.encode(film), []
+        unrelated = demo.unrelated(video)
+        for kind, title in asked_titles(plans, number, seed):
+            result = demo.query(video, title, unrelated=unrelated)
+            assert result.evidence is not None  # unrelated queries were given
+            strengths = {"strength": result.evidence.strength, "unvaried": demo.evidence(result.track, unrelated, []).strength}
+            found.append({"seed": seed, "video": plans[number].video_id, "kind": kind, "title": title, **strengths})
+        yield found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python benchmarks/evidence.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[30, 31, 32], help="worlds (default: 30 31 32)")
@@ -72,21 +89,12 @@ def main() -> None:
     args = parser.parse_args()
     demo, found = load("demo", device="cpu"), []
     with tempfile.TemporaryDirectory() as folder:
-        film = Path(folder) / "film.mp4"
         for seed in args.seeds:
-            plans = plan_dataset(seed)
-            for number in np.random.default_rng([seed, 5]).permutation(len(plans))[: args.videos].tolist():
-                write_video(plans[number], film)
-                video = demo.encode(film)
-                unrelated = demo.unrelated(video)
-                asked = asked_titles(plans, number, seed)
-                for kind, title in asked:
-                    result = demo.query(video, title, unrelated=unrelated)
-                    strengths = {"strength": result.evidence.strength, "unvaried": demo.evidence(result.track, unrelated, []).strength}
-                    found.append({"seed": seed, "video": plans[number].video_id, "kind": kind, "title": title, **strengths})
-                print(f"seed {seed}, {plans[number].video_id}: {len(asked)} titles", flush=True)
+            for of_video in answers(demo, seed, args.videos, Path(folder) / "film.mp4"):
+                found += of_video
+                print(f"seed {seed}, {of_video[0]['video']}: {len(of_video)} titles", flush=True)
     print(table(found, DEMO_LEVEL))
-    print(json.dumps({"level": DEMO_LEVEL, "found": found}))
+    print(json.dumps({"benchmark": "evidence", "level": DEMO_LEVEL, "found": found}))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ OTHERS = 2  # words that one is replaced by
 MOST_VARIATIONS = 4  # of a query: each is scored over the whole video
 BEST_SHARE = 0.2  # of the frames
 FLOOR_SHARE = 1 / 3  # of the unrelated queries
+SPREADS = 1.5  # noise under the demo model has up to 0.09, own titles from 0.13
 LEVEL = None  # the least strength of a clear moment: measured on each video, `level_of`
 DEMO_LEVEL = 0.15  # of the demo model, whose unrelated queries are often shown: all 18 own titles of worlds 20 to 22 lie above
 
@@ -75,7 +76,7 @@ class Evidence:
         return self.strength > self.level
 
     def __str__(self) -> str:
-        said = f"evidence {self.strength:+.2f} over unrelated queries (a clear moment has more than {self.level:+.2f})"
+        said = f"evidence {self.strength:+.2f} over other queries (a clear moment has more than {self.level:+.2f})"
         return said if self.is_clear else f"no clear moment for this query: {said}"
 
 
@@ -97,8 +98,8 @@ def strength(relevance_F: np.ndarray, unrelated_QF: Sequence[np.ndarray], varied
     queries that get least there: one of them that the video shows after all does no harm. With variations it lies half-way between that and
     the variation that gets most: never lower, so that they can only weaken what is said.
 
-    At most twice the distance from the curve's worst fifth to its best: where every frame gets the same, in a test picture or in noise,
-    there is no moment, whatever the model takes it for.
+    At most SPREADS times the distance from the curve's worst fifth to its best: where every frame gets the same, in a test picture or in
+    noise, there is no moment, whatever the model takes it for.
     """
     lowest, count = max(1, round(FLOOR_SHARE * len(unrelated_QF))), max(1, round(BEST_SHARE * len(relevance_F)))
     floor_F = np.sort(unrelated_QF, axis=0)[:lowest].mean(axis=0)
@@ -107,7 +108,7 @@ def strength(relevance_F: np.ndarray, unrelated_QF: Sequence[np.ndarray], varied
     excess_F = np.sort(relevance_F - floor_F)
     ascending_F = np.sort(relevance_F)
     spread = ascending_F[-count:].mean() - ascending_F[:count].mean()
-    return float(min(excess_F[-count:].mean(), 2 * spread))
+    return float(min(excess_F[-count:].mean(), SPREADS * spread))
 
 
 def level_of(relevance_F: np.ndarray, unrelated_QF: Sequence[np.ndarray]) -> float:
