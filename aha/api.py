@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aha.errors import UserError
-from aha.highlights.evidence import DEMO_LEVEL, DEMO_UNRELATED, LEVEL, UNRELATED, Evidence
+from aha.highlights.evidence import DEMO_LEVEL, DEMO_UNRELATED, LEVEL, UNRELATED, Evidence, variations
 from aha.highlights.result import Options, Result, evidence_of, find_highlights
 from aha.highlights.timeline import ScoreTrack
 from aha.scoring.config import ScoreConfig
@@ -215,18 +215,23 @@ class Highlighter:
         """Queries that hardly a video answers: what the evidence for a query is measured against (aha.highlights.evidence)."""
         return DEMO_UNRELATED if self.is_demo else UNRELATED
 
-    def evidence(self, track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Options) -> Evidence:
-        """How clearly a video answers its query. unrelated: the same video scored for `unrelated_queries`."""
-        return evidence_of(track, unrelated, options, DEMO_LEVEL if self.is_demo else LEVEL)
+    def evidence(self, track: ScoreTrack, unrelated: Sequence[ScoreTrack], varied: Sequence[ScoreTrack]) -> Evidence:
+        """How clearly a video answers its query. unrelated, varied: the same video scored for `unrelated_queries`, and for the query's
+        `variations` (aha.highlights.evidence)."""
+        return evidence_of(track, unrelated, varied, DEMO_LEVEL if self.is_demo else LEVEL)
 
     def unrelated(self, video: EncodedVideo, progress: Callable[[int, int], None] | None = None) -> list[ScoreTrack]:
         """The video scored for queries that have nothing to do with it, against which `query` measures its evidence. Do it once a video."""
-        tracks: list[ScoreTrack] = []
-        for words in self.unrelated_queries:
-            tracks.append(self.score(video, words))
-            if progress:
-                progress(len(tracks) * len(video), len(self.unrelated_queries) * len(video))
-        return tracks
+        return self._score_all(video, self.unrelated_queries, progress)
+
+    def _score_all(self, video: EncodedVideo, queries: Sequence[str], progress: Callable[[int, int], None] | None) -> list[ScoreTrack]:
+        """progress counts the frames of all of them."""
+        frames = len(video)
+
+        def after(query: int) -> Callable[[int, int], None] | None:
+            return None if progress is None else lambda done, _: progress(query * frames + done, len(queries) * frames)
+
+        return [self.score(video, words, after(number)) for number, words in enumerate(queries)]
 
     def query(
         self, video: EncodedVideo, query: str, *, budget: float | None = None, top: int | None = None, options: Options | None = None,
@@ -234,15 +239,16 @@ class Highlighter:
     ) -> Result:  # fmt: skip
         """Score, segment, choose and rank. budget: share of the video; top: number of moments (default: budget 0.15).
 
-        unrelated: what `unrelated(video)` gave; with it `result.evidence` says how clear the answer is, and an unclear answer chooses no
-        moment (but with `options.force`).
+        unrelated: what `unrelated(video)` gave; with it the query's variations are scored too, `result.evidence` says how clear the answer
+        is, and an unclear answer chooses no moment (but with `options.force`).
         """
         options = options or Options()
         if budget is not None or top is not None:
             options = replace(options, budget=budget, top=top, min_score=None)
-        track = self.score(video, query, progress)
-        evidence = self.evidence(track, unrelated, options) if unrelated else None
-        return find_highlights(track, checked_query(query), options, video.video_fps, evidence)
+        query = checked_query(query)
+        track, *varied = self._score_all(video, [query, *(variations(query) if unrelated else ())], progress)
+        evidence = self.evidence(track, unrelated, varied) if unrelated else None
+        return find_highlights(track, query, options, video.video_fps, evidence)
 
     def say(self, video: EncodedVideo, result: Result, max_new_tokens: int = 40) -> Result:
         """A copy of the result in which the model says something about each highlight, having seen its frames up to the best one."""

@@ -12,15 +12,15 @@ import av
 import numpy as np
 import pytest
 from highlights_media import make_video
-from paths import shared_fixture
+from paths import REPO, shared_fixture
 
 from aha import cli
 from aha.api import Highlighter, load
 from aha.cli import commands
+from aha.core.fusion import Fusion
 from aha.core.prediction import read_predictions
-from aha.demo.dataset import importance, plan_dataset, write_video
 from aha.errors import UserError
-from aha.highlights.evidence import UNRELATED, Evidence, level_of, strength
+from aha.highlights.evidence import DEMO_LEVEL, MOST_VARIATIONS, UNRELATED, Evidence, level_of, strength, variations
 from aha.highlights.online import OnlineSettings
 from aha.highlights.report import write_report
 from aha.highlights.result import Options, evidence_of, find_highlights, read_track, score_curve
@@ -203,20 +203,67 @@ def test_weak_evidence_chooses_nothing_unless_forced():
     assert str(weak).startswith("no clear moment for this query") and "no clear" not in str(clear)
 
 
+def test_variations_replace_one_word_by_another_of_its_kind():
+    assert variations("How the dotted red one moves around") == [
+        "How the plain red one moves around", "How the dotted blue one moves around",
+        "How the striped red one moves around", "How the dotted yellow one moves around",
+    ]  # fmt: skip
+    assert variations("Night: our best minutes") == ["Sea: our best minutes", "Street: our best minutes"]
+    assert variations("RED, or red?") == ["Blue, or blue?", "Yellow, or yellow?"]
+    assert variations("left of the boy") == ["right of the boy", "left of the girl"]
+    assert variations("someone shears a sheep") == variations("一只红色的狗") == variations("infrared .* (red")[2:] == []
+    many = variations("a red dog, a plain cat, a man in a car on the street at night")
+    assert len(many) == len(set(many)) == MOST_VARIATIONS
+
+
+def test_a_query_of_which_half_is_heard_is_weaker_than_one_that_is_there():
+    unrelated, there, half = np.full((6, 40), 0.1), np.full(40, 0.1), np.full(40, 0.1)
+    there[8:20], half[8:20] = 0.6, 0.6
+    others = np.full((4, 40), 0.1)
+    others[1, 8:20] = 0.58  # the same with another word gets as much
+    assert strength(there, unrelated, np.full((4, 40), 0.1)) == strength(there, unrelated) == pytest.approx(0.5)
+    assert strength(half, unrelated, others) == pytest.approx((0.5 + 0.02) / 2)
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        curve_F, unrelated_QF, varied_VF = random.random(30), random.random((9, 30)), random.random((3, 30)) - random.random()
+        assert strength(curve_F, unrelated_QF, varied_VF) <= strength(curve_F, unrelated_QF)
+
+
+def test_the_variations_of_a_query_are_scored_for_its_evidence(model, videos):
+    video, said = model.encode(videos / "a.mp4"), []
+    unrelated = [model.score(video, words) for words in UNRELATED[:3]]
+    result = model.query(video, " a red star ", unrelated=unrelated, progress=lambda *done: said.append(done))
+    varied = [model.score(video, words) for words in ("a blue star", "a yellow star")]
+    assert result.evidence == evidence_of(result.track, unrelated, varied, None)
+    assert said[-1] == (3 * len(video), 3 * len(video)) and said == sorted(set(said))
+    said.clear()
+    assert model.query(video, "a red star", progress=lambda *done: said.append(done)).evidence is None and len(said) == len(video)
+
+
 def test_what_is_unrelated_passes_in_one_of_ten_on_any_scale():
     """The level of a model that nobody measured: the strongest of the unrelated queries, each against the others."""
-    random, clear = np.random.default_rng(0), {"unrelated": 0, "shown": 0}
+    random, clear = np.random.default_rng(0), {"unrelated": 0, "varied": 0, "shown": 0}
     for _ in range(300):
         scale, picture_F = 10.0 ** random.uniform(-2, 2), random.normal(0, 1, 60).cumsum()  # what every query gets of the same picture
         curves_QF = scale * (picture_F + random.normal(0, 1, (len(UNRELATED) + 1, 60)))
         clear["unrelated"] += strength(curves_QF[0], curves_QF[1:]) > level_of(curves_QF[0], curves_QF[1:])
+        varied_VF = scale * (picture_F + random.normal(0, 1, (4, 60)))
+        clear["varied"] += strength(curves_QF[0], curves_QF[1:], varied_VF) > level_of(curves_QF[0], curves_QF[1:])
         curves_QF[0, 20:32] += 4 * scale
         clear["shown"] += strength(curves_QF[0], curves_QF[1:]) > level_of(curves_QF[0], curves_QF[1:])
-    assert clear["unrelated"] <= 0.13 * 300 and clear["shown"] >= 0.95 * 300
-    measured = evidence_of(
-        track(np.linspace(0, 1, 20)), [track(np.full(20, value)) for value in (0.1, 0.2, 0.3)], Options(smooth_frames=1), None
-    )
-    assert measured.level == 0 and measured.is_clear and not Evidence(0.0, 0.0).is_clear
+    assert clear["varied"] <= clear["unrelated"] <= 0.13 * 300 and clear["shown"] >= 0.95 * 300
+    measured = evidence_of(track(np.linspace(0, 1, 20)), [track(np.full(20, value)) for value in (0.1, 0.2, 0.3)], [], None)
+    assert measured.level == pytest.approx(0, abs=1e-12) and measured.is_clear and not Evidence(0.0, 0.0).is_clear
+
+
+@pytest.mark.parametrize("weights", [Fusion(alpha=5), Fusion(beta=0.01), Fusion(alpha=-1, beta=0), Fusion(epsilon=9)], ids=str)
+def test_evidence_is_the_same_whatever_the_weights_of_the_score(model, videos, weights):
+    """A level that was fixed holds on the scale that it was fixed on: the weights say which moments are best, not whether there are any."""
+    video = model.encode(videos / "a.mp4")
+    unrelated = [model.score(video, words) for words in UNRELATED[:3]]
+    plain = model.query(video, "a red star", unrelated=unrelated)
+    weighted = model.query(video, "a red star", options=Options(fusion=weights, smooth_frames=1), unrelated=unrelated)
+    assert weighted.evidence == plain.evidence and not np.allclose(weighted.fused_F, plain.fused_F)
 
 
 def test_no_clear_moment_is_said_everywhere(aha, model, videos, tmp_path, monkeypatch, capsys):
@@ -281,25 +328,22 @@ def test_noise_black_and_test_pictures_have_no_clear_moment(tmp_path):
         write_pictures(tmp_path / f"{name}.mp4", pictures)
         video = demo.encode(tmp_path / f"{name}.mp4")
         unrelated = demo.unrelated(video)
-        for query in ("Where is the striped green thing?", "Everything purple: a collection", "All the white things in one video"):
+        for query in ("Where is the striped green thing?", "Everything purple: a collection", "All the white things in one video",
+                      "Back to the street"):  # fmt: skip
             result = demo.query(video, query, unrelated=unrelated)
             assert not result.evidence.is_clear and result.highlights == [], (name, query, result.evidence)
 
 
 @pytest.mark.slow
-def test_own_titles_stand_out_on_held_out_worlds(tmp_path):
-    """Seeds other than those that the level was fixed on; against titles of which nothing is in the video."""
-    demo, own, others = load("demo", device="cpu"), [], []
-    for seed in (7, 8, 9):
-        plans = plan_dataset(seed)
-        for number in np.random.default_rng([seed, 5]).permutation(len(plans))[:6]:
-            plan = plans[number]
-            write_video(plan, tmp_path / "film.mp4")
-            video = demo.encode(tmp_path / "film.mp4")
-            unrelated = demo.unrelated(video)
-            absent = [p.title for p in plans if max(importance(p.target, scene) for scene, _ in plan.scenes) < 0.1][:2]
-            own.append(demo.query(video, plan.title, unrelated=unrelated).evidence)
-            others += [demo.query(video, title, unrelated=unrelated).evidence for title in absent]
-    auc = np.mean([a.strength > b.strength for a in own for b in others])
-    assert auc > 0.95 and len(others) >= 6
-    assert np.mean([not e.is_clear for e in own]) <= 0.12 and np.mean([not e.is_clear for e in others]) >= 0.9
+def test_own_titles_stand_out_on_held_out_worlds(tmp_path, monkeypatch):
+    """Seeds other than those that the level was fixed on; against titles of which nothing, or no more than a part, is in the video."""
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    from evidence import answers, auc, table
+
+    demo = load("demo", device="cpu")
+    found = [row for seed in (30, 31, 32) for of_video in answers(demo, seed, 3, tmp_path / "film.mp4") for row in of_video]
+    own, absent, part = ([row["strength"] for row in found if row["kind"] == kind] for kind in ("own", "absent", "part"))
+    assert len(own) == 9 and len(absent) >= 9 and len(part) >= 27
+    assert np.mean([strength <= DEMO_LEVEL for strength in own]) <= 0.12
+    assert np.mean([strength <= DEMO_LEVEL for strength in absent + part]) >= 0.85
+    assert auc(own, absent) > 0.98 and auc(own, absent + part) > 0.9 and len(table(found, DEMO_LEVEL).splitlines()) == 6

@@ -18,7 +18,7 @@ from waiting import free_port, wait_for
 
 from aha.api import Highlighter, load
 from aha.core.clock import clock
-from aha.core.fusion import RELEVANCE
+from aha.core.fusion import RELEVANCE, Fusion
 from aha.core.prediction import read_predictions
 from aha.errors import UserError
 from aha.eval.annotations import read_tvsum
@@ -85,6 +85,20 @@ def test_a_visitor_scores_pauses_asks_and_gets_files(visitor, videos):
     folder = visitor.folder
     visitor.close()
     assert not folder.exists()
+
+
+def test_the_page_says_the_evidence_that_a_command_says(visitor, model, videos):
+    """Of each query by its own variations, two of which are the same here and one is a visitor's query."""
+    queries = ["a red star", "a blue star", "no word of a kind"]
+    visitor.start(str(videos["second"]), "\n".join(queries))
+    wait_for(lambda: visitor.finished)
+    encoded = model.encode(videos["second"], fps=2)
+    unrelated = model.unrelated(encoded)
+    for which, query in enumerate(queries):
+        said = visitor.result(Options(fusion=Fusion(alpha=3)), which).evidence
+        expected = model.query(encoded, query, unrelated=unrelated).evidence
+        assert (said.strength, said.level) == pytest.approx((expected.strength, expected.level), abs=1e-5)
+    assert len(visitor._rows) == 3 + len(model.unrelated_queries) + 3  # a blue, a yellow and a red star
 
 
 def test_limits_are_told_clearly(visitor, videos, tmp_path):

@@ -105,15 +105,21 @@ def score_curve(track: ScoreTrack, options: Options) -> np.ndarray:
     return smooth(fused_F, options.smooth_frames, 1)
 
 
-def evidence_of(track: ScoreTrack, unrelated: Sequence[ScoreTrack], options: Options, level: float | None) -> Evidence:
+def evidence_of(track: ScoreTrack, unrelated: Sequence[ScoreTrack], varied: Sequence[ScoreTrack], level: float | None) -> Evidence:
     """How clearly the video answers the query of `track`.
 
-    unrelated: the same video scored for queries that have nothing to do with it. level: the least strength of a clear moment; None = the
-    level that these queries give (aha.highlights.evidence.level_of).
+    unrelated, varied: the same video scored for queries that have nothing to do with it, and for the query's `variations`. level: the least
+    strength of a clear moment; None = the level that the unrelated queries give (aha.highlights.evidence.level_of).
+
+    Of the relevance, smoothed as by default, whatever the weights of the score: those say which moments are best, and not whether the video
+    shows what was asked for; and a level that was fixed holds on the scale that it was fixed on.
     """
-    others_QF = [score_curve(other, options) for other in unrelated]
-    fused_F = score_curve(track, options)
-    return Evidence(strength(fused_F, others_QF), level_of(fused_F, others_QF) if level is None else level)
+    relevance_F, unrelated_QF, varied_VF = (
+        score_curve(track, Options()),
+        *([score_curve(other, Options()) for other in others] for others in (unrelated, varied)),
+    )
+    least = level_of(relevance_F, unrelated_QF) if level is None else level
+    return Evidence(strength(relevance_F, unrelated_QF, varied_VF), least)
 
 
 def find_highlights(

@@ -49,9 +49,9 @@ def write_report(folder: str | Path, metrics: Mapping[str, Any], layout: Layout,
     drawn: list[dict[str, Any]] = []
     for curve in curves:
         png, (left, right) = figures.score_curve(curve)
-        values = json.dumps({"left": round(left, 4), "right": round(right, 4), **curve.under_the_mouse()}, allow_nan=False)
+        said = json.dumps({"left": round(left, 4), "right": round(right, 4), **curve.under_the_mouse()}, allow_nan=False)
         value = table.shown(per_video.get(curve.key), percent)
-        drawn.append({"id": curve.key, "title": curve.title, "value": value, "png": png, "values": values})
+        drawn.append({"id": curve.key, "title": curve.title, "value": value, "png": png, "said": said})
     ordered = sorted(((value, i) for i, value in per_video.items() if value is not None), reverse=True)
     listed = [{"id": i, "value": table.shown(value, percent)} for value, i in ordered]
     environment = Environment(loader=PackageLoader("aha.results", "."), autoescape=True, undefined=StrictUndefined)

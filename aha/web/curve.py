@@ -212,8 +212,9 @@ def evidence_html(evidence: Evidence | None, has_scores: bool) -> str:
     if evidence is None:
         return '<div class="aha-evidence">How clear the answer is will be said when all is watched.</div>' if has_scores else ""
     about = (
-        "The curve's best part against what the model gives the same video for unrelated queries: "
-        f"{evidence.strength:+.2f}; a clear moment has {evidence.level:+.2f} or more."
+        "The relevance at its best against what the model gives the same video for unrelated queries, "
+        "and for this one with a word replaced: "
+        f"{evidence.strength:+.2f}; a clear moment has more than {evidence.level:+.2f}."
     )
     kind, said = ("clear", "A clear answer.") if evidence.is_clear else ("none", "No clear moment for this query.")
     return f'<div class="aha-evidence {kind}">{said}<small>{about}</small></div>'

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from PIL import Image
 from aha.api import Highlighter, checked_query, queries_of
 from aha.demo.world import OTHER_WORLD, looks_like_demo
 from aha.errors import UserError
+from aha.highlights.evidence import variations
 from aha.highlights.result import Options, Result, find_highlights, write_result
 from aha.highlights.thumbnails import jpeg_address, small
 from aha.highlights.timeline import ScoreTrack
@@ -118,7 +119,8 @@ class Visitor:
         self._making = threading.Lock()  # of the files
         self._closed = self._resting = False
         self._seen: list[tuple[int, np.ndarray, str]] = []  # of each scored frame: number, mean token, small picture
-        self._rows: list[list[dict[str, float]]] = []  # of each query, then of each unrelated one: `debug_data` rows
+        self._compared: list[str] = []  # queries that are scored for the evidence only: the unrelated ones, and variations of the visitor's
+        self._rows: list[list[dict[str, float]]] = []  # of each query, then of each compared one: `debug_data` rows
         self._questions: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()  # to which query's session, what
         self._running = threading.Event()
         self._stop = threading.Event()
@@ -167,7 +169,9 @@ class Visitor:
             self.other_world = other_world
             before, self.video, self.info, self.queries, self.speaking = self.video, video, info, queries, speaking
             self._seen, self.answers, self._cached, self._scored_all, self._resting = [], [], None, False, False
-            self._rows = [[] for _ in (*queries, *self.model.unrelated_queries)]
+            varied = [other for query in queries for other in variations(query)]
+            self._compared = list(dict.fromkeys([*self.model.unrelated_queries, *varied]))  # two queries may have the same
+            self._rows = [[] for _ in (*queries, *self._compared)]
             self._questions = queue.SimpleQueue()
             self.version += 1
         self.touched = time.monotonic()
@@ -285,7 +289,7 @@ class Visitor:
         return self._done is not None and not self._done.done() and not self._scored_all
 
     def track(self, which: int = 0, with_features: bool = True) -> ScoreTrack | None:
-        """The scores so far for the query of number `which` (those behind the visitor's are the unrelated ones); None before the first."""
+        """The scores so far for the query of number `which` (those behind the visitor's are the compared ones); None before the first."""
         with self._lock:
             seen, info = list(self._seen), self.info
             rows = list(self._rows[which]) if which < len(self._rows) else []
@@ -310,11 +314,17 @@ class Visitor:
         begin = time.monotonic()
         evidence = None
         if self._scored_all:
-            unrelated = [self.track(len(self.queries) + k, False) for k in range(len(self.model.unrelated_queries))]
-            evidence = self.model.evidence(track, [other for other in unrelated if other is not None], options)
+            evidence = self.model.evidence(
+                track, self._tracks_of(self.model.unrelated_queries), self._tracks_of(variations(self.queries[which]))
+            )
         result = find_highlights(track, self.queries[which], options, self.info.fps, evidence)
         self._cached = (key, result, time.monotonic() - begin, time.monotonic())
         return result
+
+    def _tracks_of(self, compared: Sequence[str]) -> list[ScoreTrack]:
+        numbers = {words: len(self.queries) + number for number, words in enumerate(self._compared)}
+        tracks = [self.track(numbers[words], False) for words in compared if words in numbers]
+        return [track for track in tracks if track is not None]
 
     def picture(self, frame: int) -> str:
         """The small picture of a scored frame, by its number in the video, as an address for HTML."""
@@ -355,7 +365,7 @@ class Visitor:
         sessions = [
             self.model.stream(query, frame_fps=fps, policy=own.policy(), remove_assistant_turns=own.forget, max_new_tokens=REPLY_TOKENS)
             for query in self.queries
-        ] + [self.model.stream(query, frame_fps=fps) for query in self.model.unrelated_queries]
+        ] + [self.model.stream(query, frame_fps=fps) for query in self._compared]
         side = self.model.model.config.frame.side
         assert self.video is not None  # a thread is started for a video
         frames, batch = iter_frames(self.video, fps=fps, size=side, limits=self._video_limits), []
