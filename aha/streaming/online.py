@@ -212,7 +212,7 @@ class OnlineEngine:
             scores.append(self.collect())
             features.append(self.features_BH)
         self.features_BH = torch.cat(features)
-        return FrameScores(*(None if values[0] is None else torch.cat(values) for values in zip(*scores)))
+        return FrameScores(**{head: torch.cat([getattr(some, head) for some in scores]) for head in self.heads})
 
     @torch.inference_mode()
     def launch(
