@@ -3,15 +3,21 @@
     python benchmarks/watch.py --size 7b --frames 3600                       # one GPU, one stream, as fast as it goes
     python benchmarks/watch.py --size 7b --streams 100 --fps 2 --frames 60   # live streams: from a frame's arrival to its decisions
     python benchmarks/watch.py --size tiny --frames 60 --streams 2           # a machine without a GPU
+    python benchmarks/watch.py --size tiny --host_only 3584 --frames 3600    # what Python does beside the model
 
 Random weights, dynamic sink. Without --fps every stream always has a frame waiting, and a latency is the time from one frame of a stream to
 its next. Prints memory after a quarter of the frames and at the end, the difference of the first stream's scores from those of a plain
 session on the first --check_frames frames, and one JSON line last.
+
+--host_only WIDTH leaves the model out: scores and mean tokens (of that width, 3584 in the 7B model) are random, everything else is the path
+of a GPU. Prints what a frame costs in CPU time of the loop's thread, and for how much of it a GPU has nothing to do: from the moment the
+scores are there to the next launch.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import threading
@@ -24,6 +30,7 @@ from streaming_common import arguments, environment, gpu_gib, percentiles, pictu
 from aha.api import Highlighter
 from aha.cli.commands import _watch_parser, online_of
 from aha.core.fusion import fusion_of
+from aha.core.memory import keep_for_good
 from aha.streaming import Session
 from aha.watch.cameras import Camera
 from aha.watch.command import settings_of
@@ -44,6 +51,29 @@ def frames_of(images: np.ndarray, count: int, number: int, fps: float | None, be
         yield SourceFrame(images[(k + number) % len(images)], k / (fps or 2.0), time.monotonic())
 
 
+class HostOnly:
+    """Takes the place of the model's steps, and reads the clock around them."""
+
+    def __init__(self, watch: Watch, width: int):
+        self.gaps: list[float] = []  # seconds of this thread from scores to the next launch
+        self.there = 0.0
+        watch.overlaps = True
+        features = torch.randn(256, width, generator=torch.Generator().manual_seed(0))
+        for graph in watch.engine.graphs:
+            graph.features_host = torch.zeros(graph.size, width)
+            graph.look, graph.attend = lambda: None, functools.partial(self.launched, graph, features)
+            graph.both, graph.collect = graph.attend, functools.partial(self.collected, graph.collect)
+
+    def launched(self, graph, features: torch.Tensor) -> None:
+        self.gaps.append(time.thread_time() - self.there)
+        graph.scores_host.uniform_()
+        graph.features_host.copy_(features[torch.randint(256, (graph.size,))])
+
+    def collected(self, collect):
+        self.there = time.thread_time()
+        return collect()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments(parser)
@@ -52,6 +82,7 @@ def main() -> int:
     parser.add_argument("--fps", type=float, help="frames a second that each stream sends (default: as fast as they are scored)")
     parser.add_argument("--window", type=int, default=2048, help="tokens")
     parser.add_argument("--check_frames", type=int, default=96)
+    parser.add_argument("--host_only", type=int, metavar="WIDTH", help="without the model")
     args = parser.parse_args()
     device, dtype = settle(args)
     model = Highlighter(random_model(args.size, device, dtype), tokenizer(), "random weights")
@@ -66,7 +97,7 @@ def main() -> int:
     quarter = args.frames * args.streams // 4
 
     def seen(stream, seconds, score, image_CHW) -> None:
-        moments.setdefault(stream.name, []).append(time.monotonic())
+        moments.setdefault(stream.name, []).append(time.thread_time() if args.host_only else time.monotonic())
         decided.append(stream.source.behind)
         if stream.name == "stream 0":
             first.append(score)
@@ -81,18 +112,26 @@ def main() -> int:
         ),
     )
     print(f"warm-up (compile, capture): {warm_up:.1f} s", flush=True)
+    host = HostOnly(watch, args.host_only) if args.host_only else None
     begin = threading.Event()
     for n in range(args.streams):
         feed = Feed(frames_of(images, args.frames, n, args.fps, begin), 8, args.fps is not None, wake=watch.changed.set)
         watch.open(Camera(f"stream {n}", "memory", (QUERY,), args.fps or 2.0), feed)
-    start = time.perf_counter()
+    keep_for_good()  # as the command does
+    start, used = time.perf_counter(), time.thread_time()
     begin.set()
     watch.run(threading.Event())
-    total = time.perf_counter() - start
+    total, used = time.perf_counter() - start, time.thread_time() - used
     memory["gpu_gib_end"] = gpu_gib(device, peak=False)
     gaps = [
         b - a for times in moments.values() for a, b in zip(times[min(50, len(times) // 2) :], times[min(50, len(times) // 2) + 1 :])
     ] or [total]
+    if host is not None:
+        busy = {f"loop_{name}": value for name, value in percentiles(gaps[50:]).items()}
+        idle = {f"without_work_{name}": value for name, value in percentiles(host.gaps[50:]).items()}
+        print(json.dumps({"benchmark": "watch", "host_only": args.host_only, "streams": args.streams, "frames": len(decided),
+                          "loop_ms_a_frame": round(1e3 * used / len(decided), 4), **busy, **idle, "events": len(events)}))  # fmt: skip
+        return 0
     ends = [event for event in events if event["event"] == "end"]
     plain = Session(model.model, QUERY, tokenizer=model.tokenizer, cache="dynamic_sink", window=args.window)
     count = min(args.check_frames, len(first))

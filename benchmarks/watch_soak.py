@@ -3,11 +3,13 @@
     python benchmarks/watch_soak.py --hours 24 --streams 1 --parts 4          # a day of one stream, killed three times
     python benchmarks/watch_soak.py --hours 6 --streams 4 --parts 3
     python benchmarks/watch_soak.py --hours 0.1 --streams 2 --parts 2         # a look, about a minute
+    python benchmarks/watch_soak.py --hours 24 --folder DIR --minutes 60      # at most an hour now; the same again goes on from there
 
 Streams of the generated world (scenes of 10 to 40 seconds, a wanted thing in one of eight), one frame a second, the embedded demo model,
 `aha watch --state --max_alerts_per_hour`. After each part the command is killed with kill -9 and started again. Prints the memory of the
-process along the way (RSS, every twentieth of the work), what each stream counted, the most alerts in any hour, and one JSON line last;
-the exit code is 1 where a frame is missing, an event is told in two ways, an hour is over budget, or memory grows.
+process along the way (RSS, every twentieth of the work), what each stream counted, its alerts in each hour, the most in any hour, and one
+JSON line last; the exit code is 1 where a frame is missing, an event is told in two ways, an hour is over budget, or memory grows. Where
+--minutes end it early, that is said of what was seen ("share" of the work).
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ class Told:
         self.path, self.place = path, 0
         self.events: dict[str, dict] = {}
         self.again = self.differ = 0
-        self.ends: dict[str, dict] = {}
+        self.counts: dict[str, dict] = {}  # the last status or end of each stream
         self.time: dict[str, float] = {}
 
     def read(self) -> None:
@@ -81,8 +83,8 @@ class Told:
                 continue  # cut off by the kill
             name = event.get("stream", "s0")
             self.time[name] = max(self.time.get(name, 0.0), event["time"])
-            if event["event"] == "end":
-                self.ends[name] = event
+            if event["event"] in ("end", "status"):
+                self.counts[name] = self.counts.get(name, {}) | event
             elif event["event"] in ("segment", "highlight"):
                 known = self.events.setdefault(event["id"], event)
                 self.again += known is not event
@@ -96,69 +98,107 @@ def most_in_an_hour(moments: list[float]) -> int:
     return max((sum(start <= moment < start + 3600 for moment in moments) for start in moments), default=0)
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=24.0, help="of each stream")
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--parts", type=int, default=4, help="killed after each but the last")
     parser.add_argument("--alerts", type=float, default=6.0, help="--max_alerts_per_hour")
     parser.add_argument("--window", type=int, default=512, help="tokens")
-    args = parser.parse_args()
+    parser.add_argument("--folder", type=Path, help="keep all here, and go on with what is here (default: a new folder)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="kill it after so long, and say what was seen")
+    return parser
+
+
+def drawn(args: argparse.Namespace, folder: Path, seconds: int) -> list[int]:
+    """The streams, and how many scenes of each are wanted."""
+    path, began = folder / "wanted.json", time.monotonic()
+    if not path.is_file():
+        wanted = [write_stream(folder / f"s{n}.ts", seconds, n) for n in range(args.streams)]
+        path.write_text(json.dumps(wanted))
+        print(f"{args.streams} streams of {seconds} s in {folder}, drawn in {time.monotonic() - began:.0f} s", flush=True)
+    return json.loads(path.read_text())
+
+
+def main() -> int:
+    args = parser().parse_args()
     seconds = int(args.hours * 3600)
-    folder = Path(tempfile.mkdtemp(prefix="aha-soak-"))
-    began = time.monotonic()
-    wanted = [write_stream(folder / f"s{n}.ts", seconds, n) for n in range(args.streams)]
-    print(f"{args.streams} streams of {seconds} s in {folder}, drawn in {time.monotonic() - began:.0f} s", flush=True)
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="aha-soak-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = drawn(args, folder, seconds)
     cameras = folder / "cameras.toml"
     cameras.write_text("".join(f"[[camera]]\nname = 's{n}'\naddress = '{folder}/s{n}.ts'\n" for n in range(args.streams)))
     command = [sys.executable, "-m", "aha.cli", "watch", "--cameras", str(cameras), "--query", "red things", "--frame_fps", "1"]
     command += ["--state", str(folder / "state"), "--state_seconds", "5", "--max_alerts_per_hour", str(args.alerts)]
-    command += ["--window", str(args.window), "--device", "cpu", "--on_event", f"jsonl:{folder}/received.jsonl"]
-    output = folder / "events.jsonl"
+    command += ["--window", str(args.window), "--device", "cpu", "--on_event", f"jsonl:{folder}/received.jsonl", "--status_seconds", "10"]
+    output, curve = folder / "events.jsonl", folder / "memory.jsonl"
     output.touch()
-    told, memory, started = Told(output), [], time.monotonic()
-    code = None
-    for part in range(1, args.parts + 1):
+    curve.touch()
+    told, started, code = Told(output), time.monotonic(), None
+    told.read()
+    done = sum(told.time.values()) / (seconds * args.streams)  # in earlier runs of this folder
+    for part in range(1 + int(done * args.parts), args.parts + 1):
         with output.open("ab") as file:
             process = subprocess.Popen(command, stdout=file, stdin=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        born = time.monotonic()
+        born, next_line = time.monotonic(), 0.0
         while (code := process.poll()) is None:
             time.sleep(1.0)
             told.read()
             share = sum(told.time.values()) / (seconds * args.streams)
+            late = time.monotonic() - started > 60 * args.minutes
             if time.monotonic() - born > 20:  # the model is loaded
-                memory.append((share, psutil.Process(process.pid).memory_info().rss / 2**20))
-                if share > 0.05 * (len({int(20 * s) for s, _ in memory[:-1]})):
-                    print(f"  part {part}, {share:5.1%}: {memory[-1][1]:.0f} MiB, {time.monotonic() - started:.0f} s", flush=True)
-            if part < args.parts and share >= part / args.parts:
+                rss = psutil.Process(process.pid).memory_info().rss / 2**20
+                with curve.open("a") as file:
+                    file.write(json.dumps([part, share, rss]) + "\n")
+                if share >= next_line:
+                    next_line = (int(20 * share) + 1) / 20
+                    print(f"  part {part}, {share:5.1%}: {rss:.0f} MiB, {time.monotonic() - started:.0f} s", flush=True)
+            if late or (part < args.parts and share >= part / args.parts):
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
                 with output.open("ab") as file:
                     file.write(b"\n")
                 break
+        if code is not None or time.monotonic() - started > 60 * args.minutes:
+            break  # it has ended by itself, or the time is up
     told.read()
-    total = time.monotonic() - started
-    early = [rss for share, rss in memory if 0.2 <= share < 0.4] or [rss for _, rss in memory[:3]]
-    late = [rss for share, rss in memory if share >= 0.8] or [rss for _, rss in memory[-3:]]
-    hours = {name: most_in_an_hour(told.alerts(name)) for name in told.ends}
+    return report(args, folder, told, wanted, code, done, time.monotonic() - started)
+
+
+def report(args: argparse.Namespace, folder: Path, told: Told, wanted: list[int], code: int | None, done: float, took: float) -> int:
+    seconds = int(args.hours * 3600)
+    share = sum(told.time.values()) / (seconds * args.streams)
+    memory = [json.loads(line) for line in (folder / "memory.jsonl").read_text().splitlines()]
+    early = [rss for _, at, rss in memory if 0.2 * share <= at < 0.4 * share] or [rss for _, _, rss in memory[:3]]
+    late = [rss for _, at, rss in memory if at >= 0.8 * share] or [rss for _, _, rss in memory[-3:]]
     received = {json.loads(line)["id"] for line in (folder / "received.jsonl").read_text().splitlines() if line.endswith("}")}
-    for n, (name, end) in enumerate(sorted(told.ends.items())):
+    most = {name: most_in_an_hour(told.alerts(name)) for name in told.counts}
+    for n, (name, counts) in enumerate(sorted(told.counts.items())):
+        alerts = told.alerts(name)
+        each = [sum(hour <= moment / 3600 < hour + 1 for moment in alerts) for hour in range(int(told.time[name] / 3600) + 1)]
         print(
-            f"{name}: {end['frames']} frames, {end['dropped']} dropped, {end['segments']} segments, {wanted[n]} scenes wanted, "
-            f"{len(told.alerts(name))} alerts, at most {hours[name]} in any hour (budget {args.alerts:g})"
+            f"{name}: {counts['frames']} frames, {counts['dropped']} dropped, {wanted[n]} scenes of {seconds} s wanted, {len(alerts)} "
+            f"alerts, at most {most[name]} in any hour (budget {args.alerts:g}); hour by hour {each}"
         )
+    parts = {part: [rss for number, _, rss in memory if number == part] for part in sorted({number for number, _, _ in memory})}
     highlights = {i for i, event in told.events.items() if event["event"] == "highlight"}
     result = {
         "benchmark": "watch_soak", "hours": args.hours, "streams": args.streams, "parts": args.parts, "exit_code": code,
-        "frames": sum(end["frames"] for end in told.ends.values()), "seconds": round(total, 1),
-        "frames_per_second": round(seconds * args.streams / total, 1), "rss_mib_second_fifth": round(float(np.median(early)), 1),
-        "rss_mib_last_fifth": round(float(np.median(late)), 1), "rss_mib_most": round(max(rss for _, rss in memory), 1),
-        "alerts": len(highlights), "most_alerts_in_an_hour": max(hours.values(), default=0), "told_again": told.again,
-        "told_in_two_ways": told.differ, "alerts_not_received": len(highlights - received),
+        "share": round(share, 4), "frames": sum(counts["frames"] for counts in told.counts.values()),
+        "dropped": sum(counts["dropped"] for counts in told.counts.values()), "seconds": round(took, 1),
+        "frames_per_second": round(seconds * args.streams * (share - done) / took, 1),
+        "rss_mib_second_fifth": round(float(np.median(early)), 1),
+        "rss_mib_last_fifth": round(float(np.median(late)), 1), "rss_mib_most": round(max(rss for _, _, rss in memory), 1),
+        "rss_mib_parts": {part: [round(values[0]), round(float(np.median(values))), round(values[-1])] for part, values in parts.items()},
+        "segments_told": len(told.events) - len(highlights), "alerts": len(highlights),
+        "most_alerts_in_an_hour": max(most.values(), default=0),
+        "told_again": told.again, "told_in_two_ways": told.differ, "alerts_not_received": len(highlights - received),
     }  # fmt: skip
-    whole = code == 0 and [end["frames"] for end in told.ends.values()] == [seconds] * args.streams
-    in_budget = result["most_alerts_in_an_hour"] <= args.alerts and not result["alerts_not_received"] and not told.differ
-    result["wrong"] = int(not (whole and in_budget and result["rss_mib_last_fifth"] < GROWTH * result["rss_mib_second_fifth"]))
+    killed = code is None or code < 0
+    whole = (code == 0 and [counts["frames"] for counts in told.counts.values()] == [seconds] * args.streams) or killed
+    in_budget = result["most_alerts_in_an_hour"] <= args.alerts and not told.differ and (killed or not result["alerts_not_received"])
+    grown = result["rss_mib_last_fifth"] >= GROWTH * result["rss_mib_second_fifth"]
+    result["wrong"] = int(not whole or not in_budget or result["dropped"] > 0 or grown)
     print(json.dumps(result))
     return result["wrong"]
 

@@ -18,7 +18,7 @@ from aha.core.prediction import read_predictions, write_predictions
 from aha.errors import UserError
 from aha.highlights.chapters import chapters_vtt, timestamp
 from aha.highlights.offline import kernel_boundaries, segment_kernel, segment_uniform, split_long
-from aha.highlights.online import OnlineSegmenter, OnlineSettings, segment_online
+from aha.highlights.online import MIN_SIDE, OnlineSegmenter, OnlineSettings, segment_online, step_statistic
 from aha.highlights.ranking import diverse, peaks, ranked_highlights, smooth_causal, smooth_centred
 from aha.highlights.result import Options, find_highlights, prediction
 from aha.highlights.summary import select_budget, select_threshold, select_top, summarise_budget, summarise_top
@@ -125,7 +125,41 @@ def test_segmenter_memory_is_bounded():
     segmenter = OnlineSegmenter(OnlineSettings(information_threshold=None, change_threshold=None, window=16))
     for _ in range(1000):
         segmenter.push(0.5, 0.5, 0.1, np.ones(4))
-    assert max(len(v) for v in vars(segmenter).values() if hasattr(v, "__len__")) <= 64
+    held = [vars(part) for part in (segmenter, segmenter._scores, segmenter._features)]
+    assert max(len(v) for part in held for v in part.values() if hasattr(v, "__len__")) == 64
+
+
+@pytest.mark.parametrize("frames, width", [(4, 2), (5, 3), (32, 2), (32, 300)])
+def test_the_step_statistic_is_its_definition(frames, width):
+    rng = np.random.default_rng(frames + width)
+    values = rng.normal(size=(frames, width)) + np.arange(frames)[:, None] // 9
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    expected, noise = [], 0.01
+    for n in range(MIN_SIDE, frames - MIN_SIDE + 1):
+        before, after = values[:n], values[n:]
+        within = ((before - before.mean(0)) ** 2).sum() + ((after - after.mean(0)) ** 2).sum()
+        apart = ((after.mean(0) - before.mean(0)) ** 2).sum()
+        step = n * (frames - n) / frames * apart / max(within / (frames - 2), noise)
+        jump = ((after[:2].mean(0) - before[-2:].mean(0)) ** 2).sum() / noise
+        expected.append(min(step, jump))
+    np.testing.assert_allclose(step_statistic(values @ values.T, noise), expected, rtol=1e-9)
+
+
+def test_the_segmenter_looks_at_the_last_frames_of_its_segment_and_no_others():
+    """Also where the window is full, after a boundary, and after going on from a saved state."""
+    rng, settings_ = np.random.default_rng(3), OnlineSettings(information_threshold=9.0, window=12)
+    segmenter = OnlineSegmenter(settings_)
+    for frame in range(200):
+        segmenter.push(*rng.uniform(size=2), 0.1, rng.normal(size=6) + 3 * (frame // 25 % 2))
+        if frame % 17 == 0:
+            state = segmenter.state_dict()
+            segmenter = OnlineSegmenter(settings_)
+            segmenter.load_state_dict(state)
+        for evidence in (segmenter._scores, segmenter._features):
+            assert len(evidence.values) == min(12, segmenter.frame + 1 - segmenter.first)
+            if evidence.values:
+                values = np.stack(evidence.values)
+                np.testing.assert_allclose(evidence.products_WW, values @ values.T, rtol=1e-12)
 
 
 def test_kernel_segmentation_finds_scenes_and_leaves_noise_whole():

@@ -71,6 +71,23 @@ def test_looking_ahead_changes_no_score(frames):
         assert difference(got, expected) < 1e-4, (now, later)
 
 
+def test_a_push_is_a_launch_and_a_collect(frames):
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, max_streams=2, tokenizer=tokenizer)
+    halves, offline = (
+        [engine.open(f"q{n}") for n in range(2)],
+        [open_session(query=f"q{n}", cache="dynamic_sink", window=WINDOW) for n in range(2)],
+    )
+    for k in range(3):
+        engine.launch(halves, [frames[k], frames[k + 1]], [frames[k + 1], frames[k + 2]])
+        with pytest.raises(RuntimeError, match="collect their scores"):
+            engine.launch(halves, [frames[k], frames[k]])
+        expected = joined([session.push(frames[k + n]) for n, session in enumerate(offline)])
+        assert difference(engine.collect(), expected) < 1e-4 and engine.features_BH.shape[0] == 2
+    with pytest.raises(RuntimeError, match="launch some first"):
+        engine.collect()
+
+
 def test_a_batch_fills_a_captured_step(frames):
     model, tokenizer = golden_model()
     engine = OnlineEngine(model, window=WINDOW, max_streams=5, tokenizer=tokenizer)

@@ -27,6 +27,7 @@ from aha.cli.commands import _watch_parser
 from aha.core.fusion import fusion_of
 from aha.demo.dataset import importance, plan_dataset, write_video
 from aha.errors import UserError
+from aha.streaming import OnlineEngine
 from aha.watch.cameras import Camera, cameras_of, read_cameras, slug, unique
 from aha.watch.command import run_watch, settings_of
 from aha.watch.engine import Watch
@@ -105,6 +106,41 @@ def test_each_of_several_streams_is_as_if_it_were_alone(model, videos):
         assert len(mine) == len(alone[camera.name]) > 4 and "stream" not in alone[camera.name][0]
         assert all(close_to(without(a), without(b)) for a, b in zip(mine, alone[camera.name]))
     assert len({event["id"] for event in together}) == len(together)
+
+
+def test_events_are_the_same_where_the_next_frames_are_launched_before_the_last_are_heard(model, videos, monkeypatch):
+    """As on a GPU. What a question, or a stream that leaves and comes back, finds is heard before: no session is ahead of its watcher."""
+    args = flags(*videos, "--query", "red things", "--information_threshold", "1")
+    cameras = cameras_of(args.source, args.query, 2.0)
+    plain = watched(model, args, cameras)
+    monkeypatch.setattr(OnlineEngine, "works_alone", True)
+    ahead: list[bool] = []
+    hear, done = Watch._hear, []
+
+    def heard(watch, scored):
+        ahead.append(stream_of(watch, scored).session.frames > stream_of(watch, scored).frames + 1)
+        hear(watch, scored)
+
+    def stream_of(watch, scored):
+        return watch.by_session[id(scored.session)].watcher
+
+    def control(watch, events, stopped):
+        if watch.scored >= 5 and not done:
+            done.append(watch.scored)
+            saved = watch.take_out(cameras[0].name)
+            watchers = [stream.watcher for stream in watch.by_session.values()]
+            assert all(watcher.session.frames == watcher.frames for watcher in watchers)
+            watch.open(cameras[0], saved=saved)
+        return False
+
+    monkeypatch.setattr(Watch, "_hear", heard)
+    events = watched(model, args, cameras, control)
+    assert any(ahead) and done
+    for camera in cameras:
+        mine, expected = (
+            [event for event in run if event["stream"] == camera.name and event["event"] != "resumed"] for run in (events, plain)
+        )
+        assert len(mine) == len(expected) > 4 and all(close_to(without(a), without(b)) for a, b in zip(mine, expected))
 
 
 def test_a_stalled_source_delays_no_other_and_is_reported(model, videos):

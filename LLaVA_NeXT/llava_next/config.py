@@ -5,6 +5,7 @@ The text side is transformers' Qwen2Config; what a video adds is a SigLIP config
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from transformers import Qwen2Config, SiglipVisionConfig
@@ -20,6 +21,11 @@ def _side(size: int | list[int] | tuple[int, int]) -> int:
     if not isinstance(size, int):
         raise TypeError(f"pictures or patches of {size} are not square")
     return size
+
+
+@functools.cache
+def _defaults() -> SiglipVisionConfig:
+    return SiglipVisionConfig()
 
 
 class LlavaNextConfig(Qwen2Config):
@@ -54,12 +60,16 @@ class LlavaNextConfig(Qwen2Config):
     @property
     def image_size(self) -> int:
         """Side of a frame in pixels."""
-        return _side(self.vision.image_size)
+        return self._side_of("image_size")
 
     @property
     def patches_per_side(self) -> int:
-        vision = self.vision  # made anew each time, 0.2 ms: once is enough for what every chunk of frames asks
-        return _side(vision.image_size) // _side(vision.patch_size)
+        return self._side_of("image_size") // self._side_of("patch_size")
+
+    def _side_of(self, name: str) -> int:
+        """Read where it lies: every frame asks for it, and `vision` is made anew each time, which takes a millisecond."""
+        given = self.vision_config or {}
+        return _side(given[name] if name in given else getattr(_defaults(), name))
 
     @property
     def tokens_per_side(self) -> int:

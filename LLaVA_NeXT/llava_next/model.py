@@ -158,7 +158,7 @@ class LlavaNextForCausalLM(Qwen2PreTrainedModel):
         if frames_NCHW.dtype != torch.uint8:
             raise ValueError(f"frames must be uint8 [N, 3, H, W] with values 0..255, got {frames_NCHW.dtype}")
         frames_NCHW = frames_NCHW.to(weight.device, non_blocking=True)
-        return ((frames_NCHW.float() / 255 - 0.5) / 0.5).to(self.vision_dtype)
+        return frames_NCHW.float().div_(255).sub_(0.5).div_(0.5).to(self.vision_dtype)  # in place: 1.8 MB a frame each time else
 
     @property
     def vision_dtype(self) -> torch.dtype:

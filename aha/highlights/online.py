@@ -11,13 +11,15 @@ A segment ends when one of two things happens:
   (Basseville and Nikiforov, Detection of Abrupt Changes, 1993, section 2.4), for the scores and for the pooled picture features apart.
 While the model is unsure (variance above a threshold) a due boundary is held back, at most `max_wait_frames` frames.
 
-Causal by construction: `push` sees one frame, and what it returned is never taken back. Memory is bounded by the window.
+Causal by construction: `push` sees one frame, and what it returned is never taken back. Memory is bounded by the window, and so is time:
+means and their distances follow from the products of all pairs of the window, of which a new frame adds one row.
 
-F frames, W window, D feature width.
+F frames, W window, S splits of it, D feature width.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -69,10 +71,7 @@ class OnlineSegmenter:
         self.frame = -1  # index of the newest frame
         self.first = 0  # of the open segment
         self._informative: deque[float] = deque(maxlen=self.settings.window)
-        self._scores: deque[np.ndarray] = deque(maxlen=self.settings.window)
-        self._features: deque[np.ndarray] = deque(maxlen=self.settings.window)
-        self._score_steps: deque[float] = deque(maxlen=4 * self.settings.window)
-        self._feature_steps: deque[float] = deque(maxlen=4 * self.settings.window)
+        self._scores, self._features = Evidence(self.settings.window), Evidence(self.settings.window)
         self._seen = 0.0  # sum of informative scores in the open segment
         self._due: tuple[str, int] | None = None  # reason, first frame of the next segment
         self._waited = 0
@@ -90,10 +89,10 @@ class OnlineSegmenter:
         self.frame += 1
         self._seen += informative
         self._informative.append(informative)
-        _append(self._scores, self._score_steps, np.array([informative, relevance], dtype=np.float64))
+        self._scores.append(np.array([informative, relevance], dtype=np.float64))
         if feature_D is not None:
             feature_D = np.asarray(feature_D, dtype=np.float64)
-            _append(self._features, self._feature_steps, feature_D / max(float(np.linalg.norm(feature_D)), 1e-12))
+            self._features.append(feature_D / max(float(np.linalg.norm(feature_D)), 1e-12))
 
         length = self.frame + 1 - self.first
         if settings.information_threshold is not None and self._seen >= settings.information_threshold and length >= settings.min_frames:
@@ -121,9 +120,9 @@ class OnlineSegmenter:
         """Everything that it remembers, as plain values."""
         return {
             "frame": self.frame, "first": self.first, "seen": self._seen, "due": self._due, "waited": self._waited,
-            "informative": list(self._informative), "scores": [value.tolist() for value in self._scores],
-            "features": [value.tolist() for value in self._features], "score_steps": list(self._score_steps),
-            "feature_steps": list(self._feature_steps),
+            "informative": list(self._informative), "scores": [value.tolist() for value in self._scores.values],
+            "features": [value.tolist() for value in self._features.values], "score_steps": list(self._scores.steps),
+            "feature_steps": list(self._features.steps),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,17 +130,16 @@ class OnlineSegmenter:
         self.frame, self.first, self._seen, self._waited = (state[name] for name in ("frame", "first", "seen", "waited"))
         self._due = None if state["due"] is None else tuple(state["due"])
         self._informative.extend(state["informative"])
-        self._scores.extend(np.array(value) for value in state["scores"])
-        self._features.extend(np.array(value) for value in state["features"])
-        self._score_steps.extend(state["score_steps"])
-        self._feature_steps.extend(state["feature_steps"])
+        self._scores.go_on(state["scores"], state["score_steps"])
+        self._features.go_on(state["features"], state["feature_steps"])
 
     def _open(self, first: int) -> None:
         """Start the next segment at frame `first`; frames from there on that were seen already belong to it."""
         keep = self.frame + 1 - first
-        for values in (self._informative, self._scores, self._features):
-            while len(values) > keep:
-                values.popleft()
+        while len(self._informative) > keep:
+            self._informative.popleft()
+        self._scores.keep(keep)
+        self._features.keep(keep)
         self._seen = sum(self._informative)
         self.first = first
         self._due, self._waited = None, 0
@@ -152,11 +150,11 @@ class OnlineSegmenter:
         best, split, threshold = 0.0, None, self.settings.change_threshold
         if threshold is None:
             return None
-        for values, steps, floor in ((self._scores, self._score_steps, SCORE_NOISE), (self._features, self._feature_steps, FEATURE_NOISE)):
-            if len(values) < 2 * MIN_SIDE:
+        for evidence, floor in ((self._scores, SCORE_NOISE), (self._features, FEATURE_NOISE)):
+            if len(evidence.values) < 2 * MIN_SIDE:
                 continue
-            start = self.frame + 1 - len(values)
-            statistic = step_statistic(np.stack(values), max(floor, float(np.median(steps)) / 2))
+            start = self.frame + 1 - len(evidence.values)
+            statistic = step_statistic(evidence.products_WW, max(floor, statistics.median(evidence.steps) / 2))
             too_short = max(0, self.first + self.settings.min_frames - start - MIN_SIDE)
             statistic = statistic[too_short:]
             if len(statistic) and statistic.max() > best:
@@ -165,31 +163,69 @@ class OnlineSegmenter:
         return split if best > threshold else None
 
 
-def _append(values: deque[np.ndarray], steps: deque[float], value: np.ndarray) -> None:
-    if values:
-        steps.append(float(((value - values[-1]) ** 2).sum()))
-    values.append(value)
+class Evidence:
+    """The last vectors of the open segment, at most `window` of them, and the products of all pairs. steps: squared distances from one
+    vector to the next, those of earlier segments included."""
+
+    def __init__(self, window: int):
+        self.window = window
+        self.values: deque[np.ndarray] = deque()
+        self.steps: deque[float] = deque(maxlen=4 * window)
+        self._products = np.zeros((window, window))
+
+    @property
+    def products_WW(self) -> np.ndarray:
+        return self._products[: len(self.values), : len(self.values)]
+
+    def append(self, value_D: np.ndarray) -> None:
+        if self.values:
+            step_D = value_D - self.values[-1]
+            self.steps.append(float(step_D @ step_D))
+        self._add(value_D)
+
+    def keep(self, count: int) -> None:
+        """The newest `count` of them stay."""
+        if (gone := len(self.values) - count) <= 0:
+            return
+        for _ in range(gone):
+            self.values.popleft()
+        self._products[:count, :count] = self._products[gone : gone + count, gone : gone + count].copy()
+
+    def go_on(self, values: list[list[float]], steps: list[float]) -> None:
+        """With what an earlier one held."""
+        for value in values:
+            self._add(np.array(value))
+        self.steps.extend(steps)
+
+    def _add(self, value_D: np.ndarray) -> None:
+        self.keep(self.window - 1)
+        self.values.append(value_D)
+        last = len(self.values) - 1
+        self._products[last, : last + 1] = self._products[: last + 1, last] = [other_D @ value_D for other_D in self.values]
 
 
-def step_statistic(values_WD: np.ndarray, noise: float) -> np.ndarray:
-    """How well a step explains the values, for each split with MIN_SIDE rows or more on either side: [W, D] -> [W - 2 MIN_SIDE + 1].
+def step_statistic(products_WW: np.ndarray, noise: float) -> np.ndarray:
+    """How well a step explains W vectors, of which the products of all pairs are given, for each split with MIN_SIDE of them or more on
+    either side: [W, W] -> [S], S = W - 2 MIN_SIDE + 1.
 
     n_before n_after / n * |mean after - mean before|^2 / variance; the variance is that within the two sides, at least `noise`
     (half the usual squared step from frame to frame). A slow drift makes the two sides differ as well, but no jump between them: so the
     statistic is at most that of the two frames on either side of the split, which for an even drift is 8.
     """
-    count = len(values_WD)
-    before = np.arange(MIN_SIDE, count - MIN_SIDE + 1)
-    after = count - before
-    sums_SD = np.cumsum(values_WD, axis=0)[before - 1]
-    mean_before_SD = sums_SD / before[:, None]
-    mean_after_SD = (values_WD.sum(axis=0) - sums_SD) / after[:, None]
-    squares = float((values_WD**2).sum())
-    within = squares - before * (mean_before_SD**2).sum(axis=1) - after * (mean_after_SD**2).sum(axis=1)
-    variance = np.maximum(within / max(count - 2, 1), noise)
-    step_S = before * after / count * ((mean_after_SD - mean_before_SD) ** 2).sum(axis=1) / variance
-    pairs_PD = (values_WD[1:] + values_WD[:-1]) / 2  # mean of each frame and the next; MIN_SIDE = 2
-    jump_S = ((pairs_PD[MIN_SIDE:] - pairs_PD[:-MIN_SIDE]) ** 2).sum(axis=1) / noise
+    count = len(products_WW)
+    before_S = np.arange(MIN_SIDE, count - MIN_SIDE + 1)
+    after_S = count - before_S
+    sums_WW = products_WW.cumsum(axis=0).cumsum(axis=1)  # [i, j]: of the sum of the first i + 1 vectors and that of the first j + 1
+    first_S = sums_WW.diagonal()[before_S - 1]  # |sum before|^2
+    both_S = sums_WW[before_S - 1, -1] - first_S  # (sum before) (sum after)
+    last_S = sums_WW[-1, -1] - first_S - 2 * both_S  # |sum after|^2
+    apart_S = first_S / before_S**2 - 2 * both_S / (before_S * after_S) + last_S / after_S**2
+    within_S = products_WW.trace() - first_S / before_S - last_S / after_S
+    step_S = before_S * after_S / count * apart_S / np.maximum(within_S / max(count - 2, 1), noise)
+    # the same of the two frames on either side: from each frame to the second after it, and two such ways together
+    ways_VV = products_WW[2:, 2:] - products_WW[2:, :-2] - products_WW[:-2, 2:] + products_WW[:-2, :-2]
+    lengths_V = ways_VV.diagonal()
+    jump_S = (lengths_V[:-1] + 2 * ways_VV.diagonal(1) + lengths_V[1:]) / 4 / noise
     return np.minimum(step_S, jump_S)
 
 

@@ -3,6 +3,7 @@
     live = LiveStreams(engine, max_waiting=4)
     live.offer(session, frame, time)      # from any thread; False: this stream is behind and its oldest waiting frame was dropped
     for scored in live.step(): ...        # one batch: at most one frame of each stream, those that have waited longest first
+    live.launch(); live.collect()         # the same in two halves, of which the second waits for a GPU
 
 The rule: a stream keeps at most `max_waiting` frames that are not scored yet. When another arrives, its oldest waiting one is dropped: what
 is scored is never older than the queue is long, and a stream that is too fast does not slow down the others. Nothing is dropped silently:
@@ -117,6 +118,7 @@ class LiveStreams:
         self.engine, self.max_waiting = engine, max_waiting
         self.streams: dict[int, _Stream] = {}
         self.lock = threading.Lock()
+        self._taken: list[tuple[Session, Offered, int]] = []  # what is in the engine
 
     def offer(self, session: Session, frame: np.ndarray | Tensor, time_s: float) -> bool:
         """A new frame of a stream (uint8 [3, S, S]; seconds of the stream). False where an older one had to be dropped for it."""
@@ -142,12 +144,25 @@ class LiveStreams:
 
     def step(self) -> list[LiveScores]:
         """Score one batch of waiting frames; an empty list where none waits."""
+        self.launch()
+        return self.collect()
+
+    def launch(self) -> bool:
+        """Give one batch of waiting frames to the engine. False: none waits. `collect` must come before the next."""
         with self.lock:
             taken = [stream.take() for stream in self._ready()]
             upcoming = [stream.waiting.oldest.frame for stream in self._ready()]
+        if taken:
+            self.engine.launch([session for session, _, _ in taken], [offered.frame for _, offered, _ in taken], upcoming)
+            self._taken = taken
+        return bool(taken)
+
+    def collect(self) -> list[LiveScores]:
+        """The scores of what was launched; an empty list where nothing was."""
+        taken, self._taken = self._taken, []
         if not taken:
             return []
-        scores = self.engine.push([session for session, _, _ in taken], [offered.frame for _, offered, _ in taken], upcoming)
+        scores = self.engine.collect()
         now = time.perf_counter()
         return [
             LiveScores(session, offered.time, scores.rows(n, n + 1), now - offered.moment, dropped, self.engine.features_BH[n])

@@ -4,6 +4,8 @@
     session = engine.open(query="someone falls", cache="dynamic_sink")
     scores = session.push(frame)                       # one stream
     scores = engine.push(sessions, frames)             # several in one forward call
+    engine.launch(sessions, frames)                    # the same in two halves: a GPU works while the caller does other things
+    scores = engine.collect()
 
 All shapes are fixed: a pool of key-value slots, `window` slots read by each stream, buffers for frames and slot numbers. On a GPU each
 size of batch (1, 2, 4, ... streams) is captured once as CUDA graphs, before the first frame, and replayed; the only wait is for the
@@ -27,7 +29,7 @@ from aha.streaming.caches import DEFAULT_WINDOW
 from aha.streaming.decoder import ALIGNMENT, Decoder, Plan
 from aha.streaming.pool import KVPool
 from aha.streaming.session import SLACK, Session, tokenizer_of
-from aha.streaming.step import Feed, step
+from aha.streaming.step import begin, check_each_once, end
 
 WARM_UP_RUNS = 3
 
@@ -124,15 +126,16 @@ class _Graph:
         return torch.stack([scores[head] for head in engine.heads])
 
     def load(self, frames: Sequence[np.ndarray | Tensor]) -> None:
+        """By numpy, in this thread: torch would wake a thread for each core to copy half a megabyte."""
+        pictures_BCHW = self.frames[0].numpy()
         for n, frame in enumerate(frames):
-            self.frames[0][n] = torch.from_numpy(frame) if isinstance(frame, np.ndarray) else frame
+            pictures_BCHW[n] = frame if isinstance(frame, np.ndarray) else frame.numpy()
 
     def holds(self, frames: Sequence[np.ndarray | Tensor]) -> bool:
         return len(self.held) == len(frames) and all(one is other for one, other in zip(self.held, frames))
 
-    def run(self, frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> tuple[Tensor, Tensor]:
-        """Scores [heads, B] and mean tokens [B, H], on the host, of `frames` and of what lies in the host slots; the tower has
-        then seen `upcoming` too."""
+    def launch(self, frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> None:
+        """`frames`, and what lies in the host slots, go through the model; the tower looks at `upcoming` too. A GPU is not waited for."""
         if not self.holds(frames):
             self.load(frames)
             self.look()
@@ -144,6 +147,9 @@ class _Graph:
         else:
             self.attend()
         self.held = list(upcoming)
+
+    def collect(self) -> tuple[Tensor, Tensor]:
+        """Scores [heads, B] and mean tokens [B, H] of what was launched, on the host, when they are there."""
         if self.scores_host.is_pinned():
             torch.cuda.current_stream().synchronize()
         return self.scores_host.clone(), self.features_host.clone()
@@ -174,6 +180,12 @@ class OnlineEngine:
         sizes = {self.max_batch, *(2**k for k in range(self.max_batch.bit_length()) if 2**k <= self.max_batch)}
         self.features_BH = torch.empty(0)  # on the host: the mean token of each frame of the last push, which tells pictures apart
         self.graphs = [_Graph(self, size) for size in sorted(sizes)]
+        self._launched: tuple[_Graph, Sequence[Session]] | None = None
+
+    @property
+    def works_alone(self) -> bool:
+        """Whether a launch comes back before its scores are there: on a GPU."""
+        return self.graph_memory is not None
 
     def open(self, query: str | None = None, **settings: Any) -> Session:
         """A session (settings as in Session, its cache bounded by the engine's window) whose frames go through this engine."""
@@ -191,15 +203,49 @@ class OnlineEngine:
         upcoming: the frames of the next call, as far as they are known. Where both calls go into a step of one size, the vision tower looks
         at them while the decoder works on `frames`. Should the next call bring others, they are looked at then.
         """
-        return step(sessions, [1] * len(frames), lambda feeds: self._run(feeds, frames, upcoming))
-
-    def _run(self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> FrameScores:
-        if max(len(feeds), len(upcoming)) > self.max_batch or not upcoming or self._graph(len(upcoming)) is not self._graph(len(feeds)):
+        check_each_once(sessions, len(frames))
+        if len(sessions) > self.max_batch:
             upcoming = ()
-        batches = range(0, len(feeds), self.max_batch)
-        done = [self._run_batch(feeds[k : k + self.max_batch], frames[k : k + self.max_batch], upcoming) for k in batches]
-        scores, self.features_BH = torch.cat([scores for scores, _ in done], dim=1), torch.cat([features for _, features in done])
-        return FrameScores(**dict(zip(self.heads, scores)))
+        scores, features = [], []
+        for k in range(0, len(sessions), self.max_batch):
+            self.launch(sessions[k : k + self.max_batch], frames[k : k + self.max_batch], upcoming)
+            scores.append(self.collect())
+            features.append(self.features_BH)
+        self.features_BH = torch.cat(features)
+        return FrameScores(**{head: torch.cat([getattr(some, head) for some in scores]) for head in self.heads})
+
+    @torch.inference_mode()
+    def launch(
+        self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor] = ()
+    ) -> None:
+        """The first half of `push`, of at most max_batch sessions. Until `collect` nothing else may be done with them, nor pushed."""
+        if self._launched is not None:
+            raise RuntimeError("frames are in the engine; collect their scores first")
+        feeds = begin(sessions, [1] * len(frames))
+        graph = self._graph(len(feeds))
+        if not upcoming or len(upcoming) > self.max_batch or self._graph(len(upcoming)) is not graph:
+            upcoming = ()
+        for n, feed in enumerate(feeds):
+            graph.write[n], graph.position[n] = feed.block.write, feed.block.new_position
+            graph.read[n, : len(feed.block.read)] = feed.block.read
+        # the step is filled up with streams that write into scratch slots
+        graph.write[len(feeds) :] = self.scratch.reshape(-1, self.tokens)[len(feeds) : graph.size]
+        graph.position[len(feeds) :] = 0
+        graph.launch(frames, upcoming)
+        self._launched = graph, sessions
+
+    @torch.inference_mode()
+    def collect(self) -> FrameScores:
+        """The second half: waits for the scores [B] of what was launched, on the host."""
+        if self._launched is None:
+            raise RuntimeError("no frames are in the engine; launch some first")
+        (graph, sessions), self._launched = self._launched, None
+        scores, features_BH = graph.collect()
+        count = len(sessions)
+        self.features_BH = features_BH[:count]
+        values = FrameScores(**dict(zip(self.heads, scores[:, :count])))
+        end(sessions, [1] * count, values)
+        return values
 
     def full_batch(self, waiting: int) -> int:
         """How many of `waiting` frames to take at once: what fills a captured step. A step that is padded takes as long as a full one; were
@@ -209,16 +255,3 @@ class OnlineEngine:
     def _graph(self, count: int) -> _Graph:
         """The smallest step that is large enough for `count` streams, which are at most max_batch."""
         return next(graph for graph in self.graphs if graph.size >= count)
-
-    def _run_batch(
-        self, feeds: list[Feed], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Scores [heads, B], mean tokens [B, H]; the step is filled up with streams that write into scratch slots."""
-        graph = self._graph(len(feeds))
-        for n, feed in enumerate(feeds):
-            graph.write[n], graph.position[n] = feed.block.write, feed.block.new_position
-            graph.read[n, : len(feed.block.read)] = feed.block.read
-        graph.write[len(feeds) :] = self.scratch.reshape(-1, self.tokens)[len(feeds) : graph.size]
-        graph.position[len(feeds) :] = 0
-        scores, features_BH = graph.run(frames, upcoming)
-        return scores[:, : len(feeds)], features_BH[: len(feeds)]

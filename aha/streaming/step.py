@@ -3,7 +3,8 @@
     scores = step(sessions, counts, run)      # counts[n] frames of sessions[n]
 
 One session with a chunk of frames, many sessions with a frame each, and the online engine all go through here; they differ in `run`, which
-takes the feeds and gives the scores: `run_feeds` plans each call anew, the engine (aha.streaming.online) replays a graph of fixed shapes.
+takes the feeds and gives the scores: `run_feeds` plans each call anew, the engine (aha.streaming.online) replays a graph of fixed shapes
+and does its two halves, `begin` and `end`, apart: a GPU works in between.
 
 Shapes: N frames of all feeds, K tokens of a frame, T tokens of a feed, H decoder width.
 """
@@ -39,14 +40,28 @@ class Feed:
 @torch.inference_mode()
 def step(sessions: Sequence[Session], counts: Sequence[int], run: Callable[[list[Feed]], FrameScores]) -> FrameScores:
     """counts[n] frames of sessions[n], each session once -> scores [N], session after session."""
-    if not sessions or len(sessions) != len(counts) or len({id(session) for session in sessions}) != len(sessions):
-        raise ValueError(f"{len(counts)} frames for {len(sessions)} sessions: one frame for each, and each session once")
-    scores = run([feed for session, count in zip(sessions, counts) for feed in session.open_frames(count)])
+    scores = run(begin(sessions, counts))
+    end(sessions, counts, scores)
+    return scores
+
+
+def begin(sessions: Sequence[Session], counts: Sequence[int]) -> list[Feed]:
+    """The first half: what is to be run."""
+    check_each_once(sessions, len(counts))
+    return [feed for session, count in zip(sessions, counts) for feed in session.open_frames(count)]
+
+
+def check_each_once(sessions: Sequence[Session], frames: int) -> None:
+    if not sessions or len(sessions) != frames or len({id(session) for session in sessions}) != len(sessions):
+        raise ValueError(f"{frames} frames for {len(sessions)} sessions: one frame for each, and each session once")
+
+
+def end(sessions: Sequence[Session], counts: Sequence[int], scores: FrameScores) -> None:
+    """The second half: the scores [N] are there."""
     start = 0
     for session, count in zip(sessions, counts):
         session.close_frames(scores.rows(start, start + count))
         start += count
-    return scores
 
 
 def run_feeds(model: WithHeads, decoder: Decoder, pool: KVPool, feeds: list[Feed], visual_NKH: Tensor) -> FrameScores:

@@ -29,6 +29,7 @@ from aha.api import CACHE, Highlighter
 from aha.core.addresses import shown_address, without_secrets
 from aha.core.files import read_text, write_text
 from aha.core.fusion import Fusion
+from aha.core.memory import keep_for_good
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
 from aha.streaming.caches import DEFAULT_WINDOW
@@ -241,6 +242,7 @@ def watch_here(
     )  # fmt: skip
     for camera in file.cameras:
         watch.open(camera)
+    keep_for_good()
     told = [time.monotonic()]
 
     def control() -> bool:

@@ -7,6 +7,10 @@
 Each camera has a reading thread (feed.py) and a stream for each of its queries. The loop hands at most AHEAD frames of a stream to the
 engine; the others wait in the feed of their camera, which drops its own oldest where it is live and too fast. So a stream that is behind
 costs no other one a frame, and one that is dead costs nothing.
+
+A GPU is never without work while frames wait: the next batch is launched as soon as the scores of the last are there, and what these
+decide (segments, highlights, receivers, disks) is worked out meanwhile. Without a GPU, or where the model may speak unasked and so change
+what comes next, each batch is heard before the next begins.
 """
 
 from __future__ import annotations
@@ -66,7 +70,8 @@ class Stream:
         self.source, self.query, self.watcher = source, query, watcher
         self.name = source.camera.name if source.camera.streams == 1 else f"{source.camera.name}#{number}"
         self.key = slug(self.name)
-        self.pending: deque[SourceFrame] = deque()  # what the engine holds
+        self.pending: deque[SourceFrame] = deque()  # what the engine holds, and before it what was scored and is not heard yet
+        self.unheard = 0
         # A file that is begun anew has the same events again; what comes from elsewhere has others at the same seconds.
         self.life = "" if is_file(source.camera.address) else uuid.uuid4().hex[:8]
 
@@ -113,9 +118,9 @@ class Source:
         return cut_file(self.camera.address, start, end) if is_file(self.camera.address) else None
 
     def may_take(self) -> tuple[bool, bool]:
-        """Whether the engine has room for a frame of all its streams, and whether it holds none (then a notice is in order)."""
-        held = [len(stream.pending) for stream in self.streams]
-        return max(held) < AHEAD, not any(held)
+        """Whether the engine has room for a frame of all its streams, and whether all were heard (then a notice is in order)."""
+        held = max(len(stream.pending) - stream.unheard for stream in self.streams)
+        return held < AHEAD, not any(stream.pending for stream in self.streams)
 
 
 class Watch:
@@ -135,6 +140,7 @@ class Watch:
         compiled = model.model.decoder_device.type == "cuda" and not args.no_compile
         self.engine = OnlineEngine(model.model, window=args.window, max_streams=max_streams, tokenizer=model.tokenizer, compiled=compiled)
         self.live = LiveStreams(self.engine, max_waiting=AHEAD)
+        self.overlaps = self.engine.works_alone and policy_of(args) is None
         self.max_streams = max_streams
         self.sources: dict[str, Source] = {}
         self.by_session: dict[int, Stream] = {}
@@ -157,6 +163,7 @@ class Watch:
             raise UserError(
                 f"camera {camera.name!r} is one stream too many: memory was taken for {self.max_streams}; start again with --max_streams."
             )
+        self._settle()
         source, places = Source(camera), []
         for number, query in enumerate(camera.queries, 1):
             judge = replace(self.settings.judge, max_alerts_per_hour=camera.max_alerts_per_hour)
@@ -180,6 +187,7 @@ class Watch:
 
     def take_out(self, name: str) -> list[dict[str, Any]]:
         """A source leaves, to go on later: the state of each of its streams. Nothing is decided, its place in the engine is free."""
+        self._settle()
         source = self.sources.pop(name)
         source.feed.leave()
         states = [self._state_of(stream) for stream in source.streams]
@@ -195,6 +203,7 @@ class Watch:
 
     def close(self, name: str, ended: str) -> None:
         """The end of a source: what is open is decided, and its place in the engine is free."""
+        self._settle()
         source = self.sources.pop(name)
         source.feed.leave()
         for stream in source.streams:
@@ -217,14 +226,17 @@ class Watch:
         more = control()
         while not stopped.is_set() and (self.sources or more):
             self.changed.clear()
+            scores = self._collect()  # of what the round before launched
             moved = [self._pump(source) for source in self.sources.values()]
-            scores = self.live.step()
+            launched = self.live.launch()
+            if not self.overlaps:
+                scores = self._collect()
             for scored in scores:
                 self._hear(scored)
             for source in list(self.sources.values()):
                 self._look_after(source)
             more = control()
-            if not scores and not any(moved):
+            if not launched and not scores and not any(moved):
                 self.changed.wait(0.2)
         for name in list(self.sources):
             self.close(name, "stopped")
@@ -239,6 +251,7 @@ class Watch:
 
     def ask_one(self, name: str, text: str) -> list[str]:
         """A question of the streams of one camera -> what they answered, nothing before their first frame. Raises UserError."""
+        self._settle()
         answers = []
         for stream in self.sources[name].streams:
             for event in stream.watcher.ask(text):
@@ -265,9 +278,22 @@ class Watch:
                 self.live.offer(stream.watcher.session, item.image_CHW, item.time)
         return moved
 
+    def _collect(self) -> list[LiveScores]:
+        """The scores of what was launched, which are heard next."""
+        scores = self.live.collect()
+        for scored in scores:
+            self.by_session[id(scored.session)].unheard += 1
+        return scores
+
+    def _settle(self) -> None:
+        """What was launched is waited for and heard: only then may its sessions be asked, saved or closed, or others pushed."""
+        for scored in self._collect():
+            self._hear(scored)
+
     def _hear(self, scored: LiveScores) -> None:
         stream = self.by_session[id(scored.session)]
         item = stream.pending.popleft()
+        stream.unheard -= 1
         source = stream.source
         self.scored += 1
         source.behind = time.monotonic() - item.arrived
@@ -318,6 +344,7 @@ class Watch:
             for stream in source.streams:
                 self._tell(stream, {"event": "silent", "time": stream.watcher.time, "seconds": now - source.heard})
         if self.store is not None and now - source.saved_at > self.args.state_seconds:
+            self._settle()
             for stream in source.streams:
                 self._save(stream)
             source.saved_at = now
