@@ -319,10 +319,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--flags", default="", help="more flags for the script, in one string")
     args = parser.parse_args(argv)
     args.flags = shlex.split(args.flags)
-    args.label = "".join(re.sub(r"[^a-z0-9.]+", "-", text.lower()) for text in [f"-{args.frames or 'all'}", *args.flags])
+    frames = args.frames or f"{args.fps:g}fps"
+    args.label = "".join(re.sub(r"[^a-z0-9.]+", "-", text.lower()) for text in [f"-{frames}", *args.flags])
     args.label += "-cpu" * args.cpu + f"-{args.nodes}nodes" * (args.nodes > 1)
     args.folder, args.deepspeed = args.folder.resolve(), str(Path(args.deepspeed).resolve())
-    args.mixture = args.folder / f"mixture-{args.frames or 'all'}.json"
+    args.mixture = args.folder / f"mixture-{frames}.json"
     args.gpus = sorted(args.gpus)
     args.resume = [] if args.resume is None or args.gpus[-1] < 2 else pairs_of(args.resume, args.gpus[-1])
     args.save_steps = save_steps(args.steps)

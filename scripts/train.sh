@@ -46,17 +46,11 @@ for argument in "$@"; do # a model by name: the defaults name none (they begin w
     esac
 done
 
-GPUS_HERE="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)')"
-NUM_GPUS="${NUM_GPUS:-$GPUS_HERE}"
-case "$NUM_GPUS" in '' | *[!0-9]*) aha_fail "NUM_GPUS=$NUM_GPUS is no number; give the number of GPUs of this node to use." ;; esac
+case "${NUM_GPUS:-1}" in *[!0-9]*) aha_fail "NUM_GPUS=$NUM_GPUS is no number; give the number of GPUs of this node to use." ;; esac
 NNODES="${NNODES:-1}"
 if [ "$NNODES" != 1 ] && { [ -z "${NODE_RANK:-}" ] || [ -z "${MASTER_ADDR:-}" ]; }; then
     aha_fail "NNODES=$NNODES also needs NODE_RANK (0 .. NNODES-1) and MASTER_ADDR (address of node 0); see instructions/distributed_instructions.md."
 fi
-
-"$PYTHON" -m aha.preflight "${DEFAULTS[@]}" --num_gpus "$((NUM_GPUS > 0 ? NUM_GPUS : 1))" "$@"
-
-[ "$NUM_GPUS" -gt 0 ] || NUM_GPUS=1 # only with --use_cpu: the check above wants a GPU otherwise
 
 if [ "$NNODES" = 1 ]; then
     RENDEZVOUS=(--standalone)
@@ -66,4 +60,4 @@ fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
 # samples differ in length: memory that grows in place leaves no holes of a size that nobody wants
 export PYTORCH_ALLOC_CONF="${PYTORCH_ALLOC_CONF:-expandable_segments:True}"
-exec "$PYTHON" -m torch.distributed.run "${RENDEZVOUS[@]}" --nproc_per_node "$NUM_GPUS" -m aha.train "${DEFAULTS[@]}" "$@"
+exec "$PYTHON" scripts/launch.py "${RENDEZVOUS[@]}" -- "${DEFAULTS[@]}" "$@"

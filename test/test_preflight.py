@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -171,3 +172,29 @@ def test_what_training_would_say_of_the_data_is_said_before_it(tmp_path, capsys)
     with pytest.raises(preflight.UserError):
         preflight.main([*flags, "--fold", "-1"])
     assert "has no usable video for training; the first of 3 left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given, found, used", [(None, 4, "4"), (None, 0, "1"), ("2", 4, "2"), ("0", 0, "1")])
+def test_checks_and_torchrun_start_in_one_process(monkeypatch, given, found, used):
+    """What torchrun is given, and that it is not started where something is missing."""
+    started, checked = [], []
+    monkeypatch.setattr("torch.distributed.run.main", started.append)
+    monkeypatch.setattr(preflight, "main", checked.append)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: found > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
+    monkeypatch.setattr("sys.argv", ["launch.py", "--standalone", "--", "--fold", "1", "--debug"])
+    monkeypatch.setenv("AHA_LAUNCHED", "")
+    monkeypatch.delenv("NUM_GPUS", raising=False)
+    monkeypatch.setenv("NUM_GPUS", given or "")
+    launch = str(REPO / "scripts/launch.py")
+    runpy.run_path(launch, run_name="__main__")
+    assert checked == [["--num_gpus", used, "--fold", "1"]]
+    assert started == [["--standalone", "--nproc_per_node", used, "-m", "aha.train", "--fold", "1", "--debug"]]
+
+    def missing(argv):
+        raise preflight.UserError("the run was not started")
+
+    monkeypatch.setattr(preflight, "main", missing)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(launch, run_name="__main__")
+    assert ended.value.code == 2 and len(started) == 1

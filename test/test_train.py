@@ -100,6 +100,8 @@ def test_run_folder_is_complete_and_the_adapter_loads(finished):
     assert any("lora_A" in name for name in changed) and any("mm_projector" in name for name in changed)
     assert after["base_model.model.uncertainty_head.weight"].abs().sum() > 0
     assert len(list(out.glob("checkpoint-*"))) == 2 and not list(out.glob("partial-*"))
+    (started,) = [line for line in read_lines(out / "train.log") if line.get("event") == "started"]
+    assert list(started["seconds"]) == ["process group", "data and settings", "model", "vision features", "engine"]
 
 
 def test_two_ranks_learn_what_one_learns_with_the_same_global_batch(data, deepspeed_flags, tmp_path):

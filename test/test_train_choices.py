@@ -161,15 +161,24 @@ def test_7b_with_120_frames_fits_a_card_of_24_gb(monkeypatch):
     """Arithmetic, not a measurement: weights without the embedding table, gradients and optimizer, and the moment of a layer fit under the
     cap when the layers' inputs wait on the host; on the device they would pass it."""
     monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    import load_checkpoint
     from train_step import random_model
 
+    monkeypatch.setitem(load_checkpoint.SIZES, "7b", {**load_checkpoint.SIZES["7b"], "num_hidden_layers": 1})  # the others are like it
     model = random_model("7b", torch.device("meta"), torch.bfloat16, 0, 0.05)
-    table = model.get_input_embeddings().weight
-    weights, later = weight_bytes(model), trained_bytes(model, zero=False, low_memory=True, world_size=1)
+    layer, table = model.decoder_layers[0], model.get_input_embeddings().weight
+    weights = weight_bytes(model) + 27 * weight_bytes(layer)
+    later = sum(trained_bytes(part, zero=False, low_memory=True, world_size=1) for part in [model, *[layer] * 27])
     assert weights / GIB == pytest.approx(15.0, abs=0.1) and later / GIB == pytest.approx(4.5, abs=0.1)
     tokens, cost = 5952, Cost.estimate(model.config, True, 2)
-    plan = Recompute(model, "auto", cost, 23.5 * GIB, later)
-    assert not plan.fits(tokens, weights) and Recompute(model, "auto", cost, 80 * GIB, later).fits(tokens, weights)
+    whole = nn.Module()
+    whole.decoder_layers = [layer] * 28
+
+    def plan_of(limit):
+        return Recompute(whole, "auto", cost, limit * GIB, later)
+
+    plan = plan_of(23.5)
+    assert not plan.fits(tokens, weights) and plan_of(80).fits(tokens, weights)
     resident = weights - table.numel() * table.element_size()
     assert plan.plan(tokens, resident) == 28 and plan.spill
     peak = resident + later + tokens * cost.moment
@@ -270,3 +279,56 @@ def test_numerics_name_the_first_step_and_tensor_that_differ(monkeypatch, capsys
     assert (step, name) == (2, "output of layer 0") and apart == pytest.approx(0.05)
     with pytest.raises(UserError, match="setting 'speed=11' is not known"):
         compare_numerics.setting("speed=11")
+
+
+def test_the_rule_is_printed_line_by_line_and_all_runs_start_from_the_same_weights(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    import compare_numerics
+    from compare_numerics import Distance, rule
+
+    common = [
+        "--verdict",
+        "--size",
+        "tiny",
+        "--device",
+        "cpu",
+        "--frames",
+        "2",
+        "--steps",
+        "2",
+        "--second",
+        "compile=False,optimizer=adamw",
+    ]
+    compare_numerics.main([*common, "--dtype", "float32"])  # nothing is rounded: float32 is plain itself
+    *lines, last = capsys.readouterr().out.splitlines()
+    facts = json.loads(last)
+    assert (
+        max(facts["distances"]["plain against float32"]["first_two"]) < 1e-6 and facts["distances"]["plain against itself"]["largest"] == 0
+    )
+    assert facts["distances"]["plain against other kernels"]["largest"] < 1e-5
+    assert [line.rpartition(": ")[0] for line in lines if line.startswith(("first two", "median", "largest"))] == list(facts["rule"])
+    compare_numerics.main([*common, "--dtype", "bfloat16"])
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    apart = {what: distance["largest"] for what, distance in facts["distances"].items()}
+    assert apart["plain against itself"] == 0 and apart["plain against float32"] > 1e-5 and apart["plain against other kernels"] > 1e-5
+    plain = [Distance((0.0, 0.0), 0.0, 0.0), Distance((1e-4, 2e-3), 1e-3, 5e-3)]
+    assert [kept for _, kept in rule(Distance((9e-4, 1e-3), 9e-3, 5e-3), plain)] == [True, True, True]
+    assert [kept for _, kept in rule(Distance((1e-4, 1.1e-3), 1.1e-2, 5.1e-3), plain)] == [False, False, False]
+
+
+# ---- several runs of a node ----
+
+
+def test_runs_that_go_on_and_runs_beside_each_other(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    from train_scaling import difference, pairs_of, save_steps, side_by_side
+
+    assert side_by_side([1, 2, 4, 8], True) == [[8], [4, 2, 1]] and side_by_side([1, 2, 4], True) == [[4], [2, 1]]
+    assert side_by_side([1, 2, 4], False) == [[4], [2], [1]]
+    assert pairs_of([], 4) == [(4, 4), (4, 2), (2, 4)] == pairs_of(["4-4", "4-2", "2-4"], 4)
+    for word in ("3-1", "4", "4-8"):
+        with pytest.raises(UserError, match="it is one of 4-4, 4-2, 2-4"):
+            pairs_of([word], 4)
+    for steps in range(3, 40):  # two checkpoints, each with steps to go on with
+        assert save_steps(steps) > 0 and 2 * save_steps(steps) < steps
+    assert difference({"3": 1.1, "4": 2.0}, {"1": 5.0, "3": 1.0, "4": 2.0}) == pytest.approx(0.1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,28 @@ class LogFile(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
             self.history.line(state.global_step, dict(logs))
+
+
+class Start(TrainerCallback):
+    """Where the time before the first step went, by part: on the console, and in train.log as the event "started"."""
+
+    def __init__(self) -> None:
+        self.last = time.time()
+        launched = os.environ.get("AHA_LAUNCHED")  # by scripts/launch.py
+        self.seconds: dict[str, float] = {} if launched is None else {"launch": round(self.last - float(launched), 3)}
+
+    def mark(self, part: str) -> None:
+        """What was done since the last mark was this part."""
+        now = time.time()
+        self.seconds[part], self.last = round(now - self.last, 3), now
+
+    def watch(self, history: History) -> Start:
+        self.history = history
+        return self
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.mark("engine")
+        if state.is_world_process_zero:
+            parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.seconds.items())
+            print(f"ready for the first step after {sum(self.seconds.values()):.1f} s: {parts}", flush=True)
+            self.history.event("started", step=state.global_step, seconds=self.seconds)

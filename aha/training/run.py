@@ -34,7 +34,7 @@ from aha.training.console import Progress
 from aha.training.dashboard import Dashboard, send_summary
 from aha.training.data import TrainingSet
 from aha.training.features import VisionCache
-from aha.training.logs import LogFile
+from aha.training.logs import LogFile, Start
 from aha.training.machine import GIB
 from aha.training.model import build_model, content, fingerprint
 from aha.training.recompute import Cost, Recompute, allocator_cap, trained_bytes, weight_bytes
@@ -76,6 +76,7 @@ def starting_prompt(data: DataArguments, folders: Iterable[Path], say: bool) -> 
 
 
 def train(argv: list[str]) -> None:
+    start = Start()
     model_args, data_args, run = parse(argv)
     main = run.process_index == 0
     lock = lock_folder(run.output_dir) if main else None
@@ -89,6 +90,7 @@ def train(argv: list[str]) -> None:
         fold=held_out_by(data_args), limit=data_args.limit, validation=validate,
         frame=base_config(base).frame, video_backend=data_args.video_backend, system_prompt=prompt,
     )  # fmt: skip
+    start.mark("process group")
     mixture = build()
     held_out = build(split="val") if validate else None
     record = checkpoint.Record(
@@ -107,6 +109,7 @@ def train(argv: list[str]) -> None:
     checkpoint.barrier()
     wandb_config = prepare_wandb(run.output_dir, main) if "wandb" in run.loggers else {}
 
+    start.mark("data and settings")
     torch.manual_seed(run.seed)
     dtype = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else torch.float32
     limit_memory(run)
@@ -125,12 +128,14 @@ def train(argv: list[str]) -> None:
     weights = loss_weights(model_args.objective, model_args.loss_weights)
     objective = functools.partial(aha_losses if model_args.objective == "aha" else mmduet_losses, weights=weights)
     features = None if data_args.vision_cache is None else VisionCache(data_args.vision_cache, model)
+    start.mark("model")
     if features is not None:
         for part in filter(None, (mixture, held_out)):
             if stage == 3:
                 features.check_every_epoch(part)
             features.fill(part, model, run.process_index, run.world_size)
         checkpoint.barrier()
+        start.mark("vision features")
     trainer = AhaTrainer(
         model, run, TrainingSet(mixture, features), recompute=recompute, objective=objective, tokenizer=tokenizer, record=record,
         validation=None if held_out is None else Validation(held_out, features),
@@ -138,6 +143,7 @@ def train(argv: list[str]) -> None:
     if "wandb" in run.loggers:
         trainer.add_callback(Dashboard(record.settings, wandb_config))
     trainer.add_callback(LogFile(trainer.history))
+    trainer.add_callback(start.watch(trainer.history))
     if not run.disable_tqdm:
         trainer.pop_callback(ProgressCallback)
         trainer.add_callback(Progress)
