@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from aha.core.prediction import Prediction, Samples
+from aha.core.prediction import LENGTHS_AGREE, Prediction, Samples, check_covered
 from aha.errors import UserError
 from aha.eval.community import H5Video, Split, read_splits
-from aha.eval.grids import LENGTHS_AGREE, check_whole, file_frames
+from aha.eval.grids import file_frames
 from aha.metrics import keyshots_h5
 from aha.metrics.over_splits import over_splits, split_means
 from aha.metrics.rank import rank_correlation
@@ -128,7 +128,7 @@ class H5Truth:
             )
         if frames[0] >= truth.n_frames:
             raise UserError(f"{where}: the first score lies at frame {frames[0]}, and the video has {truth.n_frames} in {self.path}.")
-        check_whole(frames, truth.n_frames, where, "frames", SECOND)
+        check_covered(frames, truth.n_frames, where, "frames", SECOND)
         return frames, samples.scores
 
     def rows(self, ids: Iterable[str], runs: int) -> dict[str, list[Column]]:

@@ -86,6 +86,9 @@ def list_items(selection: Selection) -> tuple[list[Item], dict[str, str]]:
         fold = chosen_split(selection.splits, selection.fold)
     elif selection.fold is not None and (name != "tvsum" or not 0 <= selection.fold <= 4):
         raise UserError(f"--fold {fold}: only tvsum has folds, 0 to 4.")
+    if selection.split not in (None, "all") and (fold is None if task.n_folds else not task.splits):
+        cure = "give --fold or --splits too" if task.n_folds else "it has one split, leave --split out"
+        raise UserError(f"--split {selection.split} says nothing of {name} alone; {cure}.")
     items, missing = task_items(task, root, selection.split, fold)
     if selection.query_map is not None:
         items = with_queries(items, selection.query_map)
