@@ -25,6 +25,7 @@ from aha.api import EncodedVideo, Highlighter, checked_query, queries_of
 from aha.cli import commands
 from aha.core import checked
 from aha.core.addresses import local_file
+from aha.core.environment import held
 from aha.core.files import check_output, finish_output, open_output, read_csv, read_json, write_json
 from aha.core.flags import add_flags, finite, from_args
 from aha.core.fusion import fusion_of
@@ -220,15 +221,23 @@ def run_highlights(args: argparse.Namespace) -> None:
         cut_again(args, queries, options, output)
         return
     jobs, several = jobs_of(args.video, queries, output)
-    if not several:
-        probe(jobs[0].video)  # a file that is no video is refused before the model is loaded
-        check_timelines(jobs[0].video, exports(args))
-        check_output(output, args.overwrite)
+    if several:
+        settings = settings_of(args, queries, options)
+        with held(output):
+            run_several(jobs, options, settings, args)
+        return
+    probe(jobs[0].video)  # a file that is no video is refused before the model is loaded
+    check_timelines(jobs[0].video, exports(args))
+    check_output(output, args.overwrite)
+    with held(output):
         model = commands.load_model(args, [jobs[0].video])
         report(highlights_of(model, open_video(model, jobs[0].video, args), jobs[0], options, args, False))
         finish_output(output)
-        return
-    settings = settings_of(args, queries, options)
+
+
+def run_several(jobs: list[Job], options: Options, settings: dict, args: argparse.Namespace) -> None:
+    """Every job that an earlier run did not finish, and the index over all."""
+    output = Path(args.output)
     goes_on = not args.overwrite and (output / SETTINGS).is_file()
     if goes_on:
         earlier = read_json(output / SETTINGS, "settings of the earlier run")
@@ -354,8 +363,9 @@ def cut_again(args: argparse.Namespace, queries: list[str], options: Options, ou
     result = find_highlights(track, query, options, info.fps, evidence)
     note = f"Cut again from {args.scores}; the pictures' features are not in it, so only the scores say where segments end."
     fps = checked.number(given_fps, name, "frame_fps", 0.0) if given_fps else len(track) / info.duration
-    report([(result, output, write(result, video, output, args, fps, note))])
-    finish_output(output)
+    with held(output):
+        report([(result, output, write(result, video, output, args, fps, note))])
+        finish_output(output)
 
 
 # ---- what is said ----

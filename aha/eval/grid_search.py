@@ -379,7 +379,7 @@ def main(argv: list[str]) -> None:
         videos = read(args.predictions, args.annotations, needed)
     if seen := sum(video.trained_on for video in videos):
         print(
-            f"WARNING: {args.predictions}: the model was TRAINED ON {seen} of the {len(videos)} scored; these numbers are no held-out result.",
+            f"WARNING: {args.predictions}: the model was TRAINED ON {seen} of the {len(videos)} scored; no number here is held out.",
             file=sys.stderr,
         )
     result = search(videos, grid, objective, args.folds, args.all_rows)

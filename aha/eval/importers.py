@@ -124,7 +124,9 @@ def _at_picks(name: str, scores: np.ndarray, videos: Mapping[str, H5Video], path
     truth = videos[name].truth
     picks = truth.picks[truth.picks < truth.n_frames]
     if not fits_picks(len(scores), len(truth.picks)):
-        raise UserError(f"{path}: video {name} has {len(scores)} scores for {len(truth.picks)} picks of {h5}; score the whole video.")
+        raise UserError(
+            f"{path}: video {name} has {len(scores)} scores for {len(truth.picks)} picks of {h5}; they are of another sampling or video."
+        )
     placed = np.zeros(len(picks))
     placed[: len(scores)] = scores[: len(picks)]
     return _prediction(name, placed, {"true_frames_list": picks.tolist()}, None, str(path))
