@@ -155,7 +155,8 @@ def jobs_of(sources: list[str], queries: list[str], output: Path) -> tuple[list[
             for line, row in rows:
                 video = path.parent / local_file(row["video"].strip())
                 if not video.is_file():
-                    raise UserError(f"{path}:{line}: video {video} is no file; paths in a list start from its own folder.")
+                    why = "is a folder" if video.is_dir() else "does not exist"
+                    raise UserError(f"{path}:{line}: video {video} {why}; paths in a list start from its own folder.")
                 texts = asked.setdefault(video, [])
                 try:
                     text = checked_query(row["query"])
