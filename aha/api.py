@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aha.conversation import LONGEST_QUERY as LONGEST_QUERY
+from aha.conversation import checked_query
 from aha.errors import UserError
 from aha.highlights.evidence import DEMO_LEVEL, DEMO_UNRELATED, LEVEL, UNRELATED, Evidence, variations
 from aha.highlights.result import Options, Result, evidence_of, find_highlights
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from aha.streaming.chunks import Chunk, ScoredFrame
 
 DEMO_NOTE = "Scored by the embedded demo model, which knows only simple coloured shapes; name a real model for real videos."
-LONGEST_QUERY = 2000  # characters
 BATCH = 16  # frames that go through the vision tower, or the decoder, at once
 CACHE = "dynamic_sink"  # of the default window: constant memory, as `aha watch`
 
@@ -87,16 +88,6 @@ def load(
 def load_choice(choice: ModelChoice) -> Highlighter:
     """`load` for the model that the flags of a command name. Raises UserError."""
     return Highlighter(*choice.load(), choice.name, choice.is_demo)
-
-
-def checked_query(text: str) -> str:
-    """The task as it is given to the model. Raises UserError for an empty or endless one."""
-    text = text.strip()
-    if not text:
-        raise UserError("the query is empty; say in plain words what to look for.")
-    if len(text) > LONGEST_QUERY:
-        raise UserError(f"the query has {len(text):,} characters, more than {LONGEST_QUERY:,}; say it in fewer words.")
-    return text
 
 
 class Highlighter:

@@ -324,12 +324,25 @@ class DuetState:
             raise ValueError(f"a {what} while a reply is being generated; call end_reply first")
 
 
+LONGEST_QUERY = 2000  # characters
+
+
 @dataclass(frozen=True)
 class Query:
     """A user's request and when it is made (seconds of video)."""
 
     text: str
     time: float = 0.0
+
+
+def checked_query(text: str) -> str:
+    """The task as it is given to the model. Raises UserError for an empty or endless one."""
+    text = text.strip()
+    if not text:
+        raise UserError("the query is empty; say in plain words what to look for.")
+    if len(text) > LONGEST_QUERY:
+        raise UserError(f"the query has {len(text):,} characters, more than {LONGEST_QUERY:,}; say it in fewer words.")
+    return text
 
 
 class QuerySchedule:

@@ -14,8 +14,13 @@ __all__ = ["UserError", "run_command"]
 
 
 def no_room(error: BaseException) -> str | None:
-    """A sentence for the one kind of OSError that no code can prevent: a disk that is full or cannot be written. None for all others."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    """A sentence for the kinds of OSError that no code can prevent: a disk that is full or cannot be written, a path that may not or cannot
+    be used. None for all others."""
+    if not isinstance(error, OSError):
+        return None
+    if error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        return f"{error.filename} cannot be used ({error.strerror}); check the path and who may read and write it."
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return None
     return f"{error.filename or 'a file'} cannot be written ({error.strerror}); free the disk, or choose another output."
 

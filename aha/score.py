@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aha.conversation import Query
+from aha.conversation import Query, checked_query
 from aha.core.addresses import local_file
 from aha.core.environment import die_with_launcher
 from aha.core.files import check_file
@@ -87,6 +87,8 @@ def main(argv: list[str]) -> None:
     check_outputs(args, "output")
     choice, config = choice_of(args), score_config_of(args)
     if args.video is not None:
+        for text in args.query:
+            checked_query(text)
         queries = [Query(text, time) for text, time in zip(args.query, args.query_time or [0.0] * len(args.query))]
         score_one(choice, config, args.video, queries, args.output)
         return

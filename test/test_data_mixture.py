@@ -482,7 +482,7 @@ def test_a_video_that_changes_after_indexing_is_an_error_that_names_it(tmp_path,
                 ({"weight": None}, "weight is None, not a number above 0"),
                 ({"weight": True}, "weight is True"),
                 ({"fps": float("nan")}, "fps is nan"),
-                ({"max_num_frames": 0.5}, "max_num_frames is 0.5, not a number from 1 on"),
+                ({"max_num_frames": 0.5}, "max_num_frames is 0.5, not a whole number from 1 on"),
             )
         ),
     ],

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING
 
 from aha.api import EncodedVideo, Highlighter, checked_query, queries_of
 from aha.cli import commands
+from aha.core import checked
 from aha.core.addresses import local_file
+from aha.core.environment import held
 from aha.core.files import check_output, finish_output, open_output, read_csv, read_json, write_json
 from aha.core.flags import add_flags, finite, from_args
 from aha.core.fusion import fusion_of
@@ -147,12 +149,20 @@ def jobs_of(sources: list[str], queries: list[str], output: Path) -> tuple[list[
             several = True
             if queries:
                 raise UserError(f"{path} has a query for each video; leave --query out.")
-            for line, row in read_csv(path, ("video", "query"), "list of videos"):
-                video = path.parent / local_file(row["video"])
+            rows = read_csv(path, ("video", "query"), "list of videos")
+            if not rows:
+                raise UserError(f"list of videos {path} has no row below its header; add one for each video and query.")
+            for line, row in rows:
+                video = path.parent / local_file(row["video"].strip())
                 if not video.is_file():
-                    raise UserError(f"{path}:{line}: video {video} does not exist; paths in a list start from its own folder.")
+                    why = "is a folder" if video.is_dir() else "does not exist"
+                    raise UserError(f"{path}:{line}: video {video} {why}; paths in a list start from its own folder.")
                 texts = asked.setdefault(video, [])
-                if (text := checked_query(row["query"])) not in texts:
+                try:
+                    text = checked_query(row["query"])
+                except UserError as error:
+                    raise UserError(f"{path}:{line}: {error}") from error
+                if text not in texts:
                     texts.append(text)
             continue
         if path.is_dir():
@@ -212,15 +222,23 @@ def run_highlights(args: argparse.Namespace) -> None:
         cut_again(args, queries, options, output)
         return
     jobs, several = jobs_of(args.video, queries, output)
-    if not several:
-        probe(jobs[0].video)  # a file that is no video is refused before the model is loaded
-        check_timelines(jobs[0].video, exports(args))
-        check_output(output, args.overwrite)
+    if several:
+        settings = settings_of(args, queries, options)
+        with held(output):
+            run_several(jobs, options, settings, args)
+        return
+    probe(jobs[0].video)  # a file that is no video is refused before the model is loaded
+    check_timelines(jobs[0].video, exports(args))
+    check_output(output, args.overwrite)
+    with held(output):
         model = commands.load_model(args, [jobs[0].video])
         report(highlights_of(model, open_video(model, jobs[0].video, args), jobs[0], options, args, False))
         finish_output(output)
-        return
-    settings = settings_of(args, queries, options)
+
+
+def run_several(jobs: list[Job], options: Options, settings: dict, args: argparse.Namespace) -> None:
+    """Every job that an earlier run did not finish, and the index over all."""
+    output = Path(args.output)
     goes_on = not args.overwrite and (output / SETTINGS).is_file()
     if goes_on:
         earlier = read_json(output / SETTINGS, "settings of the earlier run")
@@ -335,13 +353,20 @@ def cut_again(args: argparse.Namespace, queries: list[str], options: Options, ou
     check_output(output, args.overwrite)
     check_apart(video, output)
     query = str(found[0].record.get("query") or (queries[0] if queries else "highlights"))
-    measured = found[0].record.get("evidence")
-    evidence = Evidence(**measured) if measured else None
-    result = find_highlights(read_track(found[0], info.duration), query, options, info.fps, evidence)
+    record, name = found[0].record, found[0].name
+    measured, given_fps = record.get("evidence"), record.get("frame_fps")
+    if measured is not None and not isinstance(measured, dict):
+        raise UserError(f"{name}: evidence is {measured!r:.40}, no object with strength and level; repair the entry.")
+    evidence = (
+        Evidence(*(checked.number(measured.get(key), name, f"evidence/{key}") for key in ("strength", "level"))) if measured else None
+    )
+    track = read_track(found[0], info.duration, info.frame_count)
+    result = find_highlights(track, query, options, info.fps, evidence)
     note = f"Cut again from {args.scores}; the pictures' features are not in it, so only the scores say where segments end."
-    fps = found[0].record.get("frame_fps") or len(result.track) / info.duration
-    report([(result, output, write(result, video, output, args, fps, note))])
-    finish_output(output)
+    fps = checked.number(given_fps, name, "frame_fps", 0.0) if given_fps else len(track) / info.duration
+    with held(output):
+        report([(result, output, write(result, video, output, args, fps, note))])
+        finish_output(output)
 
 
 # ---- what is said ----

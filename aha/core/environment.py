@@ -20,7 +20,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -199,6 +200,24 @@ def lock_file(path: Path, what: str | os.PathLike, flag: str) -> IO[str]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
     return file
+
+
+@contextmanager
+def held(output: str | os.PathLike, part: int = 0) -> Iterator[None]:
+    """While it lasts no other command writes to `output`, a file or a folder: two would mix what they write, or take each other's parts
+    away. Each part (the rank of several) has a lock of its own. Raises UserError that says who is writing."""
+    place = Path(os.path.abspath(output))
+    path = place.parent / f".{place.name}.lock-{part}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror}); choose another --output.") from error
+    file = lock_file(path, output, "--output")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
 
 
 def run_rank(main: Callable[[list[str]], None]) -> None:

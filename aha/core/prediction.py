@@ -38,6 +38,7 @@ from aha.core.lost_frames import Held
 from aha.core.prediction_layouts import QUESTION_IDS, VIDEO_IDS, elements
 from aha.errors import UserError
 
+LENGTHS_AGREE = 0.01  # of the length: a copy of the same video
 LARGEST = 1e100  # of scores and times: sums and squares of them stay finite
 CLIP_SECONDS = 2.0  # of pred_saliency_scores
 
@@ -314,6 +315,18 @@ class Prediction:
 def has_uncertainty(path: str | Path) -> bool:
     """Whether the model of a prediction file of `aha score` has an uncertainty head. Raises UserError as `read_predictions` does."""
     return "uncertainty_score" in next(read_predictions(path)).rows()[0]
+
+
+def check_covered(places: np.ndarray, length: float, where: str, unit: str = "s", least: float = 2.0) -> None:
+    """Raises UserError for scores that leave out the beginning or the end of what they are scored on, or lie beyond it: held or padded they
+    would give a number all the same. places [N], length, least: in `unit`; off by twice the largest step between samples, by 1% or by
+    `least` is not too much."""
+    slack = max(2 * float(np.diff(places).max(initial=0.0)), LENGTHS_AGREE * length, least)
+    first, last = float(places[0]), float(places[-1])
+    if first > slack or not length - slack <= last <= length + slack:
+        raise UserError(
+            f"{where}: the scores lie from {first:g} to {last:g} {unit} of a video of {length:g} {unit}; score the whole video."
+        )
 
 
 def score_rows(times: Iterable[float], *columns: Iterable[float] | None) -> list[dict[str, float]]:

@@ -18,7 +18,7 @@ from llava_next import PUBLISHED
 from tqdm import tqdm
 
 from aha.conversation import IGNORE_INDEX
-from aha.core.flags import finite
+from aha.core.flags import positive
 from aha.core.folds import N_FOLDS, SPLITS
 from aha.data.labels import keep_frames
 from aha.data.mixture import DEFAULT_MAX_NUM_FRAMES, Source, estimated_tokens, load_source, missing_files, read_config
@@ -34,13 +34,17 @@ def main(argv: list[str]) -> None:
         prog="python -m aha.data.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="mixture of data sets, JSON (see configs/datasets)")
-    parser.add_argument("--frame_fps", type=finite, default=1.0, help="frames a second where the config does not say (default %(default)s)")
+    parser.add_argument(
+        "--frame_fps", type=positive, default=1.0, help="frames a second where the config does not say (default %(default)s)"
+    )
     parser.add_argument("--max_num_frames", type=int, help=f"frames per sample, at most (default {DEFAULT_MAX_NUM_FRAMES} or the config's)")
     parser.add_argument("--split", default="all", choices=SPLITS, help="which samples (default %(default)s)")
     parser.add_argument("--fold", type=int, choices=range(N_FOLDS), help="TVSum: the held-out fifth, for --split train and test")
     parser.add_argument("--video_backend", choices=tuple(BACKENDS), default="pyav", help="who decodes with --read (default %(default)s)")
     parser.add_argument("--read", action="store_true", help="decode every video that training would read")
     arguments = parser.parse_args(argv)
+    if arguments.max_num_frames is not None and arguments.max_num_frames < 1:
+        raise UserError(f"--max_num_frames {arguments.max_num_frames}: at least 1 frame is needed.")
     missing = missing_files(arguments.config)
     if missing:
         raise UserError(f"{len(missing)} things that {arguments.config} names are missing:\n  " + "\n  ".join(missing))

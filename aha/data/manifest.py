@@ -61,8 +61,10 @@ def read_manifest(path: str | Path) -> dict[str, dict[str, Any]]:
     """The videos of a manifest. Raises UserError for another file."""
     document = read_json(path, "manifest")
     videos = document.get("videos") if isinstance(document, dict) else None
-    needed = {"file", "size", "sha256", "duration"}
-    if not isinstance(videos, dict) or not all(isinstance(entry, dict) and needed <= entry.keys() for entry in videos.values()):
+    needed = {"file": str, "size": int, "sha256": str, "duration": int | float}
+    if not isinstance(videos, dict) or not all(
+        isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in needed.items()) for entry in videos.values()
+    ):
         raise UserError(f"{path} is no manifest; `aha data manifest` writes one.")
     return videos
 

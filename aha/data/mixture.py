@@ -86,8 +86,9 @@ def read_config(path: str | os.PathLike) -> list[dict[str, Any]]:
         for key, default, low in (("weight", 1.0, 1e-6), ("fps", None, 1e-6), ("max_num_frames", None, 1)):
             value: Any = entry.setdefault(key, default)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if (value is not None or default is not None) and not (is_number and low <= value < 1e6):
-                raise UserError(f"{where}: {key} is {str(value)[:40]}, not a number {'from 1 on' if low == 1 else 'above 0'}.")
+            fits = is_number and low <= value < 1e6 and (low < 1 or value == int(value))
+            if (value is not None or default is not None) and not fits:
+                raise UserError(f"{where}: {key} is {str(value)[:40]}, not a {'whole number from 1 on' if low == 1 else 'number above 0'}.")
         entry.setdefault("index", str(Path(entry["videos"]).parent / "videos_metadata.json"))
     names = Counter(entry["name"] for entry in entries)
     if max(names.values()) > 1:

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from aha.core.files import atomic_path, read_csv, read_json, write_text
+from aha.core.files import atomic_path, check_output, read_csv, read_json, write_text
 from aha.data.catalog import CATALOG
 from aha.errors import UserError, run_command
 from aha.eval import MODULES, load_task
@@ -257,6 +257,7 @@ def main(argv: list[str]) -> None:
         print(overview(Path(args.root)))
         return
     data = CATALOG[args.dataset]
+    check_output(Path(args.root) / data.folder, overwrite=True)
     problems = prepare(data, Path(args.root), not args.no_index)
     if problems:
         raise UserError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,6 +38,10 @@ def video_baselines(truth: Truth, protocol: str, runs: int) -> dict[str, Row]:
     matter (annotators use five levels), `_tie_last` is the other order.
     """
     video = truth.video
+    if len(video.user_scores) == 1:  # nobody to hold one annotator against; of two alike the other rows are those of the one
+        alike = replace(video, user_scores=np.repeat(video.user_scores, 2, axis=0))
+        rows = video_baselines(Truth(alike, truth.shots), protocol, runs)
+        return {row: dict.fromkeys(found, [float("nan")]) if row in (HUMAN, HUMAN_MEAN) else found for row, found in rows.items()}
     digest = hashlib.sha256(f"{SEED}:{video.video_id}:{protocol}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     annotators = np.arange(len(video.user_scores))

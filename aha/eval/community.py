@@ -85,6 +85,12 @@ def _video(file: H5File, name: str) -> H5Video:
     return H5Video(name, file.text(f"{name}/video_name"), truth)
 
 
+def fits_picks(scores: int, picks: int) -> bool:
+    """Whether so many scores lie at the picks. The released evaluations take one too few as 0 and ignore any number of surplus ones; more
+    than a few are of another sampling."""
+    return picks - 1 <= scores <= picks + max(3, picks // 10)
+
+
 def _shots(pairs: np.ndarray, n_frames: int, where: str) -> np.ndarray:
     """Inclusive [first, last] pairs -> half-open [M, 2] int64, from frame 0 without gap; the last may end before or beyond the video."""
     whole = pairs.ndim == 2 and pairs.shape[1:] == (2,) and len(pairs) and np.isfinite(pairs).all() and (pairs == np.floor(pairs)).all()

@@ -34,7 +34,7 @@ from aha.core.flags import check_outputs
 from aha.core.folds import folds
 from aha.core.fusion import NAMES, RELEVANCE, fuse
 from aha.core.heads import SCORES
-from aha.core.prediction import keyed, read_predictions
+from aha.core.prediction import LARGEST, keyed, read_predictions
 from aha.errors import UserError, run_command
 from aha.eval.annotations import HIGHEST, find_tvsum, read_tvsum
 from aha.eval.grids import place
@@ -43,7 +43,7 @@ from aha.eval.tvsum_protocols import aha_metrics
 from aha.metrics.grounding import RECALLS, THRESHOLDS
 from aha.metrics.highlights import top_labels, top_share, trapezoid_ap
 from aha.results import table
-from aha.results.tree import number
+from aha.results.tree import mean_of, number
 
 EMPTY = "the grid has no combination with alpha or beta other than 0; widen --grid_alpha or --grid_beta."
 THRESHOLD = float(THRESHOLDS[10])  # 0.5, to the last bit as in the evaluation
@@ -67,6 +67,7 @@ class HeadScores:
     mean: np.ndarray
     users: np.ndarray
     group: str = ""
+    trained_on: bool = False
 
 
 def grid_values(text: str) -> list[float]:
@@ -79,7 +80,7 @@ def grid_values(text: str) -> list[float]:
             values = [float(x) for x in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a list such as 0,0.5,1 nor a range start:stop:count") from error
-    if not 0 < len(values) <= MOST_VALUES or not np.isfinite(values).all():
+    if not 0 < len(values) <= MOST_VALUES or not (np.abs(values) < LARGEST).all():
         raise argparse.ArgumentTypeError(f"{text!r} does not give 1 to {MOST_VALUES} finite values")
     return values
 
@@ -194,8 +195,9 @@ def objective_table(videos: Sequence[HeadScores], combinations_K4: np.ndarray, o
 
 def tune(objective_VK: np.ndarray) -> int:
     """Index of the combination with the best mean over the given videos, the first of equal ones. It sees no other videos."""
+    there = ~np.isnan(objective_VK)
     with np.errstate(invalid="ignore"):
-        means = np.nanmean(np.where(np.isnan(objective_VK), np.nan, objective_VK), axis=0)
+        means = np.where(there, objective_VK, 0.0).sum(axis=0) / there.sum(axis=0)
     if np.isnan(means).all():
         raise UserError("the objective is undefined for every combination; are all predictions constant?")
     # sums in another order differ in the last bits; equal up to those counts as equal
@@ -211,7 +213,7 @@ def metrics_at(video: HeadScores, combination: np.ndarray) -> dict[str, float]:
 
 
 def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
-    return {name: number(float(np.nanmean([row[name] for row in rows]))) for name in rows[0]} if rows else {}
+    return {name: number(mean_of([row[name] for row in rows])) for name in rows[0]} if rows else {}
 
 
 def named(combination: np.ndarray) -> dict[str, float]:
@@ -255,7 +257,7 @@ def read_heads(
         except UserError as error:
             raise UserError(f"{predictions}: {error}") from error
         users = video.user_scores[:, frames].astype(np.float64)
-        videos.append(HeadScores(video_id, video.category, heads_3S, users.mean(axis=0) / HIGHEST, users))
+        videos.append(HeadScores(video_id, video.category, heads_3S, users.mean(axis=0) / HIGHEST, users, "", prediction.trained_on))
     return videos
 
 
@@ -273,7 +275,7 @@ def read_hisum_heads(predictions: str | Path, annotations: str | Path | None, ne
             heads = [replace(samples, scores=prediction.head(name)) if used else None for name, used in zip(SCORES, needed)]
             where = f"{predictions}: video {key}"
             heads_3S = np.stack([np.zeros(len(truth)) if one is None else on_seconds(one, len(truth), where) for one in heads])
-            videos.append(HeadScores(key, "", heads_3S, truth, truth[None]))
+            videos.append(HeadScores(key, "", heads_3S, truth, truth[None], "", prediction.trained_on))
     return videos
 
 
@@ -290,7 +292,7 @@ def read_charades_heads(predictions: str | Path, annotations: str | Path | None,
         times, _ = whole_scores(prediction, RELEVANCE, questions[q].duration)
         heads = [prediction.head(name) if used else np.zeros(len(times)) for name, used in zip(SCORES, needed)]
         truth = np.any([(times >= start) & (times <= end) for start, end in questions[q].spans], axis=0).astype(float)
-        videos.append(HeadScores(q, "", np.stack(heads), truth, truth[None], group=questions[q].video))
+        videos.append(HeadScores(q, "", np.stack(heads), truth, truth[None], questions[q].video, prediction.trained_on))
     return videos
 
 
@@ -375,6 +377,11 @@ def main(argv: list[str]) -> None:
     else:
         read = read_hisum_heads if args.dataset == "hisum" else read_charades_heads
         videos = read(args.predictions, args.annotations, needed)
+    if seen := sum(video.trained_on for video in videos):
+        print(
+            f"WARNING: {args.predictions}: the model was TRAINED ON {seen} of the {len(videos)} scored; no number here is held out.",
+            file=sys.stderr,
+        )
     result = search(videos, grid, objective, args.folds, args.all_rows)
     print(render(result))
     if args.output:

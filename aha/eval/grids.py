@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from aha.core.prediction import Samples
+from aha.core.prediction import LENGTHS_AGREE, Samples, check_covered
 from aha.errors import UserError
 from aha.eval.annotations import TVSumVideo
 
 SLACK = 2.0  # frames by which a count of frames may be off (the last frame's length is often not known)
-LENGTHS_AGREE = 0.01  # of the length: a copy of the same video
 ROUNDING = 1e-6  # seconds; times written as decimals may fall this much short of the frame they mean
 
 
@@ -79,18 +78,6 @@ def same_frames(rate: float, frame_count: float, duration: float, n_frames: int,
     return abs(frame_count - n_frames) <= slack
 
 
-def check_whole(places: np.ndarray, length: float, where: str, unit: str = "s", least: float = 2.0) -> None:
-    """Raises UserError for scores that leave out the beginning or the end of what they are scored on, or lie beyond it: held or padded they
-    would give a number all the same. places [N], length, least: in `unit`; off by twice the largest step between samples, by 1% or by
-    `least` is not too much."""
-    slack = max(2 * float(np.diff(places).max(initial=0.0)), LENGTHS_AGREE * length, least)
-    first, last = float(places[0]), float(places[-1])
-    if first > slack or not length - slack <= last <= length + slack:
-        raise UserError(
-            f"{where}: the scores lie from {first:g} to {last:g} {unit} of a video of {length:g} {unit}; score the whole video."
-        )
-
-
 def file_frames(samples: Samples) -> tuple[float, float, float, float] | None:
     """(frames a second, number of frames, seconds, error in frames) of the file that was scored: the slope of its frame numbers over their
     times. None where the samples do not say both, or are fewer than two.
@@ -154,5 +141,5 @@ def place(prediction: Samples, video: TVSumVideo) -> tuple[np.ndarray, np.ndarra
         )
     if frames[0] < 0 or (np.diff(frames) <= 0).any():
         raise UserError(f"{where}: its times fall twice on one frame or before the start; score the video at its own frame rate or less.")
-    check_whole(frames / video.fps, video.n_frames / video.fps, where)
+    check_covered(frames / video.fps, video.n_frames / video.fps, where)
     return frames, scores

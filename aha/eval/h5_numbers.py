@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from aha.core.prediction import Prediction, Samples
+from aha.core.prediction import LENGTHS_AGREE, Prediction, Samples, check_covered
 from aha.errors import UserError
-from aha.eval.community import H5Video, Split, read_splits
-from aha.eval.grids import LENGTHS_AGREE, check_whole, file_frames
+from aha.eval.community import H5Video, Split, fits_picks, read_splits
+from aha.eval.grids import file_frames
 from aha.metrics import keyshots_h5
 from aha.metrics.over_splits import over_splits, split_means
 from aha.metrics.rank import rank_correlation
@@ -112,7 +112,7 @@ class H5Truth:
             count = len(samples.scores)
             if count == truth.n_frames:
                 return np.arange(count), samples.scores
-            if count < len(truth.picks) - 1:
+            if not fits_picks(count, len(truth.picks)):
                 expected = f"{truth.n_frames} (frames) or {len(truth.picks)} (picks of {self.path})"
                 raise UserError(f"{where}: {count} scores without frame numbers where {expected} are expected; score the whole video.")
             return truth.picks, samples.scores
@@ -128,7 +128,7 @@ class H5Truth:
             )
         if frames[0] >= truth.n_frames:
             raise UserError(f"{where}: the first score lies at frame {frames[0]}, and the video has {truth.n_frames} in {self.path}.")
-        check_whole(frames, truth.n_frames, where, "frames", SECOND)
+        check_covered(frames, truth.n_frames, where, "frames", SECOND)
         return frames, samples.scores
 
     def rows(self, ids: Iterable[str], runs: int) -> dict[str, list[Column]]:
@@ -200,6 +200,8 @@ def every15(dense: np.ndarray, annotators: np.ndarray) -> dict[str, float]:
 def as_released(prediction: Prediction) -> Prediction:
     """Scores and frames of other lengths, as the released code takes them: one score missing counts 0, surplus scores are ignored."""
     frames, scores = prediction.record.get("frames"), prediction.record.get("scores")
-    if not isinstance(frames, list) or not isinstance(scores, list) or len(scores) == len(frames) or len(scores) < len(frames) - 1:
+    if not isinstance(frames, list) or not isinstance(scores, list) or len(scores) == len(frames):
+        return prediction
+    if not fits_picks(len(scores), len(frames)):  # which Prediction.samples says
         return prediction
     return replace(prediction, record={**prediction.record, "scores": [*scores, 0.0][: len(frames)]})

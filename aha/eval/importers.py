@@ -16,6 +16,8 @@ Nothing is rounded, and nothing is guessed: a video that cannot be placed is an 
 from __future__ import annotations
 
 import argparse
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from aha.core.heads import SCORES
 from aha.core.prediction import Prediction, read_predictions, write_predictions
 from aha.core.prediction_layouts import QUESTION_IDS, VIDEO_IDS
 from aha.errors import UserError, run_command
-from aha.eval.community import H5Video, read_h5
+from aha.eval.community import H5Video, fits_picks, read_h5
 
 SOURCES = ("pgl-sum", "csta", "triplesumm", "lighthouse", "moment_detr", "mmduet", "aha")
 
@@ -60,7 +62,7 @@ def score_table(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
         found = {file.stem: _load(file) for file in path.glob("*.npy")}
     elif path.suffix == ".npz":
-        found = dict(_load(path))
+        found = _load(path)
     elif path.suffix in (".h5", ".hdf5"):
         found = _h5_scores(path)
     elif path.suffix == ".npy":
@@ -77,8 +79,9 @@ def score_table(path: Path) -> dict[str, np.ndarray]:
 
 def _load(path: Path) -> Any:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        loaded = np.load(path, allow_pickle=False)
+        return dict(loaded) if path.suffix == ".npz" else loaded
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read ({error}); save plain arrays of numbers (a pickled object could run any program)."
         ) from error
@@ -100,7 +103,10 @@ def _h5_scores(path: Path) -> dict[str, np.ndarray]:
 
 def _vector(values: Any, where: str) -> np.ndarray:
     try:
-        scores = np.squeeze(np.asarray(values, dtype=np.float64))
+        given = np.asarray(values)
+        if given.dtype.kind not in "iuf" or (isinstance(values, list) and bool in map(type, values)):
+            raise ValueError  # truth values, text, dates and complex numbers could be made numbers, but of what?
+        scores = np.squeeze(given.astype(np.float64))
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{where} is no list of numbers; repair the file.") from error
     scores = scores.reshape(-1) if scores.ndim == 0 else scores
@@ -117,8 +123,10 @@ def _at_picks(name: str, scores: np.ndarray, videos: Mapping[str, H5Video], path
         raise UserError(f"{path}: video {name} is not in {h5}; are both of one data set?")
     truth = videos[name].truth
     picks = truth.picks[truth.picks < truth.n_frames]
-    if len(scores) < len(truth.picks) - 1:
-        raise UserError(f"{path}: video {name} has {len(scores)} scores for {len(truth.picks)} picks of {h5}; score the whole video.")
+    if not fits_picks(len(scores), len(truth.picks)):
+        raise UserError(
+            f"{path}: video {name} has {len(scores)} scores for {len(truth.picks)} picks of {h5}; they are of another sampling or video."
+        )
     placed = np.zeros(len(picks))
     placed[: len(scores)] = scores[: len(picks)]
     return _prediction(name, placed, {"true_frames_list": picks.tolist()}, None, str(path))

@@ -38,6 +38,9 @@ def evaluate(
     listed = read_splits(splits)
     if len(predictions) != len(listed):
         raise UserError(f"{len(predictions)} prediction files for the {len(listed)} splits of {splits}; give one for each, in their order.")
+    files = [Path(path).resolve() for path in predictions]
+    if again := [path for path, file in zip(predictions, files) if files.count(file) > 1]:
+        raise UserError(f"{again[0]} is given for several splits; each split is scored by a model of its own.")
     per_split: dict[tuple[str, str], list[float]] = {}
     runs = []
     for split, path in zip(listed, predictions):

@@ -17,10 +17,9 @@ import numpy as np
 from aha.core.checked import interval, listed, number, text
 from aha.core.files import parse_json, read_text
 from aha.core.fusion import Fusion
-from aha.core.prediction import Prediction
+from aha.core.prediction import Prediction, check_covered
 from aha.errors import UserError
 from aha.eval.command import select, select_protocols
-from aha.eval.grids import check_whole
 from aha.eval.task import Item, Task
 from aha.results.layout import Protocol
 
@@ -183,7 +182,7 @@ def whole_scores(prediction: Prediction, fusion: Fusion, annotated: float | None
     seconds = prediction.record.get("video_duration")
     length = annotated if seconds is None else number(seconds, prediction.name, "video_duration", 0.0)
     if length:
-        check_whole(times, length, prediction.name)
+        check_covered(times, length, prediction.name)
     return times, scores
 
 

@@ -152,7 +152,7 @@ class TVSum(Benchmark):
                     for subset, members in self.subsets(protocol.name, ids).items():
                         values = np.array([found[i][protocol.name][row][metric] for i in members], dtype=float)  # [V, runs]
                         rows[row].append(Column(protocol.name, metric, subset, members, values if row == RANDOM else values[:, 0]))
-        return {row: columns for row, columns in rows.items() if columns}
+        return {row: columns for row, columns in rows.items() if not all(np.isnan(column.values).all() for column in columns)}
 
     def curves(self, path: Path, fusion: Fusion, wanted: Sequence[str]) -> Iterator[Curve]:
         for video_id, (samples, _) in self.samples(path, fusion).items():

@@ -20,7 +20,7 @@ import numpy as np
 from aha.core.files import finish_output, write_json, write_text
 from aha.core.fusion import Fusion
 from aha.core.heads import SCORES
-from aha.core.prediction import Prediction, score_rows, write_predictions
+from aha.core.prediction import Prediction, check_covered, score_rows, write_predictions
 from aha.errors import UserError
 from aha.highlights.chapters import chapters_vtt, title_of
 from aha.highlights.evidence import Evidence, level_of, strength
@@ -161,11 +161,16 @@ def prediction(result: Result, video_id: str, frame_fps: float) -> Prediction:
     return Prediction.of_scores(video_id, result.query, track.duration, frame_fps, track.frames_F, rows, result.said, **extra)
 
 
-def read_track(prediction: Prediction, duration: float) -> ScoreTrack:
-    """A prediction as a track, without picture features, which no prediction file holds. Raises UserError where it lacks times or heads."""
+def read_track(prediction: Prediction, duration: float, frames: int | None = None) -> ScoreTrack:
+    """A prediction as a track, without picture features, which no prediction file holds. duration, frames: of the video, where it is there.
+    Raises UserError where it lacks times or heads, and for scores of another video or of a part of it."""
     samples = prediction.samples(Fusion())
     if samples.times is None or samples.frames is None:
         raise UserError(f"{prediction.name} does not say when each score was read (time, true_frames_list); it was not written by aha.")
+    check_covered(samples.times, duration, prediction.name)
+    if frames is not None and samples.frames[-1] >= frames:
+        number = samples.frames[-1]
+        raise UserError(f"{prediction.name}: frame number {number} is beyond the video's {frames} frames; it is of another file.")
     heads = {name: prediction.head(name) for name in SCORES if name in prediction.rows()[0]}
     if not {"informative_score", "relevance_score"} <= heads.keys():
         raise UserError(f"{prediction.name} lacks informative or relevance scores; it was not written by aha.")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aha.core.environment import lock_file
+from aha.core.files import check_output
 from aha.core.flags import finite
 from aha.errors import UserError, run_command
 from aha.reproduce import check, ledger, report
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> None:
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: at least 1 video is needed.")
     out, data = args.output.rstrip("/"), args.data.rstrip("/")
+    check_output(out, overwrite=True)
     run = Run(args.model, out, data, args.limit, args.device, args.released, args.judge, args.judge_model)
     if args.commands:
         for table in tables:

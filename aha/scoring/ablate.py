@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aha.core.environment import held
 from aha.core.files import check_output, write_json, write_text
 from aha.core.flags import add_flags, from_args
 from aha.core.fusion import ZERO_SHOT, Fusion, add_fusion_flags, given_weights
@@ -300,10 +301,11 @@ def main(argv: list[str]) -> None:
     output = check_output(args.output, overwrite=True)
     config = score_config_of(args, feature_cache=args.features or str(output / "features"))
     chosen = variants(args.study, config, given_weights(args), args.speeds)
-    files, counts = score_all(
-        choice_of(args), replace(config, window=None, sink_tokens=None), from_args(Selection, args), output,
-        list(dict.fromkeys(variant.changes for variant in chosen)),
-    )  # fmt: skip
+    settings = list(dict.fromkeys(variant.changes for variant in chosen))
+    with held(output):
+        files, counts = score_all(
+            choice_of(args), replace(config, window=None, sink_tokens=None), from_args(Selection, args), output, settings
+        )  # fmt: skip
     if not has_uncertainty(next(iter(files.values()))):
         print("the model has no uncertainty head (an MMDuet adapter): epsilon is 0 in all rows")
         chosen = [replace(v, fusion=replace(v.fusion, epsilon=0.0)) for v in chosen if v.name != "without uncertainty"]

@@ -36,7 +36,7 @@ class ScoreConfig:
     """How videos are scored. Raises UserError for settings that cannot work."""
 
     frame_fps: float = flag(1.0, "frames a second; 0: --max_num_frames frames spread over the video", metavar="FPS")
-    max_num_frames: int | None = flag(None, "stop after N frames", metavar="N")
+    max_num_frames: int | None = flag(None, "stop after N frames", metavar="N", low=1)
     sampling: str = flag("timestamps", "which frames: by their time stamps, or as the published code does", choices=SAMPLINGS)
     video_backend: str = flag("pyav", "who decodes the videos", choices=tuple(BACKENDS))
     prompt_order: str = flag("aha", "query after the system prompt, as in training, or as the published code does", choices=PROMPT_ORDERS)
@@ -59,7 +59,7 @@ class ScoreConfig:
     stream_end_score_sum_threshold: float | None = flag(None, "reply when the sum since the last reply is above X", metavar="X")
     score_heads: str = flag("informative_score", f"heads added up: {', '.join(SCORES)}", metavar="A,B")
     uncertainty_wait_threshold: float | None = flag(None, "wait while the variance is above X", metavar="X")
-    max_wait_frames: int = flag(10, "wait at most N frames", metavar="N")
+    max_wait_frames: int = flag(10, "wait at most N frames", metavar="N", low=0)
     remove_assistant_turns: bool = flag(False, "a reply leaves no trace in what the model remembers")
     repetition_penalty: float | None = flag(None, "divide the logits of tokens that were said before by X", metavar="X")
     max_new_tokens: int = flag(200, "longest reply, in tokens", metavar="N")
@@ -157,7 +157,7 @@ class Selection:
         metavar="FILE",
     )
     prompt_style: str = flag("specific", "wording of a benchmark's queries", choices=STYLES)
-    limit: int | None = flag(None, "only the first N videos", metavar="N")
+    limit: int | None = flag(None, "only the first N videos", metavar="N", low=1)
     seed: int = 0  # of prompt_style unrelated
 
     def __post_init__(self) -> None:

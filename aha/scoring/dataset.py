@@ -32,7 +32,7 @@ from llava_next import resolve_folder
 from tqdm import tqdm
 
 from aha.conversation import Query
-from aha.core.environment import lock_file
+from aha.core.environment import held
 from aha.core.files import check_file, read_json, write_json
 from aha.core.lost_frames import Count, shown
 from aha.core.prediction import Prediction, json_line, write_predictions
@@ -86,6 +86,9 @@ def list_items(selection: Selection) -> tuple[list[Item], dict[str, str]]:
         fold = chosen_split(selection.splits, selection.fold)
     elif selection.fold is not None and (name != "tvsum" or not 0 <= selection.fold <= 4):
         raise UserError(f"--fold {fold}: only tvsum has folds, 0 to 4.")
+    if selection.split not in (None, "all") and (fold is None if task.n_folds else not task.splits):
+        cure = "give --fold or --splits too" if task.n_folds else "it has one split, leave --split out"
+        raise UserError(f"--split {selection.split} says nothing of {name} alone; {cure}.")
     items, missing = task_items(task, root, selection.split, fold)
     if selection.query_map is not None:
         items = with_queries(items, selection.query_map)
@@ -240,21 +243,6 @@ def written(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be written ({error.strerror}); free the disk or choose another --output; the same command goes on."
         ) from error
-
-
-@contextmanager
-def held(output: Path, rank: int) -> Iterator[None]:
-    """Keep other commands from writing to `output`: two would score the same videos and delete each other's parts. Each rank has a lock of
-    its own. Raises UserError that says who is writing."""
-    path = output.with_name(f".{output.name}.lock-{rank}")
-    with written(path):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    file = lock_file(path, output, "--output")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
 
 
 # ---- scoring ----

@@ -28,6 +28,7 @@ from aha.errors import UserError
 CACHES = ("full", "sink", "dynamic_sink", "sliding", "static")
 SEMANTICS = ("aha", "reference")
 DEFAULT_WINDOW = 2048  # tokens
+LARGEST_WINDOW = 1 << 20  # tokens
 DEFAULT_SINK_TOKENS = 32
 NOTHING = np.empty(0, np.int64)
 

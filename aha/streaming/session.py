@@ -26,7 +26,7 @@ from aha.conversation import DuetFormat, DuetState, load_tokenizer, tokenizer_fo
 from aha.core.prediction import score_rows
 from aha.errors import UserError
 from aha.models.model import FrameScores, WithHeads
-from aha.streaming.caches import CACHES, DEFAULT_SINK_TOKENS, DEFAULT_WINDOW, SEMANTICS, Block, Cache
+from aha.streaming.caches import CACHES, DEFAULT_SINK_TOKENS, DEFAULT_WINDOW, LARGEST_WINDOW, SEMANTICS, Block, Cache
 from aha.streaming.decoder import Decoder
 from aha.streaming.policies import load_policy_state, policy_state
 from aha.streaming.pool import KVPool
@@ -326,6 +326,8 @@ def make_cache(
     sinks = DEFAULT_SINK_TOKENS if sink_tokens is None else sink_tokens
     if sinks < 0:
         raise UserError(f"sink_tokens is {sinks}, below 0.")
+    if window > LARGEST_WINDOW:
+        raise UserError(f"a window of {window} tokens is more than any memory holds; give at most {LARGEST_WINDOW:,} (--window).")
     smallest = 2 * tokens_per_frame + (sinks if kind == "sink" else 0)
     if kind in ("sink", "sliding", "dynamic_sink") and window < smallest:
         raise UserError(

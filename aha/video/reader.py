@@ -41,6 +41,7 @@ __all__ = ["Frame", "VideoFrames", "VideoInfo", "iter_frames", "letterbox", "pro
 
 BACKENDS = {"pyav": decode_pyav, "decord": decode_decord, "torchcodec": decode_torchcodec}
 SAMPLINGS = ("timestamps", "reference")
+MOST_FPS, MOST_SAMPLES = 1000, 10_000_000  # beyond them a typing error would keep the machine busy for hours
 ROUNDED = 1e-3  # seconds by which intervals differ that were rounded to milliseconds
 
 Backend = Literal["pyav", "decord", "torchcodec"]
@@ -223,11 +224,13 @@ def _open_source(
     if fps is not None and num_frames is not None:
         raise UserError("give fps or num_frames, not both.")
     for name, value in (("fps", fps), ("source_fps", source_fps)):
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise UserError(f"{name} must be above 0 (frames a second), not {value}.")
+        if value is not None and not 0 < value <= MOST_FPS:
+            raise UserError(f"{name} must be above 0 and at most {MOST_FPS} (frames a second), not {value}.")
     for name, value in (("max_frames", max_frames), ("num_frames", num_frames), ("size", size), ("threads", threads)):
         if value is not None and value < 1:
             raise UserError(f"{name} must be at least 1, not {value}.")
+    if num_frames is not None and num_frames > MOST_SAMPLES:
+        raise UserError(f"num_frames must be at most {MOST_SAMPLES:,}, not {num_frames}.")
     if not (start is None or 0 <= start < math.inf) or not (end is None or (start or 0) < end < math.inf):
         raise UserError(f"start and end must be seconds with 0 <= start < end, not start={start}, end={end}.")
     _one_of("sampling", sampling, SAMPLINGS)
