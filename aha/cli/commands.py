@@ -22,7 +22,7 @@ from aha.api import DEMO_NOTE, Highlighter, load_choice
 from aha.cli import COMMANDS
 from aha.core.addresses import hide_argument, shown_address
 from aha.core.extras import need
-from aha.core.flags import add_flags, finite, from_args
+from aha.core.flags import add_flags, finite, from_args, positive
 from aha.core.fusion import add_fusion_flags, fusion_of
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
@@ -93,13 +93,6 @@ def warn_other_world(videos: Sequence[str | os.PathLike]) -> None:
                 text = textwrap.fill(f"WARNING: {os.fspath(video)} {OTHER_WORLD}", 78, break_on_hyphens=False, break_long_words=False)
                 print(f"{line}\n{text}\n{line}", file=sys.stderr)
                 return
-
-
-def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
 
 
 @contextmanager

@@ -63,6 +63,14 @@ def finite(text: str) -> float:
     return value
 
 
+def positive(text: str) -> float:
+    """The type of a flag that takes a finite number above 0."""
+    value = finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
 def add_ids(parser: Any, name: str, help: str) -> None:
     """A flag that takes one id or several; `with_dashed_ids` lets them begin with a dash."""
     parser.add_argument(name, nargs="+", action="extend", metavar="ID", help=help)
