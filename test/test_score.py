@@ -28,7 +28,8 @@ from aha.errors import UserError
 from aha.models import AhaModel
 from aha.scoring import ablate
 from aha.scoring.config import ScoreConfig
-from aha.scoring.dataset import Item, held, part_writer, read_parts, shard
+from aha.scoring.dataset import Item, shard
+from aha.scoring.parts import held, part_writer, read_parts
 from aha.video import reader
 from aha.video.frames import image_files
 

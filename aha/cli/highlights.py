@@ -27,7 +27,7 @@ from aha.core import checked
 from aha.core.addresses import local_file
 from aha.core.environment import held
 from aha.core.files import check_output, finish_output, open_output, read_csv, read_json, write_json
-from aha.core.flags import add_flags, finite, from_args
+from aha.core.flags import add_flags, finite, from_args, positive
 from aha.core.fusion import fusion_of
 from aha.core.prediction import read_predictions
 from aha.errors import UserError
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     amount.add_argument("--top", type=int, metavar="N", help="the N best moments that differ")
     amount.add_argument("--min_score", type=finite, metavar="X", help="every segment with at least this mean score")
-    parser.add_argument("--frame_fps", type=commands.positive, default=1.0, help="frames a second that are scored (default %(default)s)")
+    parser.add_argument("--frame_fps", type=positive, default=1.0, help="frames a second that are scored (default %(default)s)")
     parser.add_argument(
         "--max_num_frames", type=int, metavar="N", help="at most N frames; of a longer video N spread over the whole of it (default: all)"
     )
@@ -97,9 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="online",
         help="online: causal, as in aha watch; kernel: kernel temporal segmentation; uniform: --shot_seconds (default %(default)s)",
     )
-    parser.add_argument(
-        "--shot_seconds", type=commands.positive, default=2.0, help="length of uniform shots in seconds (default %(default)s)"
-    )
+    parser.add_argument("--shot_seconds", type=positive, default=2.0, help="length of uniform shots in seconds (default %(default)s)")
     parser.add_argument(
         "--smooth_frames", type=int, default=3, help="window of the score smoothing in scored frames, odd; 1 = none (default %(default)s)"
     )

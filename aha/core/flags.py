@@ -64,7 +64,7 @@ def finite(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """As `finite`, above 0."""
+    """The type of a flag that takes a finite number above 0."""
     value = finite(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"must be above 0, not {text}")

@@ -177,14 +177,14 @@ def score_all(
     """Score the data set under every one of `settings`: ({changes: prediction file}, counts of the vision tower)."""
     from tqdm import tqdm
 
-    from aha.scoring import dataset
+    from aha.scoring import dataset, parts
     from aha.scoring.offline import Scorer
 
     configs = {changes: changed(replace(config, feature_cache=None), changes) for changes in settings}
     files = {changes: output / "predictions" / f"{file_name(changes)}.json" for changes in settings}
     listed = {changes: dataset.list_items(changed(selection, changes)) for changes in settings}
-    folders = {changes: dataset.parts_folder(files[changes], choice, configs[changes], listed[changes][0]) for changes in settings}
-    done = {changes: dataset.read_parts(folders[changes], items=listed[changes][0]) for changes in settings}
+    folders = {changes: parts.parts_folder(files[changes], choice, configs[changes], listed[changes][0]) for changes in settings}
+    done = {changes: parts.read_parts(folders[changes], items=listed[changes][0]) for changes in settings}
     model, tokenizer = choice.load()
     trained_on = dataset.trained_on_ids(choice)
     vision = Vision(Scorer(model, tokenizer, config))
@@ -209,11 +209,11 @@ def score_all(
                 opened = partial(scorer.open, item.path) if configs[changes].measured else stored
                 record = dataset.record_of(scorer, own, opened, trained_on)
                 frames_scored += len(record["entry"]["debug_data"]) if "entry" in record else 0
-            with dataset.part_writer(folders[changes], 0, 1) as write:
+            with parts.part_writer(folders[changes], 0, 1) as write:
                 write(record)
     for changes in settings:
         items, missing = listed[changes]
-        dataset.merge(files[changes], selection.benchmark, items, dataset.read_parts(folders[changes], items=items), missing)
+        dataset.merge(files[changes], selection.benchmark, items, parts.read_parts(folders[changes], items=items), missing)
     counts = {
         "videos": len(first), "frames_encoded": vision.encoded, "corrupted_frames_encoded": vision.encoded_corrupted,
         "frames_reused": vision.reused, "frames_scored": frames_scored,
