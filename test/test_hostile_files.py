@@ -27,8 +27,9 @@ from aha.eval.community import fits_picks
 from aha.eval.importers import import_predictions
 from aha.highlights.result import check_apart, is_result, read_track
 from aha.scoring.config import ScoreConfig, Selection
-from aha.scoring.dataset import Item, list_items, part_writer, read_parts
+from aha.scoring.dataset import Item, list_items
 from aha.scoring.model_choice import ModelChoice
+from aha.scoring.parts import part_writer, read_parts
 
 SUMME = REPO / "test/data/published/eccv16_dataset_summe_synthetic.h5"
 

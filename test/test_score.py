@@ -20,6 +20,7 @@ from waiting import running, wait_for
 
 from aha import cli, score
 from aha.conversation import load_tokenizer
+from aha.core.environment import held
 from aha.core.fusion import Fusion
 from aha.core.prediction import read_predictions
 from aha.data import check
@@ -29,7 +30,7 @@ from aha.models import AhaModel
 from aha.scoring import ablate
 from aha.scoring.config import ScoreConfig
 from aha.scoring.dataset import Item, shard
-from aha.scoring.parts import held, part_writer, read_parts
+from aha.scoring.parts import part_writer, read_parts
 from aha.video import reader
 from aha.video.frames import image_files
 
