@@ -23,14 +23,12 @@ def browsers_of(folder: Path) -> list[psutil.Process]:
 
 
 def test_a_browser_that_hangs_fails_its_test_and_is_gone(tmp_path):
-    begin = time.monotonic()
     with pytest.raises(pytest.fail.Exception, match="killed after 10 s: it hung"), chromium(tmp_path, seconds=10) as open_one:
         page, _ = open_one()
         page.open(SPIN, "#here")
         time.sleep(1)
         assert len(browsers_of(tmp_path)) > 3
         page.text()  # is never answered
-    assert time.monotonic() - begin < 110
     assert not browsers_of(tmp_path)
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from paths import REPO, shared_fixture
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from training_data import write_tvsum
+from waiting import wait_for
 
 from aha.conversation import load_tokenizer
 from aha.core.environment import lock_folder
@@ -159,10 +159,7 @@ def test_readers_give_torchs_batches_in_every_epoch_and_read_on_meanwhile(reader
         found, who = numbers_of(iter(readers), len(plain))
         assert found == expected and torch.equal(torch.get_rng_state(), state)
         processes |= who
-        deadline = time.monotonic() + 60
-        while epoch < 2 and readers.dataset.highest < 9 * (epoch + 1):  # of the next epoch, which nobody has begun
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: epoch == 2 or readers.dataset.highest >= 9 * (epoch + 1), what="the next epoch is read, which nobody has begun")  # noqa: B023
     assert len(processes) == 2 and os.getpid() not in processes
 
 

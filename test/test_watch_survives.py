@@ -62,6 +62,7 @@ class Unhurried(io.TextIOWrapper):
 
 
 def child(model, args, output) -> None:
+    torch.set_num_threads(1)  # those of the process that was forked are not there; whoever waited for them would wait for ever
     sys.stdout = Unhurried(open(output, "ab"), line_buffering=True)  # noqa: SIM115 (open until the process is gone)
     run_watch(args, lambda: model, fusion_of(args), online_of(args))
 
