@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import json
 import multiprocessing
@@ -62,6 +63,7 @@ class Unhurried(io.TextIOWrapper):
 
 
 def child(model, args, output) -> None:
+    gc.freeze()  # what the parent left to be collected may wait for threads of a video decoder, which are not here
     sys.stdout = Unhurried(open(output, "ab"), line_buffering=True)  # noqa: SIM115 (open until the process is gone)
     run_watch(args, lambda: model, fusion_of(args), online_of(args))
 
