@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import json
 import multiprocessing
@@ -63,6 +64,7 @@ class Unhurried(io.TextIOWrapper):
 
 def child(model, args, output) -> None:
     torch.set_num_threads(1)  # those of the process that was forked are not there; whoever waited for them would wait for ever
+    gc.freeze()  # what the parent left to be collected may wait for threads of a video decoder, which are not here
     sys.stdout = Unhurried(open(output, "ab"), line_buffering=True)  # noqa: SIM115 (open until the process is gone)
     run_watch(args, lambda: model, fusion_of(args), online_of(args))
 
