@@ -19,6 +19,7 @@ from aha import cli
 from aha.core import flags
 from aha.core.environment import held
 from aha.core.files import atomic_path, read_csv, read_json, read_text, write_text
+from aha.core.fusion import NAMES
 from aha.core.prediction import Prediction, check_covered
 from aha.core.prediction_layouts import is_trained_on
 from aha.errors import UserError, no_room
@@ -221,7 +222,7 @@ def test_a_grid_without_end_is_refused_at_once():
     with pytest.raises(argparse.ArgumentTypeError, match="1 to 1000"):
         grid_search.grid_values("0:1:1000000000")
     with pytest.raises(UserError, match="1,000,000,000 combinations"):
-        grid_search.combinations({**dict.fromkeys(grid_search.PARAMETERS, range(1000)), "alpha": [1]})
+        grid_search.combinations({**dict.fromkeys(NAMES, range(1000)), "alpha": [1]})
 
 
 # ---- nothing is lost ----
