@@ -19,6 +19,7 @@ from aha import cli
 from aha.core import flags
 from aha.core.environment import held
 from aha.core.files import atomic_path, read_csv, read_json, read_text, write_text
+from aha.core.fusion import NAMES
 from aha.core.prediction import Prediction, check_covered
 from aha.core.prediction_layouts import is_trained_on
 from aha.errors import UserError, no_room
@@ -26,6 +27,7 @@ from aha.eval import charades, grid_search, hisum, kfold, qvhighlights, summe, t
 from aha.eval.community import fits_picks
 from aha.eval.importers import import_predictions
 from aha.highlights.result import check_apart, is_result, read_track
+from aha.scoring import speak
 from aha.scoring.config import ScoreConfig, Selection
 from aha.scoring.dataset import Item, list_items
 from aha.scoring.model_choice import ModelChoice
@@ -202,6 +204,22 @@ def test_clips_and_opinions_are_whole_numbers(change, said, tmp_path):
         qvhighlights.read_qvhighlights(tmp_path / "gt.jsonl")
 
 
+def test_times_and_heads_of_a_scored_file_are_numbers_before_anything_is_said(tmp_path):
+    asked = {"q": speak.Moments(0.0, 9.0, ((2.0, 3.0, 4.0),), "now")}
+    rows = [{"relevance_score": k / 4} for k in range(4)]
+    for change, said in (({"time": "1"}, "time 1 is '1', not a number"), ({"time": 0.0}, "time 1 is not after the one before it")):
+        changed = [{"time": float(k), **row, **(change if k == 1 else {})} for k, row in enumerate(rows)]
+        (tmp_path / "p.json").write_text(json.dumps([{"question_id": "q", "debug_data": changed}]))
+        with pytest.raises(UserError, match=said):
+            speak.read_streams(tmp_path / "p.json", asked)
+    (tmp_path / "p.json").write_text(json.dumps([{"question_id": "q", "frame_fps": 2.0, "debug_data": rows}]))
+    streams = speak.read_streams(tmp_path / "p.json", asked)
+    assert [row["time"] for row in streams["q"][0][1]] == [0.5, 1.0, 1.5]  # by frame_fps; 0 s is when the question is asked
+    speak.check_scored(streams, ("relevance_score",))
+    with pytest.raises(UserError, match="uncertainty_score 0 is null"):
+        speak.check_scored(streams, ("uncertainty_score",))
+
+
 # ---- flags ----
 
 
@@ -222,7 +240,7 @@ def test_a_grid_without_end_is_refused_at_once():
     with pytest.raises(argparse.ArgumentTypeError, match="1 to 1000"):
         grid_search.grid_values("0:1:1000000000")
     with pytest.raises(UserError, match="1,000,000,000 combinations"):
-        grid_search.combinations({**dict.fromkeys(grid_search.PARAMETERS, range(1000)), "alpha": [1]})
+        grid_search.combinations({**dict.fromkeys(NAMES, range(1000)), "alpha": [1]})
 
 
 # ---- nothing is lost ----

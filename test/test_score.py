@@ -381,7 +381,8 @@ def test_the_video_backend_is_that_of_the_flag(model_flags, tvsum, tmp_path, mon
     score.main([*model_flags, "--video", video, *limits, *backend, "--output", str(tmp_path / "one.json")])
     score.main([*model_flags, *dataset, *limits, *backend, "--output", str(tmp_path / "all.json")])
     assert used == ["decord"] * 2
-    ablate.main([*model_flags, *dataset, *limits, *backend, "--study", "corruption", "--output", str(tmp_path / "ablation")])
+    spread = ["--frame_fps", "0", *limits]  # numbers are of whole videos
+    ablate.main([*model_flags, *dataset, *spread, *backend, "--study", "corruption", "--output", str(tmp_path / "ablation")])
     cli.run(["highlights", video, "--query", "q", *limits, *backend, *model_flags, "--no_reel", "--output", str(tmp_path / "highlights")])
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))  # nobody types a question
     cli.run(["watch", str(next(tvsum.rglob("*.mp4"))), "--query", "q", *backend, *model_flags])

@@ -4,12 +4,14 @@ without a byte order mark, also gzipped; what cannot be read is one sentence."""
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import gzip
 import io
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import zlib
@@ -33,15 +35,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     stream = is_stream(path)
     target = path if stream else Path(os.path.realpath(path))
+    # the name is known before the file is there: whatever ends the command, it is taken away
+    folder = Path(tempfile.gettempdir()) if stream else target.parent
+    temporary = folder / f".{path.stem}.{secrets.token_hex(4)}{path.suffix}"
     try:
-        if not stream:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=None if stream else target.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another output path or free the disk.") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
         if stream:
             with temporary.open("rb") as content, target.open("wb") as out:
@@ -54,7 +53,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another output path or free the disk.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def is_stream(path: str | os.PathLike) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from aha.core.flags import check_outputs, finite
+from aha.core.fusion import Fusion
 from aha.core.prediction import Prediction, keyed, read_predictions, write_predictions
 from aha.errors import UserError, run_command
 from aha.eval.proactive import Moments, moments
@@ -33,6 +34,7 @@ GAP = 5.0  # seconds between two replies
 HOLD_FRAMES = 3  # that policy hold waits at most
 REPLIES_PER_MINUTE = 2.0  # of policy budget, where no number is given
 LEVELS = 200  # values that are tried
+NO_HEAD = Fusion(beta=0.0)
 Stream = tuple[Moments, list[dict[str, float]]]  # a question and its frames' rows
 
 
@@ -43,11 +45,21 @@ def read_streams(path: str | Path, asked: Mapping[str, Moments]) -> dict[str, tu
         one = asked.get(key)
         if one is None:
             continue
-        rows = [row for row in prediction.rows() if one.start < row.get("time", np.nan) <= one.end]
-        found[key] = (one, rows), prediction
+        times, _ = prediction.timed_scores(NO_HEAD)  # checked
+        rows = prediction.rows()
+        if any("time" not in row for row in rows):  # then frame_fps says them
+            rows = [{**row, "time": time} for row, time in zip(rows, times.tolist())]
+        found[key] = (one, [row for row in rows if one.start < row["time"] <= one.end]), prediction
     if not found:
         raise UserError(f"{path} scores none of the {len(asked)} questions; elements are found by question_id.")
     return found
+
+
+def check_scored(streams: Mapping[str, tuple[Stream, Prediction]], heads: tuple[str, ...]) -> None:
+    """Raises UserError where a frame lacks one of the heads, or has no number there."""
+    for _, prediction in streams.values():
+        for head in heads:
+            prediction.head(head)
 
 
 def make(policy: str, value: float, heads: tuple[str, ...], variance: float = 0.0) -> Any:
@@ -182,9 +194,14 @@ def main(argv: list[str]) -> None:
     if args.fit and Path(args.fit_annotations).resolve() == Path(args.annotations).resolve():
         raise UserError("--fit_annotations is the test set itself; fit on another set, or say so with --oracle.")
     streams = read_streams(args.predictions, moments(args.benchmark, args.annotations))
+    if args.policy != "never":
+        check_scored(streams, heads)
+    if not args.alarms_per_minute >= 0:
+        raise UserError(f"--alarms_per_minute {args.alarms_per_minute:g}: give a number from 0 on.")
     fitted_on = None
     if args.fit:
         dev = read_streams(args.fit, moments(args.benchmark, args.fit_annotations))
+        check_scored(dev, heads)
         fitted_on = args.fit, [stream for stream, _ in dev.values()]
     found, said = speak(streams, args.policy, heads, fitted_on, args.oracle, args.alarms_per_minute, args.seed)
     write_predictions(args.output, found)
