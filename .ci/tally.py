@@ -29,7 +29,9 @@ def read(report: Path) -> tuple[set[Test], dict[Test, str], dict[Test, str]]:
         if wrong := [outcomes[tag] for tag in ("failure", "error") if tag in outcomes]:
             failed[test] = wrong[0].get("message", "").split("\n")[0]
         elif "skipped" in outcomes and outcomes["skipped"].get("type") != "pytest.xfail":
-            skipped[test] = outcomes["skipped"].get("message", "")
+            # of a whole module pytest writes a tuple with the reason at its end
+            module_reason = re.search(r"Skipped: (.*)['\"]\)$", outcomes["skipped"].text or "", re.S) if not module else None
+            skipped[test] = module_reason[1] if module_reason else outcomes["skipped"].get("message", "")
         else:
             passed.add(test)
     return passed, failed, skipped

@@ -53,6 +53,10 @@ def skip(reason: str) -> str:
     return f'<skipped type="pytest.skip" message="{reason}">somewhere</skipped>'
 
 
+def module_skip(module: str, reason: str) -> str:
+    return case("", module, f"<skipped message=\"collection skipped\">('/a/test_x.py', 17, 'Skipped: {reason}')</skipped>")
+
+
 def write_part(folder: Path, part: str, code: int, seconds: int, log: str, *cases: str) -> None:
     (folder / f"{part}.log").write_text(log)
     if cases:
@@ -70,7 +74,7 @@ def test_the_sum_counts_each_test_once_and_names_what_nobody_ran(tmp_path):
     write_part(
         tmp_path, "light", 0, 90, "3 passed, 4 skipped",
         case("test.test_a", "test_one"), case("test.test_a", "test_two", skip("no Java")), case("test.test_g", "test_card[0]", skip("needs a GPU")),
-        case("test.test_g", "test_card[1]", skip("needs a GPU")), case("", "test.test_ray", skip("no ray")), case("", "test.test_gone", skip("no gone")),
+        case("test.test_g", "test_card[1]", skip("needs a GPU")), module_skip("test.test_ray", "no ray"), module_skip("test.test_gone", "no gone"),
         case("test.test_a", "test_known", '<skipped type="pytest.xfail" message="known" />'),
     )  # fmt: skip
     write_part(tmp_path, "types", 0, 30, "Success\n1 passed\n")
