@@ -33,6 +33,7 @@ from aha.training.logs import drop_after
 from aha.training.model import base_name
 from aha.training.optimizer import LowMemoryAdamW, stochastic_bfloat16, update
 from aha.training.spare import HostEmbedding, embeddings_on_host, inputs_on_host
+from aha.training.trainer import without_compiler
 
 # ---- order of batches ----
 
@@ -175,6 +176,18 @@ def test_readers_go_on_in_the_middle_of_an_epoch_and_begin_anew_where_one_was_le
     assert numbers_of(first, 2)[0] == list(batches)[:2]  # and then an epoch that ends early
     batches.set_epoch(1)
     assert numbers_of(iter(readers), len(batches))[0] == list(batches)
+
+
+def test_the_compiler_is_left_out_for_a_while_only(monkeypatch):
+    for before in (None, "0"):
+        monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+        if before is not None:
+            monkeypatch.setenv("TORCHDYNAMO_DISABLE", before)
+        with pytest.raises(UserError), without_compiler():
+            function = torch.compile(lambda x: x + 1)
+            assert function(torch.ones(1)) == 2 and os.environ["TORCHDYNAMO_DISABLE"] == "1"
+            raise UserError("ends here")
+        assert os.environ.get("TORCHDYNAMO_DISABLE") == before
 
 
 # ---- logs and checkpoints on disk ----

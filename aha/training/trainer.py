@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +54,22 @@ def out_of_memory(inputs: dict[str, Any], said: str) -> str:
         "--low_memory_optimizer True or --load_in_4bit True; a lower --max_memory leaves more room beside the run. The same command goes "
         "on from the last checkpoint."
     )
+
+
+@contextlib.contextmanager
+def without_compiler() -> Iterator[None]:
+    """torch.compile does nothing in here. DeepSpeed decorates a function with it, of an optimizer that is not used here, and that alone
+    loads the whole compiler: a second of each process of a run that compiles nothing."""
+    name = "TORCHDYNAMO_DISABLE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 class MicroBatches:
@@ -360,7 +377,9 @@ class AhaTrainer(Trainer):
         checkpoint.save_weights(self, output_dir or self.args.output_dir)
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        compiles = self.args.chosen.compile_layers or self.args.chosen.low_memory_optimizer
+        with contextlib.nullcontext() if compiles else without_compiler():
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             checkpoint.load_training_state(self, resume_from_checkpoint)
         if self.deepspeed is not None:
