@@ -1,6 +1,7 @@
 """Parts of the trainer on their own: order of batches, logs, optimizer, 4-bit weights, compiled layers, merging, model card."""
 
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -176,6 +177,44 @@ def test_readers_go_on_in_the_middle_of_an_epoch_and_begin_anew_where_one_was_le
     assert numbers_of(first, 2)[0] == list(batches)[:2]  # and then an epoch that ends early
     batches.set_epoch(1)
     assert numbers_of(iter(readers), len(batches))[0] == list(batches)
+
+
+class Leftover:
+    """Garbage of the parent that says in whose process it was collected."""
+
+    collected_by = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __init__(self):
+        self.cycle = self
+
+    def __del__(self):
+        if os.getpid() != PARENT:
+            self.collected_by.fill_(os.getpid())
+
+
+PARENT = os.getpid()
+
+
+class Collecting(Numbers):
+    def __getitem__(self, number):
+        gc.collect()
+        return number, os.getpid()
+
+
+def test_readers_do_not_collect_what_their_parent_left():
+    """Freeing PyAV's decoders in a forked process waits for ever for threads that are not there."""
+    batches = RankBatches(4, batch_size=1, rank=0, world_size=1, seed=0)
+    made = Readers(Collecting(4), batches, num_workers=1, collate_fn=list)
+    gc.disable()
+    try:
+        Leftover()
+        numbers_of(iter(skip_first_batches(made, 1)), 3)
+        Leftover()
+        numbers_of(iter(made), 4)
+    finally:
+        gc.enable()
+        made.close()
+    assert Leftover.collected_by == 0
 
 
 def test_the_compiler_is_left_out_for_a_while_only(monkeypatch):

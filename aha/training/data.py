@@ -5,6 +5,7 @@ Shapes: F frames of a sample, P patches, C tower width, T tokens.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -133,6 +134,11 @@ class TrainingSet(Dataset):
             return {"sample_id": self.mixture.sources[source].samples[sample].sample_id, "broken": str(error)}
 
 
+def leave_inherited(worker: int) -> None:
+    """A process that reads must not collect what its parent left: freeing a video decoder waits for threads that are not forked with it."""
+    gc.freeze()
+
+
 class Readers(DataLoader):
     """torch's loader, whose processes read on into the next epoch while this one's last batches are computed. torch starts them anew for
     every epoch, and its first step then waits for the first video to be read.
@@ -141,6 +147,7 @@ class Readers(DataLoader):
     """
 
     def __init__(self, dataset: TrainingSet, batches: RankBatches, **settings: Any):
+        settings["worker_init_fn"] = leave_inherited
         super().__init__(dataset, batch_sampler=batches, **settings)
         self.batches, self.settings = batches, settings
         self.ahead: Iterator[dict[str, Any]] | None = None  # the batches of this epoch and of all later ones
@@ -153,6 +160,7 @@ class Readers(DataLoader):
         epoch = self.batches.epoch
         if self.due != epoch:
             self.close()
+            gc.collect()  # here, where a decoder's threads are
             generator = torch.Generator().manual_seed(seed)
             self.ahead = iter(DataLoader(self.dataset, batch_sampler=self.batches.onwards(), generator=generator, **self.settings))
         self.due = None
