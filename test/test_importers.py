@@ -150,7 +150,7 @@ def test_no_score_is_rounded_or_lost(tmp_path_factory, table):
         ("{}", "pgl-sum", "holds no scores"),
         ('{"video_3": [1, 2, 3]}', "pgl-sum", "video_3 is not in"),
         ('{"video_1": [1]}', "csta", "1 scores for 3 picks"),
-        ('{"video_1": [1, null, 2]}', "csta", "score 1 is not finite"),
+        ('{"video_1": [1, null, 2]}', "csta", "no list of numbers"),
         ('{"video_1": ["a"]}', "csta", "no list of numbers"),
         ("[1]", "triplesumm", "is no object"),
         ('{"qid": 1, "vid": "a"}', "lighthouse", "neither pred_saliency_scores"),

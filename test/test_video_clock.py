@@ -275,8 +275,10 @@ def test_held_samples_are_placed_by_their_time():
     prediction = Prediction.of_scores("v", "q", 10.0, 1.0, frames, score_rows(times, [0.5] * 5, [0.1, 0.2, 0.3, 0.4, 0.5], None))
     placed, scores = place(prediction.samples(Fusion()), video)
     assert placed.tolist() == [0, 25, 50, 75, 249] and scores.tolist() == [0.1, 0.2, 0.3, 0.4, 0.5]
-    straight = Prediction.of_scores("v", "q", 10.0, 1.0, [0, 26, 51], score_rows([0.0, 1.0, 2.0], [0.5] * 3, [0.1, 0.2, 0.3], None))
-    assert place(straight.samples(Fusion()), video)[0].tolist() == [0, 26, 51]  # else the frame numbers count, as before
+    straight = Prediction.of_scores(
+        "v", "q", 10.0, 1.0, [0, 26, 51, 240], score_rows([0.0, 1.0, 2.0, 9.5], [0.5] * 4, [0.1, 0.2, 0.3, 0.4], None)
+    )
+    assert place(straight.samples(Fusion()), video)[0].tolist() == [0, 26, 51, 240]  # else the frame numbers count, as before
     for record in ({**prediction.record, "true_frames_list": [0, 25, 24, 25, 26]},
                    {"video_uuid": "v", "frames": [0, 25, 25], "scores": [0.1, 0.2, 0.3]},
                    {**prediction.record, "frame_fps": None, "debug_data": [{"relevance_score": 0.1}] * 5}):  # fmt: skip
