@@ -38,7 +38,9 @@ def test_three_videos_lost_and_one_changed(scored, capsys):
     changed = bytearray((scored / "videos/v3.mp4").read_bytes())
     changed[-1] ^= 1
     (scored / "videos/v3.mp4").write_bytes(changed)
-    manifest.main(["--check", str(scored / "m.json"), "--videos", str(scored / "videos")])
+    with pytest.raises(SystemExit) as ended:
+        manifest.main(["--check", str(scored / "m.json"), "--videos", str(scored / "videos")])
+    assert ended.value.code == 1
     said = capsys.readouterr().out
     assert "v0: gone" in said and "v3: another file: the same size" in said and "1 of 5 videos are there as they were scored" in said
     again = manifest.make_manifest([scored / "a.json"], scored / "videos")

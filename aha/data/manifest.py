@@ -1,7 +1,7 @@
 """What was scored, so that two results can be compared after videos have vanished: ids, sizes, hashes and durations.
 
     aha data manifest --predictions A.json B.json --videos datasets/hisum/videos --output manifest.json
-    python -m aha.data.manifest --check manifest.json --videos datasets/hisum/videos        # which of them are still there, unchanged
+    python -m aha.data.manifest --check manifest.json --videos datasets/hisum/videos    # which are there unchanged; exit code 1: not all
 
 A manifest is {"videos": {id: {"file", "size": bytes, "sha256", "duration": seconds}}, "missing": {id: why}, "predictions": [files]}.
 `python -m aha.eval.NAME --compare A.json B.json` compares on the videos that all files score and says how many are left.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def main(argv: list[str]) -> None:
         for video_id, why in changed.items():
             print(f"  {video_id}: {why}")
         print(f"{len(listed) - len(changed)} of {len(listed)} videos are there as they were scored")
+        if changed:  # as sha256sum -c does
+            sys.exit(1)
         return
     if args.output is None:
         parser.error("--predictions needs --output")
