@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from aha.core.memory import peak_mib
 from aha.errors import UserError
 from aha.video.reader import read_video
 
@@ -54,7 +54,7 @@ def read_once(path: str, backend: str, threads: int) -> dict[str, float]:
     return {
         "wall_s": time.perf_counter() - wall,
         "cpu_s": time.process_time() - cpu,
-        "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_MB": peak_mib(),
         "frames": len(frames.frame_indices),
     }
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import resource
 import time
 from typing import Any
 
@@ -18,6 +17,7 @@ from load_checkpoint import IMAGE_TOKEN, SIZES, synchronize, vision_of
 from torch import nn
 
 from aha.conversation import load_tokenizer
+from aha.core.memory import peak_mib
 from aha.models import AhaConfig, AhaModel
 from aha.models.model import FrameScores
 from aha.scoring.model_choice import DEMO_BASE
@@ -110,7 +110,7 @@ def environment(args: argparse.Namespace, device: torch.device) -> dict[str, Any
     return {
         "size": args.size, "torch": torch.__version__, "compiled": not args.no_compile,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "host_peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "host_peak_gib": round(peak_mib() / 1024, 2),
     }  # fmt: skip
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
-import resource
 import shutil
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from paths import shared_fixture
 
+from aha.core.memory import peak_mib
 from aha.errors import UserError
 from aha.models import AhaModel
 from aha.streaming.session import tokenizer_of
@@ -181,7 +181,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=120, help="seconds for one run; longer is a hang")
     args = parser.parse_args()
     outcomes = run_all(args.runs, args.seed, args.limit, lambda line: print(line, flush=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    peak = round(peak_mib())
     print(f"{args.runs} runs, seed {args.seed}: {dict(outcomes)}; memory peak {peak} MiB")
     return 1 if outcomes["BAD"] else 0
 

@@ -14,7 +14,6 @@ import io
 import json
 import os
 import random
-import resource
 import signal
 import tempfile
 from collections import Counter
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from eval_data import write_hisum, write_mat, write_predictions, write_tvsum
 
+from aha.core.memory import peak_mib
 from aha.errors import UserError
 
 SECONDS = 120  # a case that takes longer counts as a hang
@@ -274,5 +274,5 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     found = run_cases(arguments.runs, arguments.seed)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peak = round(peak_mib())
     print(json.dumps({**found, "tracebacks": 0, "hangs": 0, "peak_MB": peak}))  # a traceback or a hang has ended the run before

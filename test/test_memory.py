@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import llava_next.memory
@@ -57,3 +58,10 @@ def test_no_memory_in_the_middle_is_one_sentence(main, monkeypatch, capsys):
         run_command(main)
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.count("\n") == 1 and "memory is not enough (" in error and "--weights 8bit" in error
+
+
+def test_the_peak_of_memory_is_this_programs_own():
+    large = np.ones(400 << 20, np.uint8)
+    code = "from aha.core.memory import peak_mib; before = peak_mib(); large = b'1' * (200 << 20); print(before, peak_mib())"
+    before, after = map(float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert len(large) >> 20 == 400 and before < 200 <= after < 400

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from pathlib import Path
 
 M_ARENA_MAX = -8  # malloc.h of glibc
 ARENAS = 4
@@ -22,6 +23,17 @@ def keep_for_good() -> None:
     torch)."""
     gc.collect()
     gc.freeze()
+
+
+def peak_mib() -> float:
+    """The most memory that this program has had. The system's own ru_maxrss begins with what the process had before it became this program:
+    a small one that is started by a large one would count as large."""
+    if sys.platform == "linux":
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    import resource  # not there on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def give_memory_back() -> None:
