@@ -170,20 +170,20 @@ def cure_of(path: str | os.PathLike) -> str:
     return f"it is {packed[head[:2]]}; unpack it first" if head[:2] in packed else "check that this is the right file"
 
 
-def read_json(path: str | os.PathLike, what: str, of_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Read a JSON file; `what` names it in the error (e.g. "dataset config"); of_pairs makes an object of its (name, value) pairs. Raises
-    UserError if missing or malformed, and without of_pairs for an object that holds a name twice, of which JSON would take the last."""
+def read_json(path: str | os.PathLike, what: str, twice: Callable[[str], str] | None = None) -> Any:
+    """Read a JSON file; `what` names it in the error (e.g. "dataset config"). Raises UserError if missing or malformed, and for an object
+    that holds a name twice, of which JSON would take the last; twice: its sentence of the name."""
     where = f"{what} {path}"
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"{where} holds {twice[:80]!r} twice in one object; keep one of the two.")
+            name = next(name for name in names if names.count(name) > 1)
+            raise UserError(twice(name) if twice else f"{where} holds {name[:80]!r} twice in one object; keep one of the two.")
         return found
 
-    return parse_json(read_text(path, what), where, of_pairs or once)
+    return parse_json(read_text(path, what), where, once)
 
 
 def parse_json(text: str, where: str, of_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

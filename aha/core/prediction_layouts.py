@@ -110,17 +110,7 @@ def _parse(text: str, path: Path, line_number: int) -> Any:
 
 def _document(path: Path) -> Iterator[Element]:
     """A file that is one JSON value: a list of elements, one element, or a short form."""
-
-    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """An object; JSON itself would keep the last of two equal names."""
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"{path}: {twice} is predicted twice; keep one prediction for each video.")
-        return found
-
-    document = read_json(path, "prediction file", checked)
+    document = read_json(path, "prediction file", lambda name: f"{path}: {name} is predicted twice; keep one prediction for each video.")
     if isinstance(document, list):
         for index, entry in enumerate(document):
             yield _element(entry, f"{path}, element {index}")
