@@ -60,18 +60,22 @@ class HostOnly:
         watch.overlaps = True
         features = torch.randn(256, width, generator=torch.Generator().manual_seed(0))
         for graph in watch.engine.graphs:
-            graph.features_host = torch.zeros(graph.size, width)
+            graph.features_BH = torch.zeros(graph.size, width)
+            for host in graph.hosts:
+                host.features = torch.zeros(graph.size, width)
             graph.look, graph.attend = lambda: None, functools.partial(self.launched, graph, features)
-            graph.both, graph.collect = graph.attend, functools.partial(self.collected, graph.collect)
+            graph.both = graph.attend
+        watch.engine.collect = functools.partial(self.collected, watch.engine.collect)
 
     def launched(self, graph, features: torch.Tensor) -> None:
         self.gaps.append(time.thread_time() - self.there)
-        graph.scores_host.uniform_(0, 0.15)  # calm: segments are long, and the windows of the change test full
-        graph.features_host.copy_(features[torch.randint(256, (graph.size,))])
+        graph.scores.uniform_(0, 0.15)  # calm: segments are long, and the windows of the change test full
+        graph.features_BH.copy_(features[torch.randint(256, (graph.size,))])
 
     def collected(self, collect):
+        scores = collect()
         self.there = time.thread_time()
-        return collect()
+        return scores
 
 
 def main() -> int:

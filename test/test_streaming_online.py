@@ -63,10 +63,11 @@ def test_looking_ahead_changes_no_score(frames):
     engine = OnlineEngine(model, window=WINDOW, max_streams=2, tokenizer=tokenizer)
     first, second = engine.open("q0"), engine.open("q1")
     offline = [open_session(query=f"q{n}", cache="dynamic_sink", window=WINDOW) for n in range(2)]
+    frames = list(frames)  # a frame is known again as the same object
     calls = [([0], [1]), ([1], [2]), ([3], [4]), ([4, 5], [6, 7]), ([6, 7], [8]), ([8], []), ([0, 1], [2, 3]), ([3, 2], [])]
     for now, later in calls:
         sessions = [first, second][: len(now)]
-        got = engine.push(sessions, [frames[k] for k in now], [frames[k] for k in later])
+        got = engine.push(sessions, [frames[k] for k in now], [[frames[k] for k in later]])
         expected = joined([session.push(frames[k]) for session, k in zip(offline, now)])
         assert difference(got, expected) < 1e-4, (now, later)
 
@@ -79,13 +80,40 @@ def test_a_push_is_a_launch_and_a_collect(frames):
         [open_session(query=f"q{n}", cache="dynamic_sink", window=WINDOW) for n in range(2)],
     )
     for k in range(3):
-        engine.launch(halves, [frames[k], frames[k + 1]], [frames[k + 1], frames[k + 2]])
+        engine.launch(halves, [frames[k], frames[k + 1]], [[frames[k + 1], frames[k + 2]]])
         with pytest.raises(RuntimeError, match="collect their scores"):
             engine.launch(halves, [frames[k], frames[k]])
         expected = joined([session.push(frames[k + n]) for n, session in enumerate(offline)])
         assert difference(engine.collect(), expected) < 1e-4 and engine.features_BH.shape[0] == 2
     with pytest.raises(RuntimeError, match="launch some first"):
         engine.collect()
+
+
+def test_one_stream_may_be_two_frames_ahead(frames, monkeypatch):
+    """As on a GPU: the tower looks at two frames at once, and a step is launched before the last one's scores are there. No score changes,
+    also where another frame comes than was known, or none was."""
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, tokenizer=tokenizer, depth=2)
+    online, offline = engine.open("q0"), open_session(query="q0", cache="dynamic_sink", window=WINDOW)
+    frames, looked = list(frames), []
+    embed = model.visual_embed
+
+    def counted(frames_NCHW):
+        looked.append(len(frames_NCHW))
+        return embed(frames_NCHW)
+
+    monkeypatch.setattr(model, "visual_embed", counted)
+    calls = ((0, [1, 2]), (1, [2, 3]), (2, [3, 4]), (3, [4]), (4, [5]), (5, []), (7, [8, 1]), (8, [2]), (2, [3, 4]), (5, [6, 7]), (6, []), (7, []))  # fmt: skip
+    expected = [offline.push(frames[k]) for k, _ in calls]
+    looked.clear()
+    got = []
+    for k, later in calls:
+        engine.launch([online], [frames[k]], [[frames[n]] for n in later])
+        if engine.under_way == 2:
+            got.append(engine.collect())
+    got.append(engine.collect())
+    assert all(difference(a, b) < 1e-4 for a, b in zip(got, expected, strict=True))
+    assert looked == [1, 2, 2, 2, 1, 2, 2, 2, 1, 2]  # one: of the first frame, of 7 after 5, and of 5, which nobody announced
 
 
 def test_a_batch_fills_a_captured_step(frames):

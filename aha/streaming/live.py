@@ -12,6 +12,7 @@ is scored is never older than the queue is long, and a stream that is too fast d
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -68,6 +69,10 @@ class Waiting(Generic[Item]):
     def add_notice(self, notice: Item) -> None:
         self._items.append((notice, False))
 
+    def first(self, count: int) -> list[Item]:
+        """The oldest, at most `count`; they stay."""
+        return [item for item, _ in itertools.islice(self._items, count)]
+
     def take(self) -> Item:
         item, is_frame = self._items.popleft()
         self.frames -= is_frame
@@ -118,7 +123,7 @@ class LiveStreams:
         self.engine, self.max_waiting = engine, max_waiting
         self.streams: dict[int, _Stream] = {}
         self.lock = threading.Lock()
-        self._taken: list[tuple[Session, Offered, int]] = []  # what is in the engine
+        self._taken: deque[list[tuple[Session, Offered, int]]] = deque()  # what is in the engine
 
     def offer(self, session: Session, frame: np.ndarray | Tensor, time_s: float) -> bool:
         """A new frame of a stream (uint8 [3, S, S]; seconds of the stream). False where an older one had to be dropped for it."""
@@ -147,21 +152,33 @@ class LiveStreams:
         self.launch()
         return self.collect()
 
+    @property
+    def full(self) -> bool:
+        """Whether scores must be collected before the next launch."""
+        return len(self._taken) == self.engine.depth
+
     def launch(self) -> bool:
-        """Give one batch of waiting frames to the engine. False: none waits. `collect` must come before the next."""
+        """Give one batch of waiting frames to the engine, which is not `full`. False: none waits."""
         with self.lock:
             taken = [stream.take() for stream in self._ready()]
-            upcoming = [stream.waiting.oldest.frame for stream in self._ready()]
+            upcoming = self._upcoming()
         if taken:
             self.engine.launch([session for session, _, _ in taken], [offered.frame for _, offered, _ in taken], upcoming)
-            self._taken = taken
+            self._taken.append(taken)
         return bool(taken)
 
+    def _upcoming(self) -> list[list[np.ndarray | Tensor]]:
+        """The batches after the one that was taken, as far as they are known."""
+        ready = self._ready()
+        if len(ready) == 1:
+            return [[offered.frame] for offered in ready[0].waiting.first(self.engine.depth)]
+        return [[stream.waiting.oldest.frame for stream in ready]] if ready else []
+
     def collect(self) -> list[LiveScores]:
-        """The scores of what was launched; an empty list where nothing was."""
-        taken, self._taken = self._taken, []
-        if not taken:
+        """The scores of the oldest launch; an empty list where nothing was launched."""
+        if not self._taken:
             return []
+        taken = self._taken.popleft()
         scores = self.engine.collect()
         now = time.perf_counter()
         return [

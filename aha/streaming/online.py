@@ -9,14 +9,19 @@
 
 All shapes are fixed: a pool of key-value slots, `window` slots read by each stream, buffers for frames and slot numbers. On a GPU each
 size of batch (1, 2, 4, ... streams) is captured once as CUDA graphs, before the first frame, and replayed; the only wait is for the
-scores. Where the next frames are there already, the vision tower looks at them beside the decoder. Elsewhere the same step runs without
-graphs. The scores are those of the other engines.
+scores. Where the next frames are there already, the vision tower looks at them beside the decoder. One stream alone gets more: the tower
+looks at two of its frames at once, because two cost a GPU little more than one, and its next step may be given to the GPU before the last
+one's scores are there, so that the GPU never waits for Python. Elsewhere the same step runs without graphs. The scores are those of the
+other engines.
 
-Shapes: B streams of a batch (padded to a captured size), T tokens of a frame, W window, D head width.
+Shapes: B streams of a batch (padded to a captured size), A batches that the tower looks at together, K or T tokens of a frame, W window,
+D head width, H decoder width.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,13 +30,26 @@ import torch
 from torch import Tensor
 
 from aha.models.model import FrameScores, WithHeads
-from aha.streaming.caches import DEFAULT_WINDOW
+from aha.streaming.caches import DEFAULT_WINDOW, Block
 from aha.streaming.decoder import ALIGNMENT, Decoder, Plan
 from aha.streaming.pool import KVPool
 from aha.streaming.session import SLACK, Session, tokenizer_of
 from aha.streaming.step import begin, check_each_once, end
 
 WARM_UP_RUNS = 3
+
+
+class _Host:
+    """The host's side of one step that is under way: what the device reads from it, and what it writes there."""
+
+    def __init__(self, graph: _Graph):
+        pinned, (frames, slots) = graph.on_gpu, (graph.frames, graph.slots)
+        self.frames = torch.zeros(frames.shape, dtype=frames.dtype, pin_memory=pinned)
+        self.slots = torch.zeros(slots.shape, dtype=slots.dtype, pin_memory=pinned)
+        self.write, self.read, self.position = (part.numpy() for part in graph.parts(self.slots))
+        self.scores = torch.zeros(graph.scores.shape, pin_memory=pinned)
+        self.features = torch.zeros(graph.features_BH.shape, pin_memory=pinned)
+        self.there = torch.cuda.Event() if pinned else None
 
 
 class _Graph:
@@ -43,26 +61,21 @@ class _Graph:
     """
 
     def __init__(self, engine: OnlineEngine, size: int):
-        device, window = engine.decoder.device, engine.window
+        device, hidden = engine.decoder.device, engine.model.config.hidden_size
         side, tokens = engine.model.config.frame.side, engine.tokens
-        self.engine, self.size = engine, size
-        pinned = device.type == "cuda"
-
-        def buffer(*shape: int, dtype: torch.dtype = torch.int64) -> tuple[Tensor, Tensor]:
-            """(on the host, on the device)"""
-            return torch.zeros(shape, dtype=dtype, pin_memory=pinned), torch.zeros(shape, dtype=dtype, device=device)
-
-        self.frames = buffer(size, 3, side, side, dtype=torch.uint8)
+        self.engine, self.size, self.ahead, self.on_gpu = engine, size, engine.depth, device.type == "cuda"
+        self.frames = torch.zeros(self.ahead * size, 3, side, side, dtype=torch.uint8, device=device)
         # for each stream: slots to write, slots to read, position of the first token
-        self.slots = buffer(size, tokens + window + 1)
-        self.write, self.read, self.position = (part.numpy() for part in self._parts(self.slots[0]))
-        self.write[:] = engine.scratch.reshape(-1, tokens)[:size]
-        self.scores_host = torch.zeros(len(engine.heads), size, pin_memory=pinned)
-        self.features_host = torch.zeros(size, engine.model.config.hidden_size, pin_memory=pinned)
-        self.tokens_BKH = torch.zeros(size, tokens, engine.model.config.hidden_size, dtype=engine.model.decoder_dtype, device=device)
-        self.held: list[np.ndarray | Tensor] = []  # the frames whose tokens these are
+        self.slots = torch.zeros(size, tokens + engine.window + 1, dtype=torch.int64, device=device)
+        self.parts(self.slots)[0][:] = torch.from_numpy(engine.scratch.reshape(-1, tokens)[:size])
+        # of the batch in hand, and of those after it
+        self.tokens_ABKH = torch.zeros(self.ahead, size, tokens, hidden, dtype=engine.model.decoder_dtype, device=device)
+        self.scores = torch.zeros(len(engine.heads), size, device=device)
+        self.features_BH = torch.zeros(size, hidden, device=device)
+        self.hosts = deque(_Host(self) for _ in range(engine.depth))
+        self.held: list[Sequence[np.ndarray | Tensor]] = []  # the batches whose tokens these are
         self.look, self.attend, self.both = self._look, self._attend, self._both
-        if pinned:
+        if self.on_gpu:
             self.side = torch.cuda.Stream()
             self.look, self.attend, self.both = (self._captured(part) for part in (self._look, self._attend, self._both))
 
@@ -78,42 +91,39 @@ class _Graph:
             part()
         return graph.replay
 
-    def _parts(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def parts(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         write, read, position = slots.split([self.engine.tokens, self.engine.window, 1], dim=1)
         return write, read, position[:, 0]
 
-    def _embedded(self) -> Tensor:
-        self.frames[1].copy_(self.frames[0], non_blocking=True)
-        return self.engine.model.visual_embed(self.frames[1])
-
     def _look(self) -> None:
-        """Host frames -> tokens."""
-        self.tokens_BKH.copy_(self._embedded())
+        """Frames of one batch -> tokens in hand."""
+        self.tokens_ABKH[0].copy_(self.engine.model.visual_embed(self.frames[: self.size]))
 
     def _attend(self) -> None:
-        """Tokens and host slots -> scores, and the mean token of each frame, on the host."""
-        self.slots[1].copy_(self.slots[0], non_blocking=True)
-        self.features_host.copy_(self.tokens_BKH.float().mean(1), non_blocking=True)
-        self.scores_host.copy_(self.compute(), non_blocking=True)
+        """Tokens in hand and slots -> scores, and the mean token of each frame; then the next tokens are in hand."""
+        self.features_BH.copy_(self.tokens_ABKH[0].float().mean(1))
+        self.scores.copy_(self.compute())
+        if self.ahead > 1:
+            self.tokens_ABKH[:-1].copy_(self.tokens_ABKH[1:].clone())
 
     def _both(self) -> None:
-        """`attend` for the tokens in hand; meanwhile `look` for the host frames, whose tokens then take their place."""
-        if not self.slots[1].is_cuda:
+        """`attend` for the tokens in hand; meanwhile the tower looks at all frames, whose tokens then take their place."""
+        if not self.on_gpu:
             self._attend()
-            return self._look()
+            self.tokens_ABKH.copy_(self.engine.model.visual_embed(self.frames).view_as(self.tokens_ABKH))
+            return
         current = torch.cuda.current_stream()
         self.side.wait_stream(current)
         with torch.cuda.stream(self.side):
-            ahead_BKH = self._embedded()
+            ahead_NKH = self.engine.model.visual_embed(self.frames)
         self._attend()
         current.wait_stream(self.side)
-        self.tokens_BKH.copy_(ahead_BKH)
-        return None
+        self.tokens_ABKH.copy_(ahead_NKH.view_as(self.tokens_ABKH))
 
     def compute(self) -> Tensor:
-        """Scores [heads, B] of the tokens and slots on the device."""
+        """Scores [heads, B] of the tokens in hand and the slots."""
         engine = self.engine
-        write, read, position = self._parts(self.slots[1])
+        write, read, position = self.parts(self.slots)
         keys = engine.cos[None, : engine.window], engine.sin[None, : engine.window]
         if engine.decoder.attend_slots is not None:
             plan = Plan(write.reshape(-1), read, None, None, *keys, None, position.contiguous())
@@ -121,48 +131,66 @@ class _Graph:
             position_BT = position[:, None] + engine.offsets
             mask = engine.decoder.causal_mask(position + engine.tokens, engine.tokens, engine.window)
             plan = Plan(write.reshape(-1), read, engine.cos[position_BT], engine.sin[position_BT], *keys, mask)
-        hidden_BTH = engine.decoder(self.tokens_BKH, engine.pool, plan)
+        hidden_BTH = engine.decoder(self.tokens_ABKH[0], engine.pool, plan)
         scores = engine.model.score(hidden_BTH[:, -1])._asdict()
         return torch.stack([scores[head] for head in engine.heads])
 
-    def load(self, frames: Sequence[np.ndarray | Tensor]) -> None:
-        """By numpy, in this thread: torch would wake a thread for each core to copy half a megabyte."""
-        pictures_BCHW = self.frames[0].numpy()
-        for n, frame in enumerate(frames):
-            pictures_BCHW[n] = frame if isinstance(frame, np.ndarray) else frame.numpy()
-
-    def holds(self, frames: Sequence[np.ndarray | Tensor]) -> bool:
-        return len(self.held) == len(frames) and all(one is other for one, other in zip(self.held, frames))
-
-    def launch(self, frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor]) -> None:
-        """`frames`, and what lies in the host slots, go through the model; the tower looks at `upcoming` too. A GPU is not waited for."""
-        if not self.holds(frames):
-            self.load(frames)
+    def launch(
+        self, blocks: Sequence[Block], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[Sequence[np.ndarray | Tensor]]
+    ) -> _Host:
+        """`frames` at these places go through the model; the tower looks at the batches `upcoming` too, as far as it can. A GPU is not
+        waited for: the scores will be where `collect` finds them."""
+        host = self.hosts[0]
+        self.hosts.rotate(-1)
+        for n, block in enumerate(blocks):
+            host.write[n], host.position[n] = block.write, block.new_position
+            host.read[n, : len(block.read)] = block.read
+        # the step is filled up with streams that write into scratch slots
+        host.write[len(blocks) :] = self.engine.scratch.reshape(-1, self.engine.tokens)[len(blocks) : self.size]
+        host.position[len(blocks) :] = 0
+        self.slots.copy_(host.slots, non_blocking=True)
+        if not self.held or not _same(self.held[0], frames):
+            self._load(host, [frames])
             self.look()
-            if upcoming and self.scores_host.is_pinned():  # the copy out of the host buffer must be done before it is filled again
+            self.held = []
+            if upcoming and self.on_gpu:  # the copy out of the host buffer must be done before it is filled again
                 torch.cuda.current_stream().synchronize()
-        if upcoming:
-            self.load(upcoming)
+        next_ones = self.held[1:]
+        if upcoming and not (next_ones and _same(next_ones[0], upcoming[0])):
+            next_ones = list(upcoming[: self.ahead])
+            self._load(host, next_ones)
             self.both()
         else:
             self.attend()
-        self.held = list(upcoming)
+        self.held = next_ones
+        host.scores.copy_(self.scores, non_blocking=True)
+        host.features.copy_(self.features_BH, non_blocking=True)
+        if host.there is not None:
+            host.there.record()
+        return host
 
-    def collect(self) -> tuple[Tensor, Tensor]:
-        """Scores [heads, B] and mean tokens [B, H] of what was launched, on the host, when they are there."""
-        if self.scores_host.is_pinned():
-            torch.cuda.current_stream().synchronize()
-        return self.scores_host.clone(), self.features_host.clone()
+    def _load(self, host: _Host, batches: Sequence[Sequence[np.ndarray | Tensor]]) -> None:
+        """By numpy, in this thread: torch would wake a thread for each core to copy half a megabyte."""
+        pictures_NCHW = host.frames.numpy()
+        for a, frames in enumerate(batches):
+            for n, frame in enumerate(frames):
+                pictures_NCHW[a * self.size + n] = frame if isinstance(frame, np.ndarray) else frame.numpy()
+        self.frames.copy_(host.frames, non_blocking=True)
+
+
+def _same(some: Sequence[np.ndarray | Tensor], others: Sequence[np.ndarray | Tensor]) -> bool:
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others))
 
 
 class OnlineEngine:
     """Streams of one model. window: tokens that a stream keeps at most (all streams alike). max_streams: open at the same time.
-    compiled: see Decoder; here the vision tower too. Memory: (window + 512) slots a stream, all taken at the start."""
+    compiled: see Decoder; here the vision tower too. depth: steps that may be under way, and batches that the tower looks at together; more
+    than one pays for one stream on a GPU, and is what that gets. Memory: (window + 512) slots a stream, all taken at the start."""
 
     @torch.inference_mode()
     def __init__(
         self, model: WithHeads, *, window: int = DEFAULT_WINDOW, max_streams: int = 1, tokenizer: Any = None, compiled: bool = False,
-        max_batch: int | None = None,
+        max_batch: int | None = None, depth: int | None = None,
     ):  # fmt: skip
         self.heads = list(model.config.heads)
         self.model, self.window = model, window + -window % ALIGNMENT
@@ -177,10 +205,11 @@ class OnlineEngine:
         cos, sin = self.decoder.rotary_table(torch.arange(self.window, device=self.decoder.device)[None])
         self.cos, self.sin = cos[0], sin[0]  # [W, 1, D]
         self.graph_memory = torch.cuda.graph_pool_handle() if self.decoder.device.type == "cuda" else None
+        self.depth = depth or (2 if self.works_alone and max_streams == 1 else 1)
         sizes = {self.max_batch, *(2**k for k in range(self.max_batch.bit_length()) if 2**k <= self.max_batch)}
         self.features_BH = torch.empty(0)  # on the host: the mean token of each frame of the last push, which tells pictures apart
         self.graphs = [_Graph(self, size) for size in sorted(sizes)]
-        self._launched: tuple[_Graph, Sequence[Session]] | None = None
+        self._launched: deque[tuple[_Host, Sequence[Session]]] = deque()
 
     @property
     def works_alone(self) -> bool:
@@ -196,12 +225,12 @@ class OnlineEngine:
 
     @torch.inference_mode()
     def push(
-        self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor] = ()
+        self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[Sequence[np.ndarray | Tensor]] = ()
     ) -> FrameScores:
         """One uint8 frame [3, S, S] (on the host) for each of several sessions -> scores [B] on the host, in their order.
 
-        upcoming: the frames of the next call, as far as they are known. Where both calls go into a step of one size, the vision tower looks
-        at them while the decoder works on `frames`. Should the next call bring others, they are looked at then.
+        upcoming: the frames of the next calls, as far as they are known. Where all go into a step of one size, the vision tower looks at
+        them while the decoder works on `frames`. Should the next call bring others, they are looked at then.
         """
         check_each_once(sessions, len(frames))
         if len(sessions) > self.max_batch:
@@ -216,34 +245,33 @@ class OnlineEngine:
 
     @torch.inference_mode()
     def launch(
-        self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[np.ndarray | Tensor] = ()
+        self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[Sequence[np.ndarray | Tensor]] = ()
     ) -> None:
-        """The first half of `push`, of at most max_batch sessions. Until `collect` nothing else may be done with them, nor pushed."""
-        if self._launched is not None:
+        """The first half of `push`, of at most max_batch sessions. Until `collect` nothing but the next of `depth`
+        launches may be done with them, nor pushed."""
+        if len(self._launched) == self.depth:
             raise RuntimeError("frames are in the engine; collect their scores first")
         feeds = begin(sessions, [1] * len(frames))
         graph = self._graph(len(feeds))
-        if not upcoming or len(upcoming) > self.max_batch or self._graph(len(upcoming)) is not graph:
-            upcoming = ()
-        for n, feed in enumerate(feeds):
-            graph.write[n], graph.position[n] = feed.block.write, feed.block.new_position
-            graph.read[n, : len(feed.block.read)] = feed.block.read
-        # the step is filled up with streams that write into scratch slots
-        graph.write[len(feeds) :] = self.scratch.reshape(-1, self.tokens)[len(feeds) : graph.size]
-        graph.position[len(feeds) :] = 0
-        graph.launch(frames, upcoming)
-        self._launched = graph, sessions
+        known = itertools.takewhile(lambda batch: 0 < len(batch) <= self.max_batch and self._graph(len(batch)) is graph, upcoming)
+        self._launched.append((graph.launch([feed.block for feed in feeds], frames, list(known)), sessions))
+
+    @property
+    def under_way(self) -> int:
+        """Launches whose scores were not collected."""
+        return len(self._launched)
 
     @torch.inference_mode()
     def collect(self) -> FrameScores:
-        """The second half: waits for the scores [B] of what was launched, on the host."""
-        if self._launched is None:
+        """The second half: waits for the scores [B] of the oldest launch, on the host."""
+        if not self._launched:
             raise RuntimeError("no frames are in the engine; launch some first")
-        (graph, sessions), self._launched = self._launched, None
-        scores, features_BH = graph.collect()
+        host, sessions = self._launched.popleft()
+        if host.there is not None:
+            host.there.synchronize()
         count = len(sessions)
-        self.features_BH = features_BH[:count]
-        values = FrameScores(**dict(zip(self.heads, scores[:, :count])))
+        self.features_BH = host.features[:count].clone()
+        values = FrameScores(**dict(zip(self.heads, host.scores[:, :count].clone())))
         end(sessions, [1] * count, values)
         return values
 

@@ -4,13 +4,13 @@
     watch.open(camera)
     watch.run(stopped, hear)            # until every source has ended
 
-Each camera has a reading thread (feed.py) and a stream for each of its queries. The loop hands at most AHEAD frames of a stream to the
-engine; the others wait in the feed of their camera, which drops its own oldest where it is live and too fast. So a stream that is behind
-costs no other one a frame, and one that is dead costs nothing.
+Each camera has a reading thread (feed.py) and a stream for each of its queries. The loop hands a few frames of a stream to the engine (the
+one in work and the next; two and two where one stream has a GPU for itself); the others wait in the feed of their camera, which drops its
+own oldest where it is live and too fast. So a stream that is behind costs no other one a frame, and one that is dead costs nothing.
 
-A GPU is never without work while frames wait: the next batch is launched as soon as the scores of the last are there, and what these
-decide (segments, highlights, receivers, disks) is worked out meanwhile. Without a GPU, or where the model may speak unasked and so change
-what comes next, each batch is heard before the next begins.
+A GPU is never without work while frames wait: the next batch is launched as soon as the scores of the last are there (one stream's next
+frame before that), and what these decide (segments, highlights, receivers, disks) is worked out meanwhile. Without a GPU, or where the
+model may speak unasked and so change what comes next, each batch is heard before the next begins.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from aha.watch.sources import Lost, Reconnected, Resumed, SourceFrame
 from aha.watch.state import Store
 from aha.watch.watcher import Watcher, WatchSettings
 
-AHEAD = 2  # frames of a stream that the engine may hold: the one in work and the next
 BEHIND_SECONDS = 2.0  # a frame that waited longer is worth an event ...
 BEHIND_EVERY = 5.0  # ... but not more often than this
 NOTICES = ("lost", "reconnected", "resumed", "silent", "heard", "behind", "status", "question")  # of a moment, not of a frame
@@ -77,10 +76,10 @@ class Stream:
 
 
 class Source:
-    """One camera: its feed and its streams."""
+    """One camera: its feed and its streams. room: frames of a stream that the engine may hold."""
 
-    def __init__(self, camera: Camera):
-        self.camera = camera
+    def __init__(self, camera: Camera, room: int):
+        self.camera, self.room = camera, room
         self.streams: list[Stream] = []
         self._feed: Feed | None = None
         self.ring = PacketRing() if camera.on_event else None  # for the clips of highlights
@@ -120,7 +119,7 @@ class Source:
     def may_take(self) -> tuple[bool, bool]:
         """Whether the engine has room for a frame of all its streams, and whether all were heard (then a notice is in order)."""
         held = max(len(stream.pending) - stream.unheard for stream in self.streams)
-        return held < AHEAD, not any(stream.pending for stream in self.streams)
+        return held < self.room, not any(stream.pending for stream in self.streams)
 
 
 class Watch:
@@ -139,7 +138,8 @@ class Watch:
         self.named, self.run_id, self.store, self.seen = named, run_id, store, seen
         compiled = model.model.decoder_device.type == "cuda" and not args.no_compile
         self.engine = OnlineEngine(model.model, window=args.window, max_streams=max_streams, tokenizer=model.tokenizer, compiled=compiled)
-        self.live = LiveStreams(self.engine, max_waiting=AHEAD)
+        self.room = 2 * self.engine.depth  # of a stream's frames: in work, and the next
+        self.live = LiveStreams(self.engine, max_waiting=self.room)
         self.overlaps = self.engine.works_alone and policy_of(args) is None
         self.max_streams = max_streams
         self.sources: dict[str, Source] = {}
@@ -164,7 +164,7 @@ class Watch:
                 f"camera {camera.name!r} is one stream too many: memory was taken for {self.max_streams}; start again with --max_streams."
             )
         self._settle()
-        source, places = Source(camera), []
+        source, places = Source(camera, self.room), []
         for number, query in enumerate(camera.queries, 1):
             judge = replace(self.settings.judge, max_alerts_per_hour=camera.max_alerts_per_hour)
             settings = replace(self.settings, judge=judge, frame_seconds=1 / camera.frame_fps)
@@ -226,10 +226,10 @@ class Watch:
         more = control()
         while not stopped.is_set() and (self.sources or more):
             self.changed.clear()
-            scores = self._collect()  # of what the round before launched
+            scores = self._collect() if self.live.full else []  # of what an earlier round launched
             moved = [self._pump(source) for source in self.sources.values()]
             launched = self.live.launch()
-            if not self.overlaps:
+            if not scores and (not launched or not self.overlaps):
                 scores = self._collect()
             for scored in scores:
                 self._hear(scored)
@@ -279,7 +279,7 @@ class Watch:
         return moved
 
     def _collect(self) -> list[LiveScores]:
-        """The scores of what was launched, which are heard next."""
+        """The scores of the oldest launch, which are heard next."""
         scores = self.live.collect()
         for scored in scores:
             self.by_session[id(scored.session)].unheard += 1
@@ -287,8 +287,9 @@ class Watch:
 
     def _settle(self) -> None:
         """What was launched is waited for and heard: only then may its sessions be asked, saved or closed, or others pushed."""
-        for scored in self._collect():
-            self._hear(scored)
+        while scores := self._collect():
+            for scored in scores:
+                self._hear(scored)
 
     def _hear(self, scored: LiveScores) -> None:
         stream = self.by_session[id(scored.session)]
