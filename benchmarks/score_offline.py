@@ -64,6 +64,8 @@ def main() -> int:
     words = tokenizer()
     model = random_model(args.size, device, dtype)
     decoder = Decoder(model, compiled=not args.no_compile)
+    if device.type == "cuda" and not args.no_compile:  # as aha.scoring.offline.Scorer does
+        model.fuse_vision()
     frames = pictures(max(args.frames))
     floor = floors(model, device)
     runs, wrong = [], 0

@@ -63,8 +63,8 @@ class HostOnly:
             graph.features_BH = torch.zeros(graph.size, width)
             for host in graph.hosts:
                 host.features = torch.zeros(graph.size, width)
-            graph.look, graph.attend = lambda: None, functools.partial(self.launched, graph, features)
-            graph.both = graph.attend
+            graph.look = graph.look_ahead = lambda: None
+            graph.attend = functools.partial(self.launched, graph, features)
         watch.engine.collect = functools.partial(self.collected, watch.engine.collect)
 
     def launched(self, graph, features: torch.Tensor) -> None:

@@ -103,7 +103,8 @@ def test_one_stream_may_be_two_frames_ahead(frames, monkeypatch):
         return embed(frames_NCHW)
 
     monkeypatch.setattr(model, "visual_embed", counted)
-    calls = ((0, [1, 2]), (1, [2, 3]), (2, [3, 4]), (3, [4]), (4, [5]), (5, []), (7, [8, 1]), (8, [2]), (2, [3, 4]), (5, [6, 7]), (6, []), (7, []))  # fmt: skip
+    calls = ((0, [1, 2, 3]), (1, [2, 3, 4]), (2, [3, 4, 5]), (3, [4]), (4, [5]), (5, []), (7, [8, 1]), (8, [2]), (2, [3, 4, 5]), (5, [6, 7]),
+             (6, []), (7, []))  # fmt: skip
     expected = [offline.push(frames[k]) for k, _ in calls]
     looked.clear()
     got = []

@@ -1,4 +1,4 @@
-"""The frozen vision tower in training on a GPU, with less to write and to compute; 16-bit values differ by rounding only.
+"""The frozen vision tower on a GPU, with less to write and to compute; 16-bit values differ by rounding only.
 
 - bias and GELU of an MLP's first product belong to the product's own kernel (cuBLASLt): the widest tensor is written once;
 - of the last layer only the patches that pooling looks at are computed, 169 of 729: only its keys and values need all.
@@ -19,7 +19,7 @@ def fuse_layers(layers: nn.ModuleList, used_U: Tensor) -> None:
     """Change a tower's layers in place: it gives the patches `used_U` from now on, [N,U,C]."""
     for layer in layers:
         assert isinstance(layer, SiglipEncoderLayer)
-        if layer.mlp.config.hidden_act == "gelu_pytorch_tanh" and layer.mlp.fc1.weight.is_cuda:
+        if fusible(layer.mlp):
             set_forward(layer.mlp, functools.partial(fused_mlp, layer.mlp))
     last = layers[-1]
     assert isinstance(last, SiglipEncoderLayer)
@@ -28,6 +28,10 @@ def fuse_layers(layers: nn.ModuleList, used_U: Tensor) -> None:
 
 def set_forward(module: nn.Module, forward: Callable[..., Tensor]) -> None:
     module.forward = forward
+
+
+def fusible(mlp: SiglipMLP) -> bool:
+    return mlp.config.hidden_act == "gelu_pytorch_tanh" and mlp.fc1.weight.is_cuda
 
 
 def fused_mlp(mlp: SiglipMLP, x: Tensor) -> Tensor:

@@ -129,6 +129,8 @@ class Scorer:
         self.model, self.tokenizer, self.config = model, tokenizer, config
         warn_other_prompt(model.system_prompt, config.system_prompt)
         self.decoder = Decoder(model, config.compile)
+        if config.compile and self.decoder.device.type == "cuda":
+            model.fuse_vision()
         self.features = FeatureCache(config.feature_cache, tower_key(model)) if config.feature_cache is not None else None
         if config.measured:
             self.warm_up()

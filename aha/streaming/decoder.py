@@ -76,11 +76,13 @@ def read_slots(keys_CGD: Tensor, values_CGD: Tensor, read_NL: Tensor, cos_k: Ten
     return rotate(keys_CGD[read_NL], cos_k, sin_k), values_CGD[read_NL]
 
 
-def after_attention(base: type[WithHeads], layer: Qwen2DecoderLayer, hidden_NTH: Tensor, seen: Tensor, folded: bool) -> Tensor:
-    """seen: [N, Q, T, D], or folded [N, G, Q / G * T, D]."""
+def after_attention(
+    base: type[WithHeads], layer: Qwen2DecoderLayer, hidden_NTH: Tensor, seen: Tensor, folded: bool, zeros_H: Tensor | None = None
+) -> Tensor:
+    """seen: [N, Q, T, D], or folded [N, G, Q / G * T, D]. zeros_H: see the base's."""
     blocks, new = hidden_NTH.shape[:2]
     seen_NQTD = seen.reshape(blocks, -1, new, seen.shape[-1]) if folded else seen
-    return base.after_attention(layer, hidden_NTH, seen_NQTD.transpose(1, 2).reshape(blocks, new, -1))
+    return base.after_attention(layer, hidden_NTH, seen_NQTD.transpose(1, 2).reshape(blocks, new, -1), zeros_H)
 
 
 def slots_kernel(model: WithHeads) -> Callable | None:
@@ -104,9 +106,11 @@ class Decoder:
         self.model, self.base = model, type(model)
         functions: Sequence[Callable[..., Any]] = (before_attention, read_slots, after_attention, rotate, softmax, merge)
         self.merged: list[tuple[Tensor, Tensor | None] | None] = [None] * len(model.decoder_layers)
+        self.zeros_H: Tensor | None = None
         if compiled:
             if model.weight_bits is None:
                 self.merged = [self.base.merged_projections(layer) for layer in model.decoder_layers]
+                self.zeros_H = torch.zeros(model.config.hidden_size, dtype=model.decoder_dtype, device=model.decoder_device)
             # one compilation for all layers (they are arguments) and all sizes
             functions = [torch.compile(function, dynamic=True) for function in functions]
         self.before, self.read, self.after, self.rotate, self.softmax, self.merge = functions
@@ -180,7 +184,7 @@ class Decoder:
             if plan.first is not None and self.attend_slots is not None:
                 tables = plan.cos_k[0, :, 0], plan.sin_k[0, :, 0]
                 seen_NTQD = self.attend_slots(query.contiguous(), keys_CGD, values_CGD, plan.read, plan.first, *tables)
-                hidden_NTH = self.after(self.base, layer, hidden_NTH, seen_NTQD.transpose(1, 2), mask is not None)
+                hidden_NTH = self.after(self.base, layer, hidden_NTH, seen_NTQD.transpose(1, 2), mask is not None, self.zeros_H)
                 continue
             if isinstance(plan.read, tuple):
                 first, end = plan.read

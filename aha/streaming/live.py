@@ -171,7 +171,7 @@ class LiveStreams:
         """The batches after the one that was taken, as far as they are known."""
         ready = self._ready()
         if len(ready) == 1:
-            return [[offered.frame] for offered in ready[0].waiting.first(self.engine.depth)]
+            return [[offered.frame] for offered in ready[0].waiting.first(self.engine.foresight)]
         return [[stream.waiting.oldest.frame for stream in ready]] if ready else []
 
     def collect(self) -> list[LiveScores]:

@@ -9,10 +9,10 @@
 
 All shapes are fixed: a pool of key-value slots, `window` slots read by each stream, buffers for frames and slot numbers. On a GPU each
 size of batch (1, 2, 4, ... streams) is captured once as CUDA graphs, before the first frame, and replayed; the only wait is for the
-scores. Where the next frames are there already, the vision tower looks at them beside the decoder. One stream alone gets more: the tower
-looks at two of its frames at once, because two cost a GPU little more than one, and its next step may be given to the GPU before the last
-one's scores are there, so that the GPU never waits for Python. Elsewhere the same step runs without graphs. The scores are those of the
-other engines.
+scores. Where the next frames are there already, the vision tower looks at them while the decoder works on those before. One stream alone
+gets more: two of its frames are looked at together, because two cost a GPU little more than one, and its next step may be launched before
+the last one's scores are there, so that the GPU never waits for Python. Elsewhere the same step runs without graphs. The scores are those
+of the other engines.
 
 Shapes: B streams of a batch (padded to a captured size), A batches that the tower looks at together, K or T tokens of a frame, W window,
 D head width, H decoder width.
@@ -21,6 +21,7 @@ D head width, H decoder width.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.cuda.green_contexts import GreenContext
 
 from aha.models.model import FrameScores, WithHeads
 from aha.streaming.caches import DEFAULT_WINDOW, Block
@@ -37,15 +39,15 @@ from aha.streaming.session import SLACK, Session, tokenizer_of
 from aha.streaming.step import begin, check_each_once, end
 
 WARM_UP_RUNS = 3
+Batch = Sequence[np.ndarray | Tensor]  # a frame of each of several streams
 
 
 class _Host:
     """The host's side of one step that is under way: what the device reads from it, and what it writes there."""
 
     def __init__(self, graph: _Graph):
-        pinned, (frames, slots) = graph.on_gpu, (graph.frames, graph.slots)
-        self.frames = torch.zeros(frames.shape, dtype=frames.dtype, pin_memory=pinned)
-        self.slots = torch.zeros(slots.shape, dtype=slots.dtype, pin_memory=pinned)
+        pinned = graph.on_gpu
+        self.slots = torch.zeros(graph.slots.shape, dtype=graph.slots.dtype, pin_memory=pinned)
         self.write, self.read, self.position = (part.numpy() for part in graph.parts(self.slots))
         self.scores = torch.zeros(graph.scores.shape, pin_memory=pinned)
         self.features = torch.zeros(graph.features_BH.shape, pin_memory=pinned)
@@ -55,39 +57,46 @@ class _Host:
 class _Graph:
     """The step of B streams in fixed shapes: its buffers and, on a GPU, its CUDA graphs.
 
-    Two halves: `look` takes the frames through the vision tower, `attend` takes their tokens through the decoder to the scores. `both` does
-    the decoder's half of the frames in hand and the tower's half of the next ones side by side: one waits for memory where the other
-    computes.
+    Two halves: `look` takes frames through the vision tower to their tokens, `attend` takes the tokens in hand through the decoder to the
+    scores. The tower looks ahead in a CUDA stream of its own (`engine.eyes`), while the decoder is at work: one computes where the other
+    waits for memory. What it has seen is taken in hand when its turn comes.
     """
 
     def __init__(self, engine: OnlineEngine, size: int):
         device, hidden = engine.decoder.device, engine.model.config.hidden_size
         side, tokens = engine.model.config.frame.side, engine.tokens
         self.engine, self.size, self.ahead, self.on_gpu = engine, size, engine.depth, device.type == "cuda"
-        self.frames = torch.zeros(self.ahead * size, 3, side, side, dtype=torch.uint8, device=device)
+        frames = (self.ahead * size, 3, side, side)
+        self.frames_host = torch.zeros(frames, dtype=torch.uint8, pin_memory=self.on_gpu)
+        self.frames = torch.zeros(frames, dtype=torch.uint8, device=device)
         # for each stream: slots to write, slots to read, position of the first token
         self.slots = torch.zeros(size, tokens + engine.window + 1, dtype=torch.int64, device=device)
         self.parts(self.slots)[0][:] = torch.from_numpy(engine.scratch.reshape(-1, tokens)[:size])
-        # of the batch in hand, and of those after it
-        self.tokens_ABKH = torch.zeros(self.ahead, size, tokens, hidden, dtype=engine.model.decoder_dtype, device=device)
+        # tokens of the batches that were looked at, and of those in hand: the decoder works on the first, then the others move up
+        self.seen_ABKH, self.hand_ABKH = (
+            torch.zeros(self.ahead, size, tokens, hidden, dtype=engine.model.decoder_dtype, device=device) for _ in range(2)
+        )
         self.scores = torch.zeros(len(engine.heads), size, device=device)
         self.features_BH = torch.zeros(size, hidden, device=device)
         self.hosts = deque(_Host(self) for _ in range(engine.depth))
-        self.held: list[Sequence[np.ndarray | Tensor]] = []  # the batches whose tokens these are
-        self.look, self.attend, self.both = self._look, self._attend, self._both
+        self.in_hand: list[Batch] = []  # whose tokens are in hand ...
+        self.seen: list[Batch] = []  # ... and were looked at
+        self.look, self.look_ahead, self.attend = self._look, self._look_ahead, self._attend
         if self.on_gpu:
-            self.side = torch.cuda.Stream()
-            self.look, self.attend, self.both = (self._captured(part) for part in (self._look, self._attend, self._both))
+            self.copied, self.looked, self.free = torch.cuda.Event(), torch.cuda.Event(), torch.cuda.Event()
+            here = torch.cuda.Stream()
+            self.look, self.attend = self._captured(self._look, here, 0), self._captured(self._attend, here, 1)
+            self.look_ahead = self._captured(self._look_ahead, engine.eyes, 0)
 
-    def _captured(self, part: Callable[[], None]) -> Callable[[], None]:
-        stream = torch.cuda.Stream()
+    def _captured(self, part: Callable[[], None], stream: torch.cuda.Stream, memory: int) -> Callable[[], None]:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # compiles, and lets the libraries choose their kernels
             for _ in range(WARM_UP_RUNS):
                 part()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.engine.graph_memory):  # shared: graphs never run at the same time
+        # memory is shared by graphs that never run at the same time: those of the tower, and those of the decoder
+        with torch.cuda.graph(graph, pool=self.engine.graph_memory[memory], stream=stream):
             part()
         return graph.replay
 
@@ -96,29 +105,19 @@ class _Graph:
         return write, read, position[:, 0]
 
     def _look(self) -> None:
-        """Frames of one batch -> tokens in hand."""
-        self.tokens_ABKH[0].copy_(self.engine.model.visual_embed(self.frames[: self.size]))
+        """Frames of one batch -> their tokens."""
+        self.seen_ABKH[0].copy_(self.engine.model.visual_embed(self.frames[: self.size]))
+
+    def _look_ahead(self) -> None:
+        """All frames -> their tokens."""
+        self.seen_ABKH.copy_(self.engine.model.visual_embed(self.frames).view_as(self.seen_ABKH))
 
     def _attend(self) -> None:
         """Tokens in hand and slots -> scores, and the mean token of each frame; then the next tokens are in hand."""
-        self.features_BH.copy_(self.tokens_ABKH[0].float().mean(1))
+        self.features_BH.copy_(self.hand_ABKH[0].float().mean(1))
         self.scores.copy_(self.compute())
         if self.ahead > 1:
-            self.tokens_ABKH[:-1].copy_(self.tokens_ABKH[1:].clone())
-
-    def _both(self) -> None:
-        """`attend` for the tokens in hand; meanwhile the tower looks at all frames, whose tokens then take their place."""
-        if not self.on_gpu:
-            self._attend()
-            self.tokens_ABKH.copy_(self.engine.model.visual_embed(self.frames).view_as(self.tokens_ABKH))
-            return
-        current = torch.cuda.current_stream()
-        self.side.wait_stream(current)
-        with torch.cuda.stream(self.side):
-            ahead_NKH = self.engine.model.visual_embed(self.frames)
-        self._attend()
-        current.wait_stream(self.side)
-        self.tokens_ABKH.copy_(ahead_NKH.view_as(self.tokens_ABKH))
+            self.hand_ABKH[:-1].copy_(self.hand_ABKH[1:].clone())
 
     def compute(self) -> Tensor:
         """Scores [heads, B] of the tokens in hand and the slots."""
@@ -131,15 +130,13 @@ class _Graph:
             position_BT = position[:, None] + engine.offsets
             mask = engine.decoder.causal_mask(position + engine.tokens, engine.tokens, engine.window)
             plan = Plan(write.reshape(-1), read, engine.cos[position_BT], engine.sin[position_BT], *keys, mask)
-        hidden_BTH = engine.decoder(self.tokens_ABKH[0], engine.pool, plan)
+        hidden_BTH = engine.decoder(self.hand_ABKH[0], engine.pool, plan)
         scores = engine.model.score(hidden_BTH[:, -1])._asdict()
         return torch.stack([scores[head] for head in engine.heads])
 
-    def launch(
-        self, blocks: Sequence[Block], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[Sequence[np.ndarray | Tensor]]
-    ) -> _Host:
+    def launch(self, blocks: Sequence[Block], frames: Batch, upcoming: Sequence[Batch]) -> _Host:
         """`frames` at these places go through the model; the tower looks at the batches `upcoming` too, as far as it can. A GPU is not
-        waited for: the scores will be where `collect` finds them."""
+        waited for: the scores will be in what is returned."""
         host = self.hosts[0]
         self.hosts.rotate(-1)
         for n, block in enumerate(blocks):
@@ -149,36 +146,80 @@ class _Graph:
         host.write[len(blocks) :] = self.engine.scratch.reshape(-1, self.engine.tokens)[len(blocks) : self.size]
         host.position[len(blocks) :] = 0
         self.slots.copy_(host.slots, non_blocking=True)
-        if not self.held or not _same(self.held[0], frames):
-            self._load(host, [frames])
-            self.look()
-            self.held = []
-            if upcoming and self.on_gpu:  # the copy out of the host buffer must be done before it is filled again
-                torch.cuda.current_stream().synchronize()
-        next_ones = self.held[1:]
-        if upcoming and not (next_ones and _same(next_ones[0], upcoming[0])):
-            next_ones = list(upcoming[: self.ahead])
-            self._load(host, next_ones)
-            self.both()
-        else:
-            self.attend()
-        self.held = next_ones
+        self._take_in_hand(frames)
+        self.attend()
         host.scores.copy_(self.scores, non_blocking=True)
         host.features.copy_(self.features_BH, non_blocking=True)
         if host.there is not None:
             host.there.record()
+        known = self.in_hand = self.in_hand[1:]
+        if not (self.seen and _starts_with(upcoming, known + self.seen)):
+            later = upcoming[len(known) :] if _starts_with(upcoming, known) else upcoming
+            self._see(later[: self.ahead])
         return host
 
-    def _load(self, host: _Host, batches: Sequence[Sequence[np.ndarray | Tensor]]) -> None:
+    def _take_in_hand(self, frames: Batch) -> None:
+        if self.in_hand and _same(self.in_hand[0], frames):
+            return
+        if not (self.seen and _same(self.seen[0], frames)):
+            if self.on_gpu:  # what the tower is at is not wanted; frames and tokens have one place
+                torch.cuda.current_stream().wait_stream(self.engine.eyes)
+            self._load([frames])
+            self.look()
+            self.seen = [frames]
+        elif self.on_gpu:
+            torch.cuda.current_stream().wait_event(self.looked)
+        self.hand_ABKH.copy_(self.seen_ABKH)
+        if self.on_gpu:
+            self.free.record()
+        self.in_hand, self.seen = self.seen, []
+
+    def _see(self, batches: Sequence[Batch]) -> None:
+        """The tower begins to look at these, while the decoder is at work."""
+        self.seen = list(batches)
+        if not batches:
+            return
+        if not self.on_gpu:
+            self._load(batches)
+            return self.look_ahead()
+        with torch.cuda.stream(self.engine.eyes):
+            self.engine.eyes.wait_event(self.free)
+            self._load(batches)
+            self.look_ahead()
+            self.looked.record()
+
+    def _load(self, batches: Sequence[Batch]) -> None:
         """By numpy, in this thread: torch would wake a thread for each core to copy half a megabyte."""
-        pictures_NCHW = host.frames.numpy()
+        if self.on_gpu:
+            self.copied.synchronize()
+        pictures_NCHW = self.frames_host.numpy()
         for a, frames in enumerate(batches):
             for n, frame in enumerate(frames):
                 pictures_NCHW[a * self.size + n] = frame if isinstance(frame, np.ndarray) else frame.numpy()
-        self.frames.copy_(host.frames, non_blocking=True)
+        self.frames.copy_(self.frames_host, non_blocking=True)
+        if self.on_gpu:
+            self.copied.record()
 
 
-def _same(some: Sequence[np.ndarray | Tensor], others: Sequence[np.ndarray | Tensor]) -> bool:
+def eyes_of(depth: int) -> tuple[torch.cuda.Stream, Any]:
+    """Where the tower looks ahead, and what must be kept for that. Beside the decoder of one stream it gets half of the multiprocessors:
+    the decoder, which waits for memory, then loses less, and each step as much as the other (measured: benchmarks/LOG.md). Where the
+    driver cannot part them, and for many streams, whose frames fill a GPU, it gets all."""
+    if depth > 1:
+        half = torch.cuda.get_device_properties().multi_processor_count // 16 * 8  # they come by eights
+        try:
+            partition: Any = GreenContext.create(num_sms=half, device_id=torch.cuda.current_device())
+            return partition.Stream(), partition
+        except RuntimeError as error:
+            print(f"note: the GPU's multiprocessors are not parted ({error}); one stream is a little slower.", file=sys.stderr)
+    return torch.cuda.Stream(), None
+
+
+def _starts_with(batches: Sequence[Batch], first: Sequence[Batch]) -> bool:
+    return all(_same(one, other) for one, other in zip(batches, first))
+
+
+def _same(some: Batch, others: Batch) -> bool:
     return len(some) == len(others) and all(one is other for one, other in zip(some, others))
 
 
@@ -204,17 +245,24 @@ class OnlineEngine:
         self.offsets = torch.arange(self.tokens, device=self.decoder.device)
         cos, sin = self.decoder.rotary_table(torch.arange(self.window, device=self.decoder.device)[None])
         self.cos, self.sin = cos[0], sin[0]  # [W, 1, D]
-        self.graph_memory = torch.cuda.graph_pool_handle() if self.decoder.device.type == "cuda" else None
         self.depth = depth or (2 if self.works_alone and max_streams == 1 else 1)
+        if self.decoder.device.type == "cuda":
+            self.graph_memory = torch.cuda.graph_pool_handle(), torch.cuda.graph_pool_handle()
+            self.eyes, self._partition = eyes_of(self.depth)
         sizes = {self.max_batch, *(2**k for k in range(self.max_batch.bit_length()) if 2**k <= self.max_batch)}
         self.features_BH = torch.empty(0)  # on the host: the mean token of each frame of the last push, which tells pictures apart
         self.graphs = [_Graph(self, size) for size in sorted(sizes)]
         self._launched: deque[tuple[_Host, Sequence[Session]]] = deque()
 
     @property
+    def foresight(self) -> int:
+        """Batches after the one that is launched of which it is good to know the frames: those in hand, and those to be looked at."""
+        return 2 * self.depth - 1
+
+    @property
     def works_alone(self) -> bool:
         """Whether a launch comes back before its scores are there: on a GPU."""
-        return self.graph_memory is not None
+        return self.decoder.device.type == "cuda"
 
     def open(self, query: str | None = None, **settings: Any) -> Session:
         """A session (settings as in Session, its cache bounded by the engine's window) whose frames go through this engine."""
@@ -224,9 +272,7 @@ class OnlineEngine:
         return Session(self.model, query, tokenizer=self.tokenizer, pool=self.pool, decoder=self.decoder, engine=self, **settings)
 
     @torch.inference_mode()
-    def push(
-        self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[Sequence[np.ndarray | Tensor]] = ()
-    ) -> FrameScores:
+    def push(self, sessions: Sequence[Session], frames: Batch, upcoming: Sequence[Batch] = ()) -> FrameScores:
         """One uint8 frame [3, S, S] (on the host) for each of several sessions -> scores [B] on the host, in their order.
 
         upcoming: the frames of the next calls, as far as they are known. Where all go into a step of one size, the vision tower looks at
@@ -244,11 +290,9 @@ class OnlineEngine:
         return FrameScores(**{head: torch.cat([getattr(some, head) for some in scores]) for head in self.heads})
 
     @torch.inference_mode()
-    def launch(
-        self, sessions: Sequence[Session], frames: Sequence[np.ndarray | Tensor], upcoming: Sequence[Sequence[np.ndarray | Tensor]] = ()
-    ) -> None:
-        """The first half of `push`, of at most max_batch sessions. Until `collect` nothing but the next of `depth`
-        launches may be done with them, nor pushed."""
+    def launch(self, sessions: Sequence[Session], frames: Batch, upcoming: Sequence[Batch] = ()) -> None:
+        """The first half of `push`, of at most max_batch sessions. Until `collect` nothing may be done with them, nor pushed, but the next
+        of `depth` launches."""
         if len(self._launched) == self.depth:
             raise RuntimeError("frames are in the engine; collect their scores first")
         feeds = begin(sessions, [1] * len(frames))

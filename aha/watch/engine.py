@@ -5,7 +5,7 @@
     watch.run(stopped, hear)            # until every source has ended
 
 Each camera has a reading thread (feed.py) and a stream for each of its queries. The loop hands a few frames of a stream to the engine (the
-one in work and the next; two and two where one stream has a GPU for itself); the others wait in the feed of their camera, which drops its
+one in work and the next; two and three where one stream has a GPU for itself); the others wait in the feed of their camera, which drops its
 own oldest where it is live and too fast. So a stream that is behind costs no other one a frame, and one that is dead costs nothing.
 
 A GPU is never without work while frames wait: the next batch is launched as soon as the scores of the last are there (one stream's next
@@ -138,7 +138,7 @@ class Watch:
         self.named, self.run_id, self.store, self.seen = named, run_id, store, seen
         compiled = model.model.decoder_device.type == "cuda" and not args.no_compile
         self.engine = OnlineEngine(model.model, window=args.window, max_streams=max_streams, tokenizer=model.tokenizer, compiled=compiled)
-        self.room = 2 * self.engine.depth  # of a stream's frames: in work, and the next
+        self.room = self.engine.depth + self.engine.foresight  # of a stream's frames: in work, and the next
         self.live = LiveStreams(self.engine, max_waiting=self.room)
         self.overlaps = self.engine.works_alone and policy_of(args) is None
         self.max_streams = max_streams
