@@ -12,7 +12,8 @@ import pytest
 import torch
 from streaming_model import difference, golden_model, joined, open_session
 
-from aha.streaming import OnlineEngine
+from aha.models.model import FrameScores
+from aha.streaming import OnlineEngine, Session
 from aha.streaming.live import LiveStreams, Waiting
 from aha.streaming.policies import Accumulated
 
@@ -137,6 +138,50 @@ def test_replies_between_frames_and_policies(frames):
         if online.wants_to_speak:
             replies.append((online.respond(), offline.respond()))
     assert replies and all(a == b for a, b in replies)
+
+
+@pytest.mark.parametrize("semantics", ["aha", "reference"])
+@pytest.mark.parametrize("kind", ["full", "sink", "dynamic_sink", "sliding", "static"])
+def test_what_is_fed_ahead_of_a_frame_changes_nothing(kind, semantics, frames):
+    """Called again and again: before questions and replies, where nothing was asked, before a suspension."""
+
+    def play(ahead: bool) -> tuple[list, int]:
+        def make(query: str | None = "what?") -> Session:
+            session = open_session(query=query, cache=kind, cache_semantics=semantics, max_new_tokens=4, **window)
+            hurry(session)
+            return session
+
+        def hurry(session: Session) -> None:
+            if ahead:
+                session.feed_ahead()
+                session.feed_ahead()
+
+        window = {} if kind == "full" else {"window": WINDOW}
+        session, told = make(), []
+        told.append(session.log_probability("red"))
+        session.ask("and where?")
+        hurry(session)
+        told.append(session.respond())  # before the first frame
+        hurry(session)
+        session.ask("and when?")
+        hurry(session)
+        other = make(None)
+        other.load_state_dict(session.state_dict())
+        session.close()
+        hurry(other)
+        for k, frame in enumerate(frames):
+            told.append(joined([other.push(frame)]))
+            hurry(other)
+            if k == 3:
+                told.append(other.respond())
+                hurry(other)
+        other.close()
+        return told, session.pool.used + other.pool.used
+
+    (plain, left), (hurried, left_too) = play(False), play(True)
+    assert left == left_too == 0
+    for one, other in zip(plain, hurried, strict=True):
+        assert difference(one, other) < 1e-6 if isinstance(one, FrameScores) else one == pytest.approx(other)
 
 
 def test_what_the_engine_does_not_serve_is_refused():

@@ -28,6 +28,7 @@ from aha.core.fusion import fusion_of
 from aha.demo.dataset import importance, plan_dataset, write_video
 from aha.errors import UserError
 from aha.streaming import OnlineEngine
+from aha.streaming.decoder import Decoder
 from aha.watch.cameras import Camera, cameras_of, read_cameras, slug, unique
 from aha.watch.command import run_watch, settings_of
 from aha.watch.engine import Watch
@@ -143,6 +144,43 @@ def test_events_are_the_same_where_the_next_frames_are_launched_before_the_last_
             for run in (events, plain)
         )
         assert len(mine) == len(expected) > 4 and all(close_to(without(a), without(b)) for a, b in zip(mine, expected))
+
+
+def test_the_first_frames_of_many_streams_wait_for_no_words(model, monkeypatch):
+    """On a GPU each call of the decoder that was not captured takes as long as the frames of many streams: those of a stream are made when
+    it is opened, also one that joins the others."""
+    calls: list[str] = []
+    plan = Decoder.plan
+
+    def planned(decoder, blocks):
+        calls.append("words")
+        return plan(decoder, blocks)
+
+    monkeypatch.setattr(Decoder, "plan", planned)  # frames of an engine have theirs from their graph
+    args = flags("memory")
+    watch = Watch(
+        model, args, settings_from(args), lambda *_: None, max_streams=6, named=True, run_id="run", seen=lambda *_: calls.append("frame")
+    )
+
+    def join(name: str) -> None:
+        watch.open(Camera(name, "memory", ("red things",), 2.0), Feed(iter(pictures(0.0, 0.5)), 4, True, wake=watch.changed.set))
+
+    def control() -> bool:
+        if calls.count("frame") >= 4 and "late" not in joined:
+            joined.append("late")
+            before = len(calls)
+            join("late")
+            assert calls[before:] == ["words"] * len(calls[before:]) != []
+            del calls[before:]
+        return len(joined) < 6
+
+    joined = [f"stream {n}" for n in range(5)]
+    for name in joined:
+        join(name)
+    assert set(calls) == {"words"}
+    calls.clear()
+    watch.run(threading.Event(), control)
+    assert calls == ["frame"] * 12
 
 
 def test_a_stalled_source_delays_no_other_and_is_reported(model, videos):

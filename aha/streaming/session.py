@@ -94,6 +94,7 @@ class Session:
         self.decoder = decoder if decoder is not None else Decoder(model)
         self.engine = engine
         self.asked = False
+        self._ahead: Cache | None = None  # the cache with the text before the next frame in it, where `feed_ahead` has fed that
         self.lost = 0  # frames of the stream that were never pushed
         self.wants_to_speak = False
         self.reply_ids: list[int] = []  # tokens of the last reply, with its <|im_end|>
@@ -117,6 +118,15 @@ class Session:
         """A question or task, from the next frame on."""
         self.feed_text(self.state.query(text), "text" if self.asked else "prompt")
         self.asked = True
+
+    def feed_ahead(self) -> None:
+        """Feed now the text that lies before the next frame, which then does not wait for it. Nothing else changes: a question, a reply, a
+        suspended session are as if this had not been called."""
+        text = self.state.copy().frame()
+        if text and self._ahead is None and not self.cache.joins_text:
+            before, self.cache = self.cache, self.cache.snapshot()
+            self.feed_text(text, self._role_before_frame, hold=True)
+            self._ahead, self.cache = self.cache, before
 
     def skip(self, frames: int) -> None:
         """So many frames of the stream were lost: the session's time goes on, the model does not hear of it."""
@@ -145,9 +155,11 @@ class Session:
 
     def open_frames(self, count: int) -> list[Feed]:
         """Feed the text that lies before the next `count` frames, and take slots for them."""
-        role = "prompt" if self.frames == 0 else "text"
+        role = self._role_before_frame
         # all of it lies before the first frame: later frames of an open turn add none
         text = [token for _ in range(count) for token in self.state.frame()]
+        if self._ahead is not None:
+            self.cache, self._ahead, text = self._ahead, None, []
         tokens, feeds = len(self.format.frame_ids), []
         if text and self.cache.joins_text:
             feeds.append(Feed(text, 1, self._block(len(text) + tokens, "frame")))
@@ -226,6 +238,7 @@ class Session:
 
     def close(self) -> None:
         """Give the memory back to a shared pool; the session cannot be used afterwards."""
+        self._forget_ahead()
         self.pool.give_back(np.concatenate([self.cache.slots, self.cache.take_dropped()]))
         self.cache.slots = self.cache.slots[:0]
 
@@ -275,6 +288,7 @@ class Session:
     def feed_text(self, ids: Sequence[int], role: str, hold: bool = False) -> Tensor:
         """Feed token ids, in pieces where the window is small -> hidden state of the last one [1, H], of none [0, H].
         role: see Cache.block. hold: what the cache drops is not given back yet."""
+        self._forget_ahead()
         hidden = torch.empty(0, self.model.config.hidden_size)
         while ids:
             size = self.cache.piece() or len(ids)
@@ -288,6 +302,17 @@ class Session:
 
     def _block(self, tokens: int, role: str) -> Block:
         return self.cache.block(self.pool.take(tokens), role)
+
+    @property
+    def _role_before_frame(self) -> str:
+        return "prompt" if self.frames == 0 else "text"
+
+    def _forget_ahead(self) -> None:
+        """Something else comes before the next frame than `feed_ahead` has fed."""
+        if self._ahead is not None:
+            fed = np.concatenate([self._ahead.slots, *self._ahead.dropped])
+            self.pool.give_back(np.setdiff1d(fed, np.concatenate([self.cache.slots, *self.cache.dropped])))
+            self._ahead = None
 
 
 def conversation_state(state: DuetState) -> dict[str, Any]:

@@ -176,6 +176,7 @@ class Watch:
             source.streams.append(stream)
             self.by_session[id(session)] = stream
             places.append(self._take_up(stream, saved[number - 1]) if saved else self._go_on(stream))
+            session.feed_ahead()  # else the first frames of many streams would wait for each other's words
         place = min((place for place in places if place is not None), key=lambda place: place.time, default=None)
         for stream in source.streams:
             if place is None:
