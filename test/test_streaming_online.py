@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import random
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from streaming_model import difference, golden_model, joined, open_session
+from torch._dynamo.utils import counters
 
 from aha.models.model import FrameScores
 from aha.streaming import OnlineEngine, Session
@@ -182,6 +184,26 @@ def test_what_is_fed_ahead_of_a_frame_changes_nothing(kind, semantics, frames):
     assert left == left_too == 0
     for one, other in zip(plain, hurried, strict=True):
         assert difference(one, other) < 1e-6 if isinstance(one, FrameScores) else one == pytest.approx(other)
+
+
+def test_no_words_are_compiled_for_while_streams_wait(monkeypatch):
+    """Neither in slots side by side nor apart, of a stream that takes over the slots of another, nor for a reply's tokens one by one."""
+    model, tokenizer = golden_model()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # traced as ever, then run as it is
+    monkeypatch.setattr(model, "compile_vision", lambda: None)
+    torch._dynamo.reset()
+    engine = OnlineEngine(model, window=WINDOW, max_streams=2, tokenizer=tokenizer, compiled=True)
+    first, second = engine.open("what?"), engine.open("what is it, and how long does it take?")
+    before = counters["stats"]["unique_graphs"]
+    assert before > 0
+    first.close()
+    third = engine.open()
+    third.ask("and where?")
+    third.respond(3)
+    second.ask("and now?")
+    second.respond(3)
+    assert counters["stats"]["unique_graphs"] == before
+    assert engine.pool.used == len(engine.scratch) + len(second.cache.slots) + len(third.cache.slots)
 
 
 def test_what_the_engine_does_not_serve_is_refused():

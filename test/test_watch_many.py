@@ -30,7 +30,7 @@ from aha.errors import UserError
 from aha.streaming import OnlineEngine
 from aha.streaming.decoder import Decoder
 from aha.watch.cameras import Camera, cameras_of, read_cameras, slug, unique
-from aha.watch.command import run_watch, settings_of
+from aha.watch.command import CameraFile, run_watch, settings_of, watch_here
 from aha.watch.engine import Watch
 from aha.watch.feed import Feed
 from aha.watch.levels import MIN_SEGMENTS, Candidate, Judge, JudgeSettings
@@ -328,8 +328,33 @@ def test_streams_come_and_go_with_the_file(model, tmp_path, monkeypatch):
     assert any(event["event"] == "status" and event["behind"] >= 0 for event in events())
 
 
+def test_cameras_begin_one_a_round_and_questions_wait_for_all_of_them(model, videos, monkeypatch):
+    """Else what comes of the first piles up until the last is there."""
+    done: list[str] = []
+
+    def noted(name: str, function):
+        def call(*args, **kwargs):
+            done.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(Watch, "open", noted("open", Watch.open))
+    monkeypatch.setattr(Watch, "ask", noted("ask", Watch.ask))
+    monkeypatch.setattr(Watch, "_pump", noted("round", Watch._pump))
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    args = flags(*videos, videos[0], "--query", "red things", "--device", "cpu", "--max_new_tokens", "2")
+    lines = [["what was that?"]]
+    questions = SimpleNamespace(take=lambda: lines.pop() if lines else [])
+    watch_here(args, model, settings_from(args), CameraFile(args), questions, threading.Event())
+    assert done[:7] == ["open", "round", "open", "round", "round", "open", "round"]
+    assert done.index("ask") > done.index("open", 4) and done.count("ask") == 1
+
+
 def test_one_more_than_there_is_memory_for_is_one_sentence(model, videos):
     args = flags(videos[0])
+    with pytest.raises(UserError, match="one stream too many"):
+        run_watch(flags(*videos, "--max_streams", "1", "--device", "cpu"), lambda: model, fusion_of(args), settings_from(args).online)
     watch = Watch(model, args, settings_from(args), lambda *_: None, max_streams=1, named=True, run_id="run")
     with pytest.raises(UserError, match="one stream too many"):
         watch.open(Camera("door", str(videos[0]), ("a", "b")))

@@ -35,7 +35,7 @@ from aha.models.model import FrameScores, WithHeads
 from aha.streaming.caches import DEFAULT_WINDOW, Block
 from aha.streaming.decoder import ALIGNMENT, Decoder, Plan
 from aha.streaming.pool import KVPool
-from aha.streaming.session import SLACK, Session, tokenizer_of
+from aha.streaming.session import SLACK, Session, compile_words, tokenizer_of
 from aha.streaming.step import begin, check_each_once, end
 
 WARM_UP_RUNS = 3
@@ -253,6 +253,8 @@ class OnlineEngine:
         self.features_BH = torch.empty(0)  # on the host: the mean token of each frame of the last push, which tells pictures apart
         self.graphs = [_Graph(self, size) for size in sorted(sizes)]
         self._launched: deque[tuple[_Host, Sequence[Session]]] = deque()
+        if compiled:
+            compile_words(self.open("words", cache="sliding"))
 
     @property
     def foresight(self) -> int:

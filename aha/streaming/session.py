@@ -315,6 +315,16 @@ class Session:
             self._ahead = None
 
 
+def compile_words(session: Session) -> None:
+    """All that a compiled decoder compiles for text, now and not while streams wait for it: slots side by side and apart, and one token
+    alone. The session is new, has slots side by side, and is closed."""
+    between = session.pool.take(1)
+    for ids in (session.format.stream_header, session.format.newline_ids[:1]):
+        session.feed_text(ids, "text")
+    session.close()
+    session.pool.give_back(between)
+
+
 def conversation_state(state: DuetState) -> dict[str, Any]:
     """What a DuetState remembers between events, as plain values."""
     return {"open_turn": state.open_turn, "frames": state.frames, "_pending": list(state._pending)}

@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,24 +241,33 @@ def watch_here(
         model, args, settings, emit, max_streams=args.max_streams or max(1, 2 * streams if args.cameras else streams), named=several,
         run_id=run_id(args.state), store=store, seen=delivery.seen,
     )  # fmt: skip
-    for camera in file.cameras:
-        watch.open(camera)
     keep_for_good()
     told = [time.monotonic()]
+    coming, at_start = deque(file.cameras), True
 
     def control() -> bool:
-        for line in questions.take():
-            try:
-                watch.ask(line)
-            except UserError as error:
-                print(f"note: {error}", file=sys.stderr)
+        nonlocal coming, at_start
         if file.changed():
-            change(watch, file.cameras)
+            coming, at_start = change(watch, file.cameras), False
+        if coming:  # one in a round: the frames of those that are watched already come in between
+            try:
+                watch.open(coming.popleft())
+            except UserError as error:
+                if at_start:
+                    raise
+                print(f"note: {error}", file=sys.stderr)
+            watch.changed.set()
+        else:
+            for line in questions.take():
+                try:
+                    watch.ask(line)
+                except UserError as error:
+                    print(f"note: {error}", file=sys.stderr)
         if args.status_seconds is not None and time.monotonic() - told[0] >= args.status_seconds:
             told[0] = time.monotonic()
             for event in watch.status():
                 show(event)
-        return False
+        return bool(coming)
 
     try:
         watch.run(stopped, control)
@@ -282,20 +292,15 @@ def watch_here(
         raise UserError(f"{shown} cannot be read ({without_secrets(str(error), camera.address)}); check the source.")
 
 
-def change(watch: Watch, cameras: list[Camera]) -> None:
-    """Streams come and go: what is new in the list begins, what is gone ends, what has changed begins anew."""
+def change(watch: Watch, cameras: list[Camera]) -> deque[Camera]:
+    """Streams come and go: what is gone from the list ends, what has changed too. Returns what is to begin: that, and what is new."""
     wanted = {camera.name: camera for camera in cameras}
     for name, source in list(watch.sources.items()):
         if name not in wanted or not same_stream(source.camera, wanted[name]):
             watch.close(name, "removed")
         else:
             source.camera = wanted[name]
-    for camera in cameras:
-        if camera.name not in watch.sources and watch.complete.get(camera.name) != camera:
-            try:
-                watch.open(camera)
-            except UserError as error:
-                print(f"note: {error}", file=sys.stderr)
+    return deque(camera for camera in cameras if camera.name not in watch.sources and watch.complete.get(camera.name) != camera)
 
 
 def run_id(state: str | None) -> str:
