@@ -6,8 +6,9 @@
     python benchmarks/watch.py --size tiny --host_only 3584 --frames 3600    # what Python does beside the model
 
 Random weights, dynamic sink. Without --fps every stream always has a frame waiting, and a latency is the time from one frame of a stream to
-its next. Prints memory after a quarter of the frames and at the end, the difference of the first stream's scores from those of a plain
-session on the first --check_frames frames, and one JSON line last.
+its next. With --fps the first second of all streams is told apart from the rest too: what each does once, all do then. Prints memory after
+a quarter of the frames and at the end, the difference of the first stream's scores from those of a plain session on the first
+--check_frames frames, and one JSON line last.
 
 --host_only WIDTH leaves the model out: scores and mean tokens (of that width, 3584 in the 7B model) are random, everything else is the path
 of a GPU. Prints what a frame costs in CPU time of the loop's thread, and for how much of it a GPU has nothing to do: from the moment the
@@ -95,6 +96,7 @@ def main() -> int:
     watch_args = flags.parse_args(["memory", "--window", str(args.window), *(["--no_compile"] if args.no_compile else [])])
     images, events = pictures(256), []
     decided: list[float] = []
+    behind: dict[str, list[float]] = {"first_second": [], "afterwards": []}
     moments: dict[str, list[float]] = {}
     first: list[float] = []
     memory: dict[str, float | None] = {}
@@ -103,6 +105,7 @@ def main() -> int:
     def seen(stream, seconds, score, image_CHW) -> None:
         moments.setdefault(stream.name, []).append(time.thread_time() if args.host_only else time.monotonic())
         decided.append(stream.source.behind)
+        behind["first_second" if seconds < 1 else "afterwards"].append(stream.source.behind)
         if stream.name == "stream 0":
             first.append(score)
         if len(decided) == quarter:
@@ -130,11 +133,13 @@ def main() -> int:
     gaps = [
         b - a for times in moments.values() for a, b in zip(times[min(50, len(times) // 2) :], times[min(50, len(times) // 2) + 1 :])
     ] or [total]
+    parts = {f"{part}_{name}": value for part, late in behind.items() if args.fps and late for name, value in percentiles(late).items()}
     if host is not None:
         busy = {f"loop_{name}": value for name, value in percentiles(gaps[50:]).items()}
         idle = {f"without_work_{name}": value for name, value in percentiles(host.gaps[50:]).items()}
         print(json.dumps({"benchmark": "watch", "host_only": args.host_only, "streams": args.streams, "frames": len(decided),
-                          "loop_ms_a_frame": round(1e3 * used / len(decided), 4), **busy, **idle, "events": len(events)}))  # fmt: skip
+                          "loop_ms_a_frame": round(1e3 * used / len(decided), 4), **busy, **idle, **parts,
+                          "events": len(events)}))  # fmt: skip
         return 0
     ends = [event for event in events if event["event"] == "end"]
     plain = Session(model.model, QUERY, tokenizer=model.tokenizer, cache="dynamic_sink", window=args.window)
@@ -146,7 +151,8 @@ def main() -> int:
     dropped = sum(event["dropped"] for event in ends)
     result = {
         "benchmark": "watch", **environment(args, device), "streams": args.streams, "fps_each": args.fps, "frames": len(decided),
-        "frames_per_second": round(len(decided) / total, 2), **percentiles(decided if args.fps else gaps), "dropped": dropped, **memory,
+        "frames_per_second": round(len(decided) / total, 2), **percentiles(decided if args.fps else gaps), **parts, "dropped": dropped,
+        **memory,
         "warm_up_s": round(warm_up, 1), "events": len(events), "max_diff_relevance": float(f"{difference:.3g}"),
         "rank_correlation": round(float(np.corrcoef(*ranks)[0, 1]), 5),
     }  # fmt: skip

@@ -258,6 +258,7 @@ class Watch:
             for event in stream.watcher.ask(text):
                 answers += [event["text"]] if event["event"] == "say" else []
                 self._tell(stream, event)
+            stream.watcher.session.feed_ahead()
             if self.store is not None:
                 self._save(stream)
         return answers

@@ -64,6 +64,8 @@ class Feed:
 
     def take(self, frame: bool, notice: bool) -> Item | None:
         """The next item if there is one, at once: a frame only if `frame`, a notice only if `notice`. Their order is kept."""
+        if not self._queue:  # a look without the lock, of which 100 feeds a round are many: what comes now wakes its taker
+            return None
         with self._changed:
             if not self._queue or not (frame if isinstance(self._queue.oldest, SourceFrame) else notice):
                 return None
@@ -80,8 +82,7 @@ class Feed:
 
     @property
     def empty(self) -> bool:
-        with self._changed:
-            return self.ended and not self._queue
+        return self.ended and not self._queue  # nothing comes after the end
 
     def stop(self) -> None:
         """End the thread; what waits in the queue is thrown away."""
