@@ -135,8 +135,8 @@ def main() -> int:
     ] or [total]
     parts = {f"{part}_{name}": value for part, late in behind.items() if args.fps and late for name, value in percentiles(late).items()}
     if host is not None:
-        busy = {f"loop_{name}": value for name, value in percentiles(gaps[50:]).items()}
-        idle = {f"without_work_{name}": value for name, value in percentiles(host.gaps[50:]).items()}
+        busy = {f"loop_{name}": value for name, value in percentiles(gaps[50:] or gaps).items()}
+        idle = {f"without_work_{name}": value for name, value in percentiles(host.gaps[50:] or host.gaps).items()}
         print(json.dumps({"benchmark": "watch", "host_only": args.host_only, "streams": args.streams, "frames": len(decided),
                           "loop_ms_a_frame": round(1e3 * used / len(decided), 4), **busy, **idle, **parts,
                           "events": len(events)}))  # fmt: skip
