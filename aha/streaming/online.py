@@ -316,8 +316,9 @@ class OnlineEngine:
         if host.there is not None:
             host.there.synchronize()
         count = len(sessions)
-        self.features_BH = host.features[:count].clone()
-        values = FrameScores(**dict(zip(self.heads, host.scores[:, :count].clone())))
+        # by numpy, as in _load
+        self.features_BH = torch.from_numpy(host.features.numpy()[:count].copy())
+        values = FrameScores(**dict(zip(self.heads, torch.from_numpy(host.scores.numpy()[:, :count].copy()))))
         end(sessions, [1] * count, values)
         return values
 
