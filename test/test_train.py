@@ -209,6 +209,8 @@ def test_zero3_does_not_hang_where_ranks_differ(cached, tmp_path):
     steps = [line for line in read_lines(tmp_path / "out/train.log") if "frames_per_s" in line]
     frames = [round(step["frames_per_s"] * step["step_time_s"]) for step in steps]
     assert frames == [1 + 1, 8 + 1, 80 + 1]  # of both ranks; a broken sample is one black frame
+    assert steps[0]["imbalance"] < steps[1]["imbalance"] < steps[2]["imbalance"] < 1 and steps[2]["imbalance"] > 0.8
+    assert [step["new_shapes"] for step in steps] == [1, 1, 1]
 
 
 def test_zero3_computes_what_zero2_computes_in_bfloat16(data, tmp_path):
