@@ -11,8 +11,8 @@ and GPU against those of one GPU (of the smallest count, where one was not measu
 work had more than the mean, "but that" the efficiency that would be left with even work. --together runs counts whose GPUs fit beside each
 other into the largest count at the same time; they share the host then. --nodes 2 spreads each count over two torchruns on 127.0.0.1.
 
-Figures are of the later steps, and of those in which no GPU meets a batch of a new length, where there are any: cuDNN needs about 0.3 s to
-get ready for one, and with few samples a GPU they come late. "new" is how many the measured steps have all the same (0 is wanted).
+Figures are of the later steps, and of those in which no GPU meets a batch of a new length, where there are any: cuDNN gets ready for one in
+a quarter of a second, and with few samples a GPU they come late. "new" is how many the measured steps have all the same (0 is wanted).
 
 --resume A-B: a run on A GPUs is saved, one on B goes on from there with the same global batch; by default N-N, N-N/2 and N/2-N for the
 largest count N. The largest count's run is saved after a third of its steps (8 GB for 7b), and its losses are those that the others are
