@@ -7,9 +7,12 @@
 
 Each count trains once, with the global batch of the largest count (--accumulation samples a GPU there, more with fewer GPUs). That gives
 the loss curve, which must be the same (LoRA dropout is off: its masks differ between ranks), and the scaling efficiency: frames per second
-and GPU against those of one GPU (of the smallest count, where one was not measured in --folder). --together runs counts whose GPUs fit
-beside each other into the largest count at the same time; they share the host then. --nodes 2 spreads each count over two torchruns on
-127.0.0.1.
+and GPU against those of one GPU (of the smallest count, where one was not measured in --folder). "uneven" is by how much the GPU with most
+work had more than the mean, "but that" the efficiency that would be left with even work. --together runs counts whose GPUs fit beside each
+other into the largest count at the same time; they share the host then. --nodes 2 spreads each count over two torchruns on 127.0.0.1.
+
+Figures are of the later steps, and of those in which no GPU meets a batch of a new length, where there are any: cuDNN gets ready for one in
+a quarter of a second, and with few samples a GPU they come late. "new" is how many the measured steps have all the same (0 is wanted).
 
 --resume A-B: a run on A GPUs is saved, one on B goes on from there with the same global batch; by default N-N, N-N/2 and N/2-N for the
 largest count N. The largest count's run is saved after a third of its steps (8 GB for 7b), and its losses are those that the others are
@@ -179,16 +182,24 @@ def difference(losses: dict[str, float], reference: dict[str, float]) -> float:
     return max((abs(losses[step] - reference[step]) / abs(reference[step]) for step in losses.keys() & reference.keys()), default=0.0)
 
 
+def steady_steps(steps: list[dict]) -> list[dict]:
+    """The later ones, of them those without a batch of a new length, if there are any."""
+    later = steps[min(4, len(steps) // 2) :]
+    return [step for step in later if not step["new_shapes"]] or later
+
+
 def measured(run: Run) -> dict:
-    """Median step time and throughput of a finished run after its first steps, and its wall time."""
+    """Median step time and throughput of a finished run in its steady steps, and its wall time."""
     steps = [line for line in lines_of(run.output / "train.log") if "step_time_s" in line]
-    steady = steps[min(4, len(steps) // 2) :]
+    steady = steady_steps(steps)
     seconds = sum(s["step_time_s"] for s in steady)
     step_s = statistics.median(s["step_time_s"] for s in steady)
     return {
         "wall_s": round(time.perf_counter() - run.begin, 1), "step_time_s": step_s, "sample_s": step_s / run.accumulation,
         "data_wait_s": max(s["data_wait_s"] for s in steady), "first_step_s": steps[0]["step_time_s"],
-        **{name: sum(s[name] * s["step_time_s"] for s in steady) / seconds for name in ("frames_per_s", "tokens_per_s")},
+        **{name: sum(s[name] * s["step_time_s"] for s in steady) / seconds for name in ("frames_per_s", "tokens_per_s", "imbalance")},
+        "measured_steps": [s["step"] for s in steady], "new_shapes": sum(s["new_shapes"] for s in steady),
+        "all_step_seconds": [s["step_time_s"] for s in steps], "all_new_shapes": [s["new_shapes"] for s in steps],
         **{name: max(s[name] for s in steps) for name in ("memory_gib", "memory_reserved_gib", "mfu", "hfu") if name in steps[-1]},
         "step_seconds": lines_of(run.output / "train.log")[-1].get("step_seconds"),
         "chosen": read_json(run.output / "settings.json", "settings")["chosen"],
@@ -338,14 +349,15 @@ def main(argv: list[str]) -> None:
     reference = results[args.gpus[-1]]
     base, per_gpu_of_base = one_gpu(args, results)
     print(f"one run for each count, {batch_of(args)} samples a step; efficiency against {base}")
-    heads = ("sample s", "frames/s", "per GPU", "efficiency", "MFU", "peak GiB", "reserved", "loss difference")
+    heads = ("sample s", "frames/s", "per GPU", "efficiency", "uneven", "but that", "new", "MFU", "peak GiB", "reserved", "loss difference")
     print("GPUs " + " ".join(f"{head:>10}" for head in heads))
     for count, run in sorted(results.items()):
         per_gpu = run["frames_per_s"] / count
         run["efficiency"] = per_gpu / per_gpu_of_base
         run["loss_difference"] = difference(run["losses"], reference["losses"])
         nan = float("nan")
-        numbers = (run["sample_s"], run["frames_per_s"], per_gpu, run["efficiency"], run.get("mfu", nan), run.get("memory_gib", nan),
+        numbers = (run["sample_s"], run["frames_per_s"], per_gpu, run["efficiency"], run["imbalance"],
+                   run["efficiency"] * (1 + run["imbalance"]), run["new_shapes"], run.get("mfu", nan), run.get("memory_gib", nan),
                    run.get("memory_reserved_gib", nan))  # fmt: skip
         print(f"{count:4d} " + " ".join(f"{x:10.3f}" for x in numbers) + f" {run['loss_difference']:10.2e}", flush=True)
     resumed, killed = resume(args, reference)

@@ -209,6 +209,8 @@ def test_zero3_does_not_hang_where_ranks_differ(cached, tmp_path):
     steps = [line for line in read_lines(tmp_path / "out/train.log") if "frames_per_s" in line]
     frames = [round(step["frames_per_s"] * step["step_time_s"]) for step in steps]
     assert frames == [1 + 1, 8 + 1, 80 + 1]  # of both ranks; a broken sample is one black frame
+    assert steps[0]["imbalance"] < steps[1]["imbalance"] < steps[2]["imbalance"] < 1 and steps[2]["imbalance"] > 0.8
+    assert [step["new_shapes"] for step in steps] == [1, 1, 1]
 
 
 def test_zero3_computes_what_zero2_computes_in_bfloat16(data, tmp_path):
@@ -284,6 +286,34 @@ def test_loss_that_is_not_finite_names_the_samples(data, tmp_path):
     with pytest.raises(UserError, match=r"loss at step 1 is nan .*tvsum/clip"):
         train(flags(data, tmp_path / "out", "--lora_pretrained", str(tmp_path / "broken")))
     assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+NORM = """
+import json, sys
+import deepspeed, torch
+torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=0, world_size=1)
+deepspeed.init_distributed("gloo")
+config = json.load(open(sys.argv[1])) | {"train_batch_size": 1, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0}
+config |= {"bf16": config["bf16"] | {"enabled": True}, "fp16": {"enabled": False}, "train_micro_batch_size_per_gpu": 1}
+for factor in (1.0, float("inf"), float("nan")):
+    model = torch.nn.Linear(4, 1, bias=False)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config)
+    loss = engine(torch.ones(1, 4, dtype=torch.bfloat16)).sum()
+    model.weight.register_hook(lambda gradient: gradient * factor)
+    engine.backward(loss)
+    engine.step()
+    print("norm", float(engine.get_global_grad_norm()))
+"""
+
+
+@pytest.mark.parametrize("stage", ["zero1", "zero2"])
+def test_gradients_that_are_not_finite_show_in_the_norm(tmp_path, stage):
+    """The configs leave out DeepSpeed's search of every gradient (half of an optimizer step's time): the norm, which ends the run, tells."""
+    command = [sys.executable, "-c", NORM, str(REPO / f"configs/deepspeed/{stage}.json"), str(tmp_path / "store")]
+    environment = {**ENVIRONMENT, "DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1"}
+    done = subprocess.run(command, env=environment, cwd=REPO, capture_output=True, text=True)
+    norms = [line for line in done.stdout.splitlines() if line.startswith("norm")]
+    assert norms == ["norm 2.0", "norm inf", "norm inf"], done.stderr
 
 
 def test_broken_sample_is_reported_and_has_no_weight(data, tmp_path, capsys, monkeypatch):

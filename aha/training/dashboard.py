@@ -16,7 +16,7 @@ STEP = "train/global_step"
 SECTIONS: dict[str, dict[str, str]] = {
     "loss": dict.fromkeys(("loss", "lm", "informative", "relevance", "tv", "uncertainty"), "min"),
     "optimizer": {"learning_rate": "last", "grad_norm": "max"},
-    "speed": {"step_time_s": "mean", "data_wait_s": "mean", "frames_per_s": "mean", "tokens_per_s": "mean", "mfu": "mean", "hfu": "mean"},
+    "speed": dict.fromkeys(("step_time_s", "data_wait_s", "frames_per_s", "tokens_per_s", "mfu", "hfu", "imbalance"), "mean"),
     "step": {f"time_{part}_s": "mean" for part in ("vision", "decoder", "loss", "optimizer", "communication")},
     "memory": {"memory_gib": "max", "memory_reserved_gib": "max"},
 }

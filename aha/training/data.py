@@ -33,7 +33,7 @@ class RankBatches(Sampler[list[int]]):
     is divided: 8 GPUs with 2 micro-steps learn from the same items, step by step, as one GPU with 16. (Not so in a smaller last step of
     an epoch: every rank has the same number of batches, and the last ones are filled up from the start of the order.)
     `lengths(epoch)` given: the items of an optimizer step are dealt by length, longest first: ranks (which wait for each other) get about
-    equal sums, and samples of similar length at a time; a step that does not fit into memory fails at once.
+    equal work, and samples of similar length at a time; a step that does not fit into memory fails at once.
     """
 
     def __init__(
@@ -84,22 +84,47 @@ class RankBatches(Sampler[list[int]]):
             yield from self.of_epoch(epoch)
 
 
+# Of a 7B model with its vision tower: so many tokens long, a sample's attention is as much work as all the rest of it
+EVEN_TOKENS = 65_536
+
+
+def work_of(tokens: int) -> int:
+    """What a sample of so many tokens (frames make nearly all of them) costs, in a unit of no meaning."""
+    return tokens * (EVEN_TOKENS + tokens)
+
+
 def deal(items: Sequence[int], lengths: Sequence[int], batch_size: int, world_size: int) -> list[int]:
     """The items of an optimizer step in the order of micro-steps: a batch for each rank, then the next one for each.
 
-    Batches are cut from the items sorted by length, so that little is padded. Of each row of `world_size` batches the longest goes to the
-    rank that has the least work so far: no rank has more than another by more than the longest batch's excess over the shortest of a row.
+    Batches are cut from the items sorted by length, so that little is padded. A row of `world_size` batches is a micro-step: with ZeRO-2
+    and 3 ranks wait for each other in each. Of a row the longest batch goes to the rank that has the least work so far. Then the rank with
+    the most work exchanges its batch of a row with another rank's, the exchange that helps most first, until none helps. No rank has more
+    work than another by more than a row's largest batch has over its smallest.
     """
     longest_first = sorted(items, key=lambda i: -lengths[i])
     batches = [longest_first[k : k + batch_size] for k in range(0, len(items), batch_size)]
-    work, dealt = [0] * world_size, []
+    rows: list[list[tuple[int, list[int]]]] = []  # for each rank: (work, batch)
+    done = [0] * world_size
     for k in range(0, len(batches), world_size):
-        ranks = sorted(range(world_size), key=lambda rank: work[rank])  # stable: equal ones stay in order
-        row = dict(zip(ranks, batches[k : k + world_size]))
-        for rank, batch in row.items():
-            work[rank] += lengths[batch[0]] * len(batch)
-        dealt += [i for rank in range(world_size) for i in row[rank]]
-    return dealt
+        row = [(work_of(lengths[batch[0]]) * len(batch), batch) for batch in batches[k : k + world_size]]
+        ranks = sorted(range(world_size), key=lambda rank: done[rank])  # stable: equal ones stay in order
+        rows.append([part for _, part in sorted(zip(ranks, row))])
+        done = [work + part[0] for work, part in zip(done, rows[-1])]
+    while True:
+        busiest = max(range(world_size), key=lambda rank: done[rank])
+        exchanges = [
+            (max(done[busiest] - less, done[rank] + less), rank, k)
+            for rank in range(world_size)
+            for k, row in enumerate(rows)
+            if (less := row[busiest][0] - row[rank][0]) > 0
+        ]
+        most, rank, k = min(exchanges, default=(done[busiest], 0, 0))
+        if most >= done[busiest]:
+            return [i for row in rows for _, batch in row for i in batch]
+        row = rows[k]
+        row[busiest], row[rank] = row[rank], row[busiest]
+        for r in (busiest, rank):
+            done[r] = sum(row[r][0] for row in rows)
 
 
 class TrainingSet(Dataset):

@@ -260,12 +260,15 @@ def finish(trainer: AhaTrainer) -> None:
     if trainer.args.process_index == 0:
         how = "training: world size {}, no DeepSpeed" if stage is None else "deepspeed: world size {}, ZeRO stage {}"
         print(how.format(world, stage) + f", parameters equal on all ranks: {'yes' if equal else 'NO'}", flush=True)
-        parts = trainer.speed.summary()
+        parts, imbalance = trainer.speed.summary(), trainer.speed.imbalance()
         if parts:
-            print(summary_line(parts), flush=True)
+            print(summary_line(parts, imbalance if world > 1 else 0.0), flush=True)
             if "wandb" in trainer.args.loggers:
                 send_summary(parts)
-        facts = {"world_size": world, "zero_stage": stage, "parameters_equal": equal, "parameter_hash": hashes[0], "step_seconds": parts}
+        facts = {
+            "world_size": world, "zero_stage": stage, "parameters_equal": equal, "parameter_hash": hashes[0], "step_seconds": parts,
+            "imbalance": imbalance,
+        }  # fmt: skip
         trainer.history.event("finished", step=trainer.state.global_step, **facts)
         print(f"saved: {trainer.args.output_dir}", flush=True)
     if not equal:

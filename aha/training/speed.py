@@ -123,13 +123,14 @@ class Speed:
         vars(model)["tower_features"] = self.sections.around("vision", model.tower_features)  # of this model alone
         self.last_step = 0
         self.total = dict.fromkeys((*SECTIONS, "all"), 0.0)
+        self.total_work = self.total_busiest = 0.0
         self.steps = 0
         self._restart()
 
     def _restart(self) -> None:
         self.sections.collect()
         self.begin = time.perf_counter()
-        self.wait = self.frames = self.tokens = self.work = self.again = 0.0
+        self.wait = self.frames = self.tokens = self.work = self.again = self.busiest = self.new_shapes = 0.0
 
     def restart(self, step: int) -> None:
         """Start counting at `step`, without what came before (loading, resuming, validation, saving)."""
@@ -139,16 +140,20 @@ class Speed:
     def waited(self, seconds: float) -> None:
         self.wait += seconds
 
-    def worked(self, *, frames: float, tokens: float, work: float, again: float) -> None:
-        """What all GPUs together worked through; FLOPs of one, on average."""
+    def worked(self, *, frames: float, tokens: float, work: float, again: float, busiest: float, new_shapes: float) -> None:
+        """An optimizer step. What all GPUs together worked through; FLOPs of one, on average, and of the one that had most (`again` among
+        them); how many batches had a shape that a GPU had not seen, on the GPU with most of them."""
         self.frames += frames
         self.tokens += tokens
         self.work += work
         self.again += again
+        self.busiest += busiest
+        self.new_shapes += new_shapes
 
     def report(self, step: int, peak_bytes: float) -> dict[str, float]:
         """Since the last report: seconds per optimizer step and where they went; per second over all GPUs; utilisation of one on average
-        (`mfu` counts what the mathematics needs, `hfu` recomputation as well). peak_bytes: of GPU memory, this rank's."""
+        (`mfu` counts what the mathematics needs, `hfu` recomputation as well); by what share the GPU with most work had more than the mean
+        (`imbalance`); batches of new shapes, for which cuDNN has to get ready. peak_bytes: of GPU memory, this rank's."""
         sections = self.sections.collect()
         seconds = time.perf_counter() - self.begin
         steps = max(step - self.last_step, 1)
@@ -156,6 +161,7 @@ class Speed:
         values = {
             "step_time_s": seconds / steps, "data_wait_s": self.wait / steps, "frames_per_s": self.frames / seconds,
             "tokens_per_s": self.tokens / seconds, "tflops_per_s": self.work / seconds / 1e12,
+            "imbalance": excess(self.busiest, self.work + self.again), "new_shapes": self.new_shapes / steps,
         }  # fmt: skip
         if self.peak:
             values["mfu"] = self.work / seconds / self.peak
@@ -167,6 +173,8 @@ class Speed:
         if self.last_step > 0:  # the first step compiles and starts the readers
             self.steps += steps
             self.total["all"] += seconds
+            self.total_work += self.work + self.again
+            self.total_busiest += self.busiest
             for name, value in sections.items():
                 self.total[name] += value
         self.restart(step)
@@ -180,9 +188,18 @@ class Speed:
         whole = self.total["all"] / self.steps
         return {**parts, "other": max(whole - sum(parts.values()), 0.0), "all": whole}
 
+    def imbalance(self) -> float:
+        """Over the steps of `summary`: by what share the GPU with most work had more than the mean, on average."""
+        return excess(self.total_busiest, self.total_work)
 
-def summary_line(parts: dict[str, float]) -> str:
+
+def excess(busiest: float, mean: float) -> float:
+    return max(busiest / mean - 1, 0.0) if mean else 0.0
+
+
+def summary_line(parts: dict[str, float], imbalance: float = 0.0) -> str:
     names = {"data": "waiting for data"}
     whole = parts["all"]
     shares = [f"{names.get(name, name)} {value:.3f} s ({value / whole:.0%})" for name, value in parts.items() if name != "all"]
-    return f"an optimizer step took {whole:.3f} s: {', '.join(shares)}"
+    uneven = f"; the busiest of the GPUs had {imbalance:.1%} more to compute than the mean" if imbalance else ""
+    return f"an optimizer step took {whole:.3f} s: {', '.join(shares)}{uneven}"

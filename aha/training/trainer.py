@@ -158,6 +158,7 @@ class AhaTrainer(Trainer):
             accumulation=args.gradient_accumulation_steps, lengths=dataset.lengths if args.group_by_length else None,
         )  # fmt: skip
         self._skipped = 0
+        self._shapes: set[tuple[int, ...]] = set()  # of the batches that this rank has seen
         self._begin_step()
         super().__init__(
             model=model, args=args, train_dataset=dataset,
@@ -237,6 +238,9 @@ class AhaTrainer(Trainer):
         tower = all(f.dtype == torch.uint8 for f in inputs["frames"])
         self._work += self.speed.model_flops(batch, tokens / batch, frames, tower)
         self._again += self.speed.model_flops.again(batch, tokens / batch, self.recompute.recomputed)
+        shape = tuple(inputs["input_ids_BT"].shape)
+        self._new_shapes += shape not in self._shapes
+        self._shapes.add(shape)
         loss = losses.total * weight
         return (loss, output) if return_outputs else loss
 
@@ -298,7 +302,7 @@ class AhaTrainer(Trainer):
         """What is added up over the micro-steps of an optimizer step, on this rank."""
         self._parts: dict[str, Tensor] = {}
         self._weighted: dict[str, Tensor] = {}
-        self._micro_steps = self._frames = self._tokens = 0
+        self._micro_steps = self._frames = self._tokens = self._new_shapes = 0
         self._work = self._again = 0.0
         self._step_ids: list[str] = []
 
@@ -309,11 +313,15 @@ class AhaTrainer(Trainer):
         names = sorted(self._parts)
         sums = torch.stack([self._parts[n] for n in names] + [self._weighted[n] for n in names])
         world = self.args.world_size
-        sums = torch.cat([sums, sums.new_tensor([self._frames, self._tokens, self._work / world, self._again / world])])
+        each_2R = sums.new_zeros(2, world)  # every rank fills in its own column
+        each_2R[:, self.args.process_index] = sums.new_tensor([self._work + self._again, self._new_shapes])
+        totals = sums.new_tensor([self._frames, self._tokens, self._work / world, self._again / world])
+        sums = torch.cat([sums, totals, each_2R.flatten()])
         if world > 1:
             dist.all_reduce(sums)
-        *values, frames, tokens, work, again = sums.tolist()
-        self.speed.worked(frames=frames, tokens=tokens, work=work, again=again)
+        busiest, new_shapes = sums[-2 * world :].view(2, world).amax(1).tolist()
+        *values, frames, tokens, work, again = sums[: -2 * world].tolist()
+        self.speed.worked(frames=frames, tokens=tokens, work=work, again=again, busiest=busiest, new_shapes=new_shapes)
         values = [value / (self._micro_steps * world) for value in values]
         parts = dict(zip(names, values[: len(names)]))
         weighted = dict(zip(names, values[len(names) :]))
