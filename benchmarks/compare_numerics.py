@@ -147,20 +147,25 @@ def train(chosen: Setting, args: argparse.Namespace, model: AhaModel, device: to
         optimizer = torch.optim.AdamW(parameters, lr=2e-5, weight_decay=0.0)
     seen: dict[str, Tensor] = {}
 
+    frame_tokens: list[Tensor] = []  # of a sample, a piece for each batch of the tower
+
     def keep(name: str):
         def hook(module, inputs, output) -> None:
+            if not seen:  # the first layer of the first sample: its frames have gone through
+                seen["output of mm_projector"] = some_values(torch.cat(frame_tokens))
             seen.setdefault(f"output of {name}", some_values(output[0] if isinstance(output, tuple) else output))  # not its recomputation
 
         return hook
 
-    watched = {"mm_projector": model.model.mm_projector[2], **{f"layer {i}": layer for i, layer in enumerate(model.decoder_layers)}}
-    hooks = [module.register_forward_hook(keep(name)) for name, module in watched.items()]
+    hooks = [layer.register_forward_hook(keep(f"layer {i}")) for i, layer in enumerate(model.decoder_layers)]
+    hooks.append(model.model.mm_projector[2].register_forward_hook(lambda module, inputs, output: frame_tokens.append(output.detach())))
     tower_batch = OTHER_TOWER_BATCH if chosen.other_kernels else TOWER_BATCH
     steps = []
     for step in range(args.steps):
         seen.clear()
         losses = []
         for k in range(args.samples):
+            frame_tokens.clear()
             loss = Sample(model, args.frames, step * args.samples + k, device).loss(model, plain=chosen.plain, tower_batch=tower_batch)
             (loss / args.samples).backward()
             losses.append(loss.detach().double().cpu())
