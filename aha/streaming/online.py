@@ -20,6 +20,7 @@ D head width, H decoder width.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections import deque
@@ -246,15 +247,21 @@ class OnlineEngine:
         cos, sin = self.decoder.rotary_table(torch.arange(self.window, device=self.decoder.device)[None])
         self.cos, self.sin = cos[0], sin[0]  # [W, 1, D]
         self.depth = depth or (2 if self.works_alone and max_streams == 1 else 1)
-        if self.decoder.device.type == "cuda":
-            self.graph_memory = torch.cuda.graph_pool_handle(), torch.cuda.graph_pool_handle()
-            self.eyes, self._partition = eyes_of(self.depth)
         sizes = {self.max_batch, *(2**k for k in range(self.max_batch.bit_length()) if 2**k <= self.max_batch)}
         self.features_BH = torch.empty(0)  # on the host: the mean token of each frame of the last push, which tells pictures apart
-        self.graphs = [_Graph(self, size) for size in sorted(sizes)]
+        with self._current_gpu():
+            if self.decoder.device.type == "cuda":
+                self.graph_memory = torch.cuda.graph_pool_handle(), torch.cuda.graph_pool_handle()
+                self.eyes, self._partition = eyes_of(self.depth)
+            self.graphs = [_Graph(self, size) for size in sorted(sizes)]
         self._launched: deque[tuple[_Host, Sequence[Session]]] = deque()
         if compiled:
             compile_words(self.open("words", cache="sliding"))
+
+    def _current_gpu(self) -> contextlib.AbstractContextManager[Any]:
+        """Streams, events and Triton's kernels belong to the current GPU: make it that of the model."""
+        device = self.decoder.device
+        return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
     @property
     def foresight(self) -> int:
@@ -300,7 +307,8 @@ class OnlineEngine:
         feeds = begin(sessions, [1] * len(frames))
         graph = self._graph(len(feeds))
         known = itertools.takewhile(lambda batch: 0 < len(batch) <= self.max_batch and self._graph(len(batch)) is graph, upcoming)
-        self._launched.append((graph.launch([feed.block for feed in feeds], frames, list(known)), sessions))
+        with self._current_gpu():
+            self._launched.append((graph.launch([feed.block for feed in feeds], frames, list(known)), sessions))
 
     @property
     def under_way(self) -> int:
