@@ -353,10 +353,28 @@ def test_cameras_begin_one_a_round_and_questions_wait_for_all_of_them(model, vid
     assert done.index("ask") > done.index("open", 4) and done.count("ask") == 1
 
 
-def test_one_more_than_there_is_memory_for_is_one_sentence(model, videos):
+def test_a_camera_that_cannot_begin_leaves_no_trace(model):
+    """Its other queries, their memory and the streams that run are as before."""
+    args = flags("memory")
+    watch = Watch(model, args, settings_from(args), lambda *_: None, max_streams=3, named=True, run_id="run")
+    watch.open(Camera("door", "memory", ("red things",), 2.0), Feed(iter(pictures(0, 0.5)), 2, True, wake=watch.changed.set))
+    used = watch.engine.pool.used
+    for _ in range(8):  # more than there is memory for, if some were lost each time
+        feed = Feed(iter(()), 2, True)
+        with pytest.raises(UserError, match="raise the window"):
+            watch.open(Camera("yard", "memory", ("a dog", "a b " * 500), 2.0), feed)
+        with pytest.raises(UserError, match="raise the window"):
+            watch.open(Camera("gate", "memory", ("a b " * 500,), 2.0), feed)
+    assert watch.engine.pool.used == used and len(watch.by_session) == 1 and list(watch.sources) == ["door"]
+    watch.run(threading.Event())
+    assert watch.scored == 2 and watch.engine.pool.used == len(watch.engine.scratch)
+
+
+def test_one_more_than_there_is_memory_for_is_one_sentence(model, videos, capsys):
     args = flags(videos[0])
-    with pytest.raises(UserError, match="one stream too many"):
+    with pytest.raises(UserError, match="2 streams are to be watched; give at least 2"):
         run_watch(flags(*videos, "--max_streams", "1", "--device", "cpu"), lambda: model, fusion_of(args), settings_from(args).online)
+    assert capsys.readouterr().out == ""  # nobody has heard of the first one
     watch = Watch(model, args, settings_from(args), lambda *_: None, max_streams=1, named=True, run_id="run")
     with pytest.raises(UserError, match="one stream too many"):
         watch.open(Camera("door", str(videos[0]), ("a", "b")))

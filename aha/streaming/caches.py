@@ -73,10 +73,7 @@ class Cache:
         if self.window is not None and (over := int(keep.sum()) + len(new) - self.window) > 0:
             oldest = np.flatnonzero(keep & ~self.pinned)[:over]
             if len(oldest) < over:
-                raise UserError(
-                    f"a window of {self.window} tokens cannot hold the {int(self.pinned.sum())} tokens that stay and {len(new)} new ones; "
-                    f"raise the window (--window) or shorten the prompt."
-                )
+                raise self._too_small(int(self.pinned.sum()), len(new))
             keep = keep.copy()
             keep[oldest] = False
         if not keep.all():
@@ -88,6 +85,19 @@ class Cache:
         self.slots, self.pinned = np.concatenate([kept, new]), np.concatenate([self.pinned[keep], pin])
         self.seen += len(new)
         return Block(write=new, read=self.slots, new_position=len(kept))
+
+    def check_room(self, text: int, role: str, frame: int) -> None:
+        """Raises UserError where a text of so many tokens would stay and leave no place for a frame: then no more could be fed."""
+        if self.kind == "dynamic_sink" and role == "prompt" and self.window is not None:
+            stay = int(self.pinned.sum()) + text
+            if stay + frame > self.window:
+                raise self._too_small(stay, frame)
+
+    def _too_small(self, stay: int, new: int) -> UserError:
+        return UserError(
+            f"a window of {self.window} tokens cannot hold the {stay} tokens that stay and {new} new ones; "
+            f"raise the window (--window) or shorten the prompt."
+        )
 
     def piece(self) -> int | None:
         """The longest piece of text to feed at once; None = any."""

@@ -100,7 +100,11 @@ class Session:
         self.reply_ids: list[int] = []  # tokens of the last reply, with its <|im_end|>
         self.penalised: list[int] = []  # words of all replies, which the repetition penalty makes less likely (ending never is)
         if query is not None:
-            self.ask(query)
+            try:
+                self.ask(query)
+            except BaseException:  # nobody will have this session: the pool is shared, and what it took goes back
+                self.close()
+                raise
 
     @property
     def frames(self) -> int:
@@ -115,8 +119,13 @@ class Session:
     # ---- what goes in ----
 
     def ask(self, text: str) -> None:
-        """A question or task, from the next frame on."""
-        self.feed_text(self.state.query(text), "text" if self.asked else "prompt")
+        """A question or task, from the next frame on. Raises UserError, and changes nothing, where the window is too small for it."""
+        state, role = self.state.copy(), "text" if self.asked else "prompt"
+        ids = state.query(text)
+        header = len(self.format.stream_header) if self.frames == 0 else 0  # which stays as well
+        self.cache.check_room(len(ids), role, header + len(self.format.frame_ids))
+        self.state = state
+        self.feed_text(ids, role)
         self.asked = True
 
     def feed_ahead(self) -> None:
@@ -125,7 +134,12 @@ class Session:
         text = self.state.copy().frame()
         if text and self._ahead is None and not self.cache.joins_text:
             before, self.cache = self.cache, self.cache.snapshot()
-            self.feed_text(text, self._role_before_frame, hold=True)
+            try:
+                self.feed_text(text, self._role_before_frame, hold=True)
+            except BaseException:
+                self._ahead, self.cache = self.cache, before
+                self._forget_ahead()
+                raise
             self._ahead, self.cache = self.cache, before
 
     def skip(self, frames: int) -> None:
@@ -301,7 +315,12 @@ class Session:
         return hidden
 
     def _block(self, tokens: int, role: str) -> Block:
-        return self.cache.block(self.pool.take(tokens), role)
+        slots = self.pool.take(tokens)
+        try:
+            return self.cache.block(slots, role)
+        except UserError:
+            self.pool.give_back(slots)
+            raise
 
     @property
     def _role_before_frame(self) -> str:

@@ -227,6 +227,8 @@ def watch_here(
     """All streams in one engine of this process."""
     several = bool(args.cameras) or len(args.source) > 1
     streams = sum(camera.streams for camera in file.cameras)
+    if args.max_streams is not None and streams > args.max_streams:  # before anybody hears of the first of them
+        raise UserError(f"max_streams is {args.max_streams}, and {streams} streams are to be watched; give at least {streams}.")
     store = Store(args.state) if args.state else None
     show = printer(args.format, lock)
     delivery = Delivery(Path(args.state) / "spool" if args.state else tempfile.mkdtemp(prefix="aha-watch-"))

@@ -164,7 +164,16 @@ class Watch:
                 f"camera {camera.name!r} is one stream too many: memory was taken for {self.max_streams}; start again with --max_streams."
             )
         self._settle()
-        source, places = Source(camera, self.room), []
+        source = Source(camera, self.room)
+        try:
+            self._begin(source, feed, saved)
+        except BaseException:
+            for stream in source.streams:
+                self._free(stream)
+            raise
+
+    def _begin(self, source: Source, feed: Feed | None, saved: Sequence[dict[str, Any]]) -> None:
+        camera, places = source.camera, []
         for number, query in enumerate(camera.queries, 1):
             judge = replace(self.settings.judge, max_alerts_per_hour=camera.max_alerts_per_hour)
             settings = replace(self.settings, judge=judge, frame_seconds=1 / camera.frame_fps)
