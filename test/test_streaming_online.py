@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -14,6 +15,7 @@ import torch
 from streaming_model import difference, golden_model, joined, open_session
 from torch._dynamo.utils import counters
 
+from aha.errors import UserError
 from aha.models.model import FrameScores
 from aha.streaming import OnlineEngine, Session
 from aha.streaming.live import LiveStreams, Waiting
@@ -118,6 +120,185 @@ def test_one_stream_may_be_two_frames_ahead(frames, monkeypatch):
     got.append(engine.collect())
     assert all(difference(a, b) < 1e-4 for a, b in zip(got, expected, strict=True))
     assert looked == [1, 2, 2, 2, 1, 2, 2, 2, 1, 2]  # one: of the first frame, of 7 after 5, and of 5, which nobody announced
+
+
+class PaperGpu:
+    """Streams and events of a GPU, on paper: what is known to be over where. `use` fails where two things may happen at the same time."""
+
+    def __init__(self):
+        self.current, self.eyes = PaperStream(), PaperStream()
+        self.now = self.current
+        self.last: dict[object, tuple[PaperStream, int]] = {}
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, self.now = self.now, stream
+        yield
+        self.now = before
+
+    def use(self, *things: object) -> None:
+        self.now.over[self.now] += 1
+        for thing in things:
+            stream, tick = self.last.get(thing, (self.now, 0))
+            assert self.now.over.get(stream, 0) >= tick, "two at the same time"
+            self.last[thing] = self.now, self.now.over[self.now]
+
+
+class PaperStream:
+    def __init__(self):
+        self.over = {self: 0}  # stream -> how many of its actions are over when the next of this one begins
+
+    def wait_stream(self, other) -> None:
+        self.over = {stream: max(self.over.get(stream, 0), other.over.get(stream, 0)) for stream in {*self.over, *other.over}}
+
+    wait_event = wait_stream
+
+
+class PaperEvent:
+    def __init__(self, gpu: PaperGpu, *uses: object):
+        self.gpu, self.uses, self.over, self.under_way = gpu, uses, {}, False
+
+    def record(self) -> None:
+        self.gpu.use(*self.uses)
+        self.over, self.under_way = dict(self.gpu.now.over), True
+
+    def synchronize(self) -> None:
+        self.under_way = False
+
+
+def on_paper(engine: OnlineEngine, monkeypatch) -> None:
+    """The engine, made without a GPU, does what it does with one."""
+    gpu = PaperGpu()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: gpu.now)
+    monkeypatch.setattr(torch.cuda, "stream", gpu.stream)
+    engine.eyes, engine.free = gpu.eyes, PaperEvent(gpu)
+
+    def alone(action, *things):
+        def act(*args):
+            gpu.use(*things)
+            return action(*args)
+
+        return act
+
+    def once_at_a_time(host, action):
+        def act():
+            assert not host.there.under_way, "what the GPU reads, or writes, is not waited for"
+            action()
+
+        return act
+
+    for graph in engine.graphs:
+        graph.on_gpu, graph.copied, graph.looked = True, PaperEvent(gpu), PaperEvent(gpu)
+        graph.look = alone(graph.look, "tower", graph)
+        graph.look_ahead = alone(graph.look_ahead, "tower", graph)
+        graph.hand_ABKH = graph.hand_ABKH.as_subclass(Taken)
+        graph.hand_ABKH.taken = alone(lambda: None, graph)
+        for host in graph.hosts:
+            host.there = PaperEvent(gpu)
+            host.there.record = once_at_a_time(host, host.there.record)
+
+
+class Taken(torch.Tensor):
+    """Tokens in hand: tells when others are taken."""
+
+    taken = staticmethod(lambda: None)
+
+    def copy_(self, *args, **kwargs):
+        self.taken()
+        return super().copy_(*args, **kwargs)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_nothing_is_read_where_another_may_be_writing_and_no_score_is_of_another_frame(depth, frames, monkeypatch):
+    """Frames that are announced and come, come late, or never; one stream and two; a stream that is closed and another that is opened."""
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, max_streams=2, tokenizer=tokenizer, depth=depth)
+    on_paper(engine, monkeypatch)
+    tokens = dict(zip(range(9), model.visual_embed(frames)))
+    rng, frames = random.Random(depth), list(frames)
+    online = [engine.open(f"q{n}") for n in range(2)]
+    offline = [open_session(query=f"q{n}", cache="dynamic_sink", window=WINDOW) for n in range(2)]
+    plan: list[tuple[int, ...]] = []  # numbers of the pictures of the next batches
+    waiting: list[FrameScores] = []
+
+    def collect() -> None:
+        assert difference(engine.collect(), waiting.pop(0)) < 1e-4
+
+    for step in range(60):
+        count = 1 if depth == 2 and rng.random() < 0.7 else rng.randint(1, 2)
+        while len(plan) < 4:
+            plan.append(tuple(rng.sample(range(9), count)))
+        if rng.random() < 0.2:  # a frame is dropped, or another comes first
+            plan.insert(0, tuple(rng.sample(range(9), rng.randint(1, 2)))) if rng.random() < 0.5 else plan.pop(0)
+        now, upcoming = plan.pop(0), [[frames[k] for k in batch] for batch in plan[: rng.randint(0, engine.foresight)]]
+        if engine.under_way == depth:
+            collect()
+        engine.launch(online[: len(now)], [frames[k] for k in now], upcoming)
+        waiting.append(joined([session.push_embeds(tokens[k][None]) for k, session in zip(now, offline)]))
+        if rng.random() < 0.2:
+            while engine.under_way:
+                collect()
+            if step % 3 == 0:
+                online[1].close()
+                online[1], offline[1] = engine.open("new"), open_session(query="new", cache="dynamic_sink", window=WINDOW)
+    while engine.under_way:
+        collect()
+    assert engine.pool.used == len(engine.scratch) + sum(len(session.cache.slots) for session in online)
+
+
+def test_the_tower_does_not_look_ahead_for_one_stream_while_it_looks_for_two(frames, monkeypatch):
+    """They share memory. The last frame of one stream is in hand, so that nothing else makes it wait for the two."""
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, max_streams=2, tokenizer=tokenizer, depth=2)
+    on_paper(engine, monkeypatch)
+    sessions, frames = [engine.open(f"q{n}") for n in range(2)], list(frames)
+    for now, later in (([0], [1, 2]), ([1], []), ([3, 4], []), ([2], [5])):
+        engine.launch(sessions[: len(now)], [frames[k] for k in now], [[frames[k]] for k in later])
+        engine.collect()
+
+
+def test_a_frame_of_another_kind_is_refused_before_anything_has_changed(frames):
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, tokenizer=tokenizer)
+    online, offline = engine.open("what?"), open_session(query="what?", cache="dynamic_sink", window=WINDOW)
+    used = engine.pool.used
+    for wrong in (frames[0].float() / 255, frames[0].float().numpy() / 255, frames[0, :1], frames[0, :, :, :1].numpy(), frames[0, 0]):
+        with pytest.raises(ValueError, match=r"a frame is uint8 \[3, 384, 384\]"):
+            engine.push([online], [wrong])
+        with pytest.raises(ValueError, match="a frame is uint8"):
+            engine.push([online], [frames[0]], [[wrong]])
+    assert engine.pool.used == used and engine.under_way == 0
+    assert difference(online.push(frames[0]), offline.push(frames[0])) < 1e-4
+
+
+def test_a_question_too_long_for_the_window_changes_nothing_for_anybody(frames):
+    """Neither the session, which goes on as if it had not been asked, nor the memory that all share."""
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, tokenizer=tokenizer)
+    served = set()
+    for length in range(300, 480, 7):
+        used = engine.pool.used
+        try:
+            session = engine.open(("a b " * length)[:length])
+        except UserError as error:
+            assert "raise the window" in str(error)
+            served.add(False)
+        else:
+            session.feed_ahead()
+            session.push(frames[0])  # there is room for a frame: a question that is taken is answered
+            session.close()
+            served.add(True)
+        assert engine.pool.used == used
+    assert served == {True, False}
+    online, offline = engine.open(), open_session(cache="dynamic_sink", window=WINDOW)
+    for k in range(3):
+        with pytest.raises(UserError, match="raise the window"):
+            online.ask("a b " * 500)
+        online.feed_ahead()
+        assert difference(online.push(frames[k]), offline.push(frames[k])) < 1e-4
+    online.ask("what?")
+    offline.ask("what?")
+    assert difference(online.push(frames[3]), offline.push(frames[3])) < 1e-4
 
 
 def test_a_batch_fills_a_captured_step(frames):

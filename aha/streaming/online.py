@@ -24,7 +24,7 @@ import contextlib
 import itertools
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ class _Graph:
         self.seen: list[Batch] = []  # ... and were looked at
         self.look, self.look_ahead, self.attend = self._look, self._look_ahead, self._attend
         if self.on_gpu:
-            self.copied, self.looked, self.free = torch.cuda.Event(), torch.cuda.Event(), torch.cuda.Event()
+            self.copied, self.looked = torch.cuda.Event(), torch.cuda.Event()
             here = torch.cuda.Stream()
             self.look, self.attend = self._captured(self._look, here, 0), self._captured(self._attend, here, 1)
             self.look_ahead = self._captured(self._look_ahead, engine.eyes, 0)
@@ -172,7 +172,7 @@ class _Graph:
             torch.cuda.current_stream().wait_event(self.looked)
         self.hand_ABKH.copy_(self.seen_ABKH)
         if self.on_gpu:
-            self.free.record()
+            self.engine.free.record()
         self.in_hand, self.seen = self.seen, []
 
     def _see(self, batches: Sequence[Batch]) -> None:
@@ -184,7 +184,7 @@ class _Graph:
             self._load(batches)
             return self.look_ahead()
         with torch.cuda.stream(self.engine.eyes):
-            self.engine.eyes.wait_event(self.free)
+            self.engine.eyes.wait_event(self.engine.free)
             self._load(batches)
             self.look_ahead()
             self.looked.record()
@@ -253,6 +253,8 @@ class OnlineEngine:
             if self.decoder.device.type == "cuda":
                 self.graph_memory = torch.cuda.graph_pool_handle(), torch.cuda.graph_pool_handle()
                 self.eyes, self._partition = eyes_of(self.depth)
+                # what was seen last, by whichever graph, is in hand: they share the tower's memory, and one may follow a `look` of another
+                self.free = torch.cuda.Event()
             self.graphs = [_Graph(self, size) for size in sorted(sizes)]
         self._launched: deque[tuple[_Host, Sequence[Session]]] = deque()
         if compiled:
@@ -285,7 +287,8 @@ class OnlineEngine:
         """One uint8 frame [3, S, S] (on the host) for each of several sessions -> scores [B] on the host, in their order.
 
         upcoming: the frames of the next calls, as far as they are known. Where all go into a step of one size, the vision tower looks at
-        them while the decoder works on `frames`. Should the next call bring others, they are looked at then.
+        them while the decoder works on `frames`. Should the next call bring others, they are looked at then. A frame is known again as
+        the same object: what was announced must not be written into before its scores are there.
         """
         check_each_once(sessions, len(frames))
         if len(sessions) > self.max_batch:
@@ -304,11 +307,19 @@ class OnlineEngine:
         of `depth` launches."""
         if len(self._launched) == self.depth:
             raise RuntimeError("frames are in the engine; collect their scores first")
+        self._check_frames(itertools.chain(frames, *upcoming))
         feeds = begin(sessions, [1] * len(frames))
         graph = self._graph(len(feeds))
         known = itertools.takewhile(lambda batch: 0 < len(batch) <= self.max_batch and self._graph(len(batch)) is graph, upcoming)
         with self._current_gpu():
             self._launched.append((graph.launch([feed.block for feed in feeds], frames, list(known)), sessions))
+
+    def _check_frames(self, frames: Iterable[np.ndarray | Tensor]) -> None:
+        """Before anything has changed. NumPy would spread or round what has another shape or kind, and nobody would know."""
+        side = self.model.config.frame.side
+        for frame in frames:
+            if frame.shape != (3, side, side) or frame.dtype not in (np.uint8, torch.uint8):
+                raise ValueError(f"a frame is uint8 [3, {side}, {side}], not {frame.dtype} {list(frame.shape)}")
 
     @property
     def under_way(self) -> int:
