@@ -20,6 +20,7 @@ from aha.models.model import FrameScores
 from aha.streaming import OnlineEngine, Session
 from aha.streaming.live import LiveStreams, Waiting
 from aha.streaming.policies import Accumulated
+from aha.streaming.session import SLACK
 
 WINDOW = 256
 
@@ -321,6 +322,19 @@ def test_replies_between_frames_and_policies(frames):
         if online.wants_to_speak:
             replies.append((online.respond(), offline.respond()))
     assert replies and all(a == b for a, b in replies)
+
+
+def test_a_reply_longer_than_the_spare_memory_takes_no_more_of_it(frames, monkeypatch):
+    """What falls out of the window while the model speaks is free at once, where the reply stays."""
+    model, tokenizer = golden_model()
+    engine = OnlineEngine(model, window=WINDOW, tokenizer=tokenizer)
+    session = engine.open("what?")
+    for frame in frames[:6]:
+        session.push(frame)
+    forward, ending = model.lm_head.forward, torch.tensor([session.format.im_end_id])
+    monkeypatch.setattr(model.lm_head, "forward", lambda hidden: forward(hidden).index_fill(-1, ending, -1e9))  # it does not end by itself
+    session.respond(SLACK + 100)
+    assert len(session.reply_ids) == SLACK + 100 and engine.pool.used == len(engine.scratch) + len(session.cache.slots)
 
 
 @pytest.mark.parametrize("semantics", ["aha", "reference"])

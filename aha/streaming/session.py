@@ -196,9 +196,9 @@ class Session:
     @torch.inference_mode()
     def respond(self, max_new_tokens: int | None = None) -> str:
         """Let the model speak now: greedy, until `<|im_end|>` or the limit. Returns the text; `reply_ids` holds the tokens."""
-        before = self.cache.snapshot()
+        before, removed = self.cache.snapshot(), self.remove_assistant_turns and not self.keeps_removed_replies
         penalised = torch.tensor(self.penalised, dtype=torch.long, device=self.model.decoder_device)
-        hidden_1H = self.feed_text(self.state.begin_reply(), "reply", hold=True)
+        hidden_1H = self.feed_text(self.state.begin_reply(), "reply", hold=removed)
         ids: list[int] = []
         limit = max_new_tokens or self.max_new_tokens
         while True:
@@ -214,9 +214,9 @@ class Session:
                 break
             if self.repetition_penalty is not None:
                 penalised = torch.cat([penalised, token[None]])
-            hidden_1H = self.feed_text(ids[-1:], "reply", hold=True)
+            hidden_1H = self.feed_text(ids[-1:], "reply", hold=removed)
         self.state.end_reply(ids, removed=self.remove_assistant_turns)
-        if self.remove_assistant_turns and not self.keeps_removed_replies:
+        if removed:
             self._restore(before)
         self.pool.give_back(self.cache.take_dropped())
         if self.repetition_penalty is not None:
