@@ -27,7 +27,7 @@ from aha.core.heads import LABELLED
 from aha.errors import UserError
 from aha.models import AhaModel
 from aha.models.losses import Losses
-from aha.training import checkpoint
+from aha.training import checkpoint, randomness
 from aha.training.arguments import RunArguments
 from aha.training.data import Collator, RankBatches, Readers, TrainingSet, readers_that_fit
 from aha.training.logs import History
@@ -397,6 +397,18 @@ class AhaTrainer(Trainer):
         self.history.start(self.state.global_step)
         self.speed.restart(self.state.global_step)
         return prepared
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        randomness.save_states(Path(output_dir), self.args.process_index, self.args.world_size, self.args.device)
+
+    def _load_rng_state(self, checkpoint_folder: str | None) -> None:
+        if checkpoint_folder is None:
+            return
+        folder, rank, world_size = Path(checkpoint_folder), self.args.process_index, self.args.world_size
+        if checkpoint.check_whole(folder)["world_size"] == world_size:
+            randomness.load_states(folder, rank, world_size, self.args.device)
+        else:
+            randomness.seed_states(self.args.seed, self.state.global_step, rank)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
         checkpoint.load_weights(self.model, resume_from_checkpoint)

@@ -1,0 +1,104 @@
+"""Going on from a checkpoint: the random states of the ranks, with as many GPUs and with another number."""
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from aha.training.randomness import load_states, save_states, seed_states
+from aha.training.trainer import AhaTrainer
+
+
+def drawn() -> list[float]:
+    return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """States of GPUs by number, in place of torch's; those that a process does not see cannot be asked for."""
+    states: dict[int, torch.Tensor] = {}
+
+    def write(state: torch.Tensor, device: torch.device) -> None:
+        assert device.index in states
+        states[device.index] = state
+
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[device.index])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", write)
+    return states
+
+
+def trainer_of(rank: int, world_size: int, step: int = 5) -> SimpleNamespace:
+    args = SimpleNamespace(process_index=rank, world_size=world_size, device=torch.device("cpu"), seed=42)
+    return SimpleNamespace(args=args, state=SimpleNamespace(global_step=step))
+
+
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_a_rank_gets_its_own_gpu_back_however_many_it_sees(gpus, world_size, tmp_path):
+    """Saved where every process sees four GPUs, set back where each sees one alone."""
+    for number in range(4):
+        gpus[number] = torch.full((16,), number, dtype=torch.uint8)
+    expected = []
+    for rank in range(world_size):
+        seed_states(1, 1, rank)
+        save_states(tmp_path, rank, world_size, torch.device("cuda", rank))
+        expected.append(drawn())
+    assert sorted(p.name for p in tmp_path.iterdir()) == (
+        ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(4)]
+    )
+    for rank in range(world_size):
+        gpus.clear()
+        gpus[0] = torch.zeros(16, dtype=torch.uint8)
+        load_states(tmp_path, rank, world_size, torch.device("cuda", 0))
+        assert drawn() == expected[rank] and gpus[0].tolist() == [rank] * 16
+
+
+def test_states_that_transformers_wrote_are_read(gpus, tmp_path):
+    """The states of all GPUs that the process saw, in a list: of two nodes of two."""
+    for rank in range(4):
+        seed_states(2, 2, rank)
+        save_states(tmp_path, rank, 4, torch.device("cpu"))
+        path = tmp_path / f"rng_state_{rank}.pth"
+        states = torch.load(path, weights_only=False)
+        states["cuda"] = [torch.full((16,), 10 * rank + number, dtype=torch.uint8) for number in range(2)]
+        torch.save(states, path)
+    gpus[3] = torch.zeros(16, dtype=torch.uint8)
+    load_states(tmp_path, 3, 4, torch.device("cuda", 3))
+    assert gpus[3].tolist() == [31] * 16
+
+
+def test_other_ranks_go_on_with_states_of_their_own(tmp_path, capfd):
+    """With as many ranks the states are those of the files; with another number they come from seed, step and rank, without a warning."""
+    for rank in range(4):
+        seed_states(7, 7, rank)
+        save_states(tmp_path, rank, 4, torch.device("cpu"))
+    (tmp_path / "complete.json").write_text(json.dumps({"world_size": 4, "files": []}))
+
+    def going_on(rank: int, world_size: int, step: int = 5) -> tuple[float, ...]:
+        torch.manual_seed(42)  # as a run starts
+        AhaTrainer._load_rng_state(trainer_of(rank, world_size, step), str(tmp_path))
+        return tuple(drawn())
+
+    same = [going_on(rank, 4) for rank in range(4)]
+    for rank in range(4):
+        seed_states(7, 7, rank)
+        assert same[rank] == tuple(drawn())
+    other = [going_on(rank, ranks, step) for ranks in (2, 8) for step in (5, 6) for rank in range(ranks)]
+    assert other[:2] == [going_on(rank, 2) for rank in range(2)]  # the same again
+    assert len({values for values in other}) == 16  # by step and rank; 2 and 8 ranks have the first two in common
+    torch.manual_seed(42)
+    start = float(torch.rand(()))
+    assert all(values[2] != start for values in other)
+    AhaTrainer._load_rng_state(trainer_of(0, 2), None)
+    assert "RNG" not in "".join(capfd.readouterr())
+
+
+def test_a_rank_writes_the_state_of_its_own_gpu(gpus, tmp_path):
+    gpus[1] = torch.ones(16, dtype=torch.uint8)
+    trainer = trainer_of(1, 2)
+    trainer.args.device = torch.device("cuda", 1)
+    AhaTrainer._save_rng_state(trainer, str(tmp_path))
+    assert torch.load(Path(tmp_path) / "rng_state_1.pth", weights_only=False)["cuda"].tolist() == [1] * 16
