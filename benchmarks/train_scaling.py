@@ -17,9 +17,11 @@ a quarter of a second, and with few samples a GPU they come late. "new" is how m
 --resume A-B: a run on A GPUs is saved, one on B goes on from there with the same global batch; by default N-N, N-N/2 and N/2-N for the
 largest count N. The largest count's run is saved after a third of its steps (8 GB for 7b), and its losses are those that the others are
 compared with; N/2-N goes on from what N-N/2 saved two thirds through. --kill ends one rank of the first run that goes on with SIGKILL, in
-its last step but one (without --resume a run of its own), and measures how long the job takes to end. The checkpoint (16 GB for 7b) and the
-videos are made once and kept in --folder; finished runs are not repeated, so an interrupted command is given again. Prints a table and one
-JSON line last.
+its last step but one (without --resume a run of its own), and measures how long the job takes to end. With --together the runs that go on
+share the GPUs as well, which must have the memory for it. Each run's result is printed as soon as it has ended.
+
+The checkpoint (16 GB for 7b) and the videos are made once and kept in --folder; finished runs are not repeated, so an interrupted command
+is given again. Prints a table and one JSON line last.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ import shutil
 import socket
 import statistics
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -229,7 +233,10 @@ def train_all(args: argparse.Namespace) -> dict[int, dict]:
             run.finish()
             run.keep(measured(run))
             remove_checkpoints(run, but=args.save_steps)
-        results |= {run.count: run.done() or {} for run in runs}
+        for run in runs:
+            results[run.count] = result = run.done() or {}
+            apart = difference(result["losses"], results[max(args.gpus)]["losses"])
+            say(f"{run.count} GPUs: {result['sample_s']:.3f} s a sample, loss difference {apart:.2e}", result)
     return results
 
 
@@ -258,36 +265,76 @@ def remove_checkpoints(run: Run, but: int) -> None:
             shutil.rmtree(folder)
 
 
+def steps_before_kill(to_go: int) -> int:
+    """The kill comes in the last step but one, or later where there would not be two steps to compare."""
+    return max(to_go - 2, min(2, to_go - 1), 1)
+
+
+def go_on(run: Run, before: int, kill: bool, reference: dict) -> dict:
+    """The result of `run`, which goes on from a checkpoint of `before` GPUs; said as soon as it is there. kill: end a rank."""
+    args = run.args
+    assert run.start is not None
+    result = run.done()
+    if result is None:
+        run.launch()
+        ended: dict = {}
+        if kill:
+            run.wait_for_steps(steps_before_kill(args.steps - int(run.start.name.rpartition("-")[2])))
+            seconds, code = run.kill_a_rank()
+            ended = {"killed": {"seconds_to_end": seconds, "exit_code": code, "last_lines": run.log.read_text().splitlines()[-3:]}}
+        else:
+            run.finish()
+        said = next((line for line in run.log.read_text().splitlines() if line.startswith("resuming from")), None)
+        result = run.keep({"wall_s": round(time.perf_counter() - run.begin, 1), "said": said, "from": before, **ended})
+        remove_checkpoints(run, but=2 * args.save_steps if run.save_steps else 0)
+    result["loss_difference"] = difference(result["losses"], reference["losses"])
+    steps = len(result["losses"].keys() & reference["losses"].keys())
+    say(f"from {before} to {run.count} GPUs: {steps} steps, loss difference {result['loss_difference']:.2e} ({result['said']})", result)
+    return result
+
+
+def say(what: str, result: dict) -> None:
+    """One line for a run that has ended: what is measured must not be lost should the command be stopped."""
+    ended = f"; one rank killed: the job ended after {result['killed']['seconds_to_end']} s" if result.get("killed") else ""
+    losses = " ".join(f"{step}:{loss:.5f}" for step, loss in result["losses"].items())
+    print(f"{what}{ended}; losses {losses}", flush=True)
+
+
 def resume(args: argparse.Namespace, reference: dict) -> tuple[list[dict], dict | None]:
-    """Results of runs that go on from a checkpoint, and of a rank's end (--kill: the first of them)."""
+    """Results of runs that go on from a checkpoint, and of a rank's end (--kill: the first of them). With --together they share the GPUs;
+    the one that needs a checkpoint of another starts once that is written."""
     largest, half, third = max(args.gpus), max(args.gpus) // 2, args.save_steps
     saved = Run(args, largest, f"{largest}x{args.accumulation}", third).output / f"checkpoint-{third}"
     halved = Run(args, half, f"going-{largest}-{half}", third, saved)
+    checkpoint = halved.output / f"checkpoint-{2 * third}"
     wanted = list(args.resume)
     if (half, largest) in wanted and (largest, half) not in wanted and halved.done() is None:
         wanted.insert(0, (largest, half))
-    results, killed = [], None
-    for before, after in wanted:
-        run = halved if (before, after) == (largest, half) and after != before else Run(args, after, f"going-{before}-{after}", 0, saved)
+    wanted.sort(key=lambda pair: pair[0] < pair[1])  # stable: what needs another's checkpoint comes last
+    needed = (half, largest) in wanted
+    killed = next(pair for pair in wanted if not (needed and pair == (largest, half)))
+    if halved.done() is None:
+        shutil.rmtree(halved.output, ignore_errors=True)  # `checkpoint` is then of this command
+    halved_ended = threading.Event()
+
+    def run_pair(pair: tuple[int, int]) -> dict:
+        before, after = pair
+        run = halved if pair == (largest, half) else Run(args, after, f"going-{before}-{after}", 0, saved)
         if before < after:
-            run.start = halved.output / f"checkpoint-{2 * third}"
-        kill = args.kill and not results
-        result = run.done()
-        if result is None:
-            run.launch()
-            if kill:
-                run.wait_for_steps(max(args.steps - third - 2, 1))
-                seconds, code = run.kill_a_rank()
-                ended = {"killed": {"seconds_to_end": seconds, "exit_code": code, "last_lines": run.log.read_text().splitlines()[-3:]}}
-            else:
-                run.finish()
-                ended = {}
-            said = next((line for line in run.log.read_text().splitlines() if line.startswith("resuming from")), None)
-            result = run.keep({"wall_s": round(time.perf_counter() - run.begin, 1), "said": said, "from": before, **ended})
-            remove_checkpoints(run, but=2 * third if run is halved else 0)
-        killed = killed or result.get("killed")
-        results.append({**result, "loss_difference": difference(result["losses"], reference["losses"])})
-    return results, killed
+            run.start = checkpoint
+            while halved.done() is None and not (checkpoint / "complete.json").is_file():
+                if halved_ended.is_set():
+                    raise UserError(f"the run from {largest} to {half} GPUs wrote no checkpoint to go on from; see {halved.log}.")
+                time.sleep(0.1)
+        try:
+            return go_on(run, before, args.kill and pair == killed, reference)
+        finally:
+            if run is halved:
+                halved_ended.set()
+
+    with ThreadPoolExecutor(len(wanted) if args.together else 1) as threads:
+        results = list(threads.map(run_pair, wanted))
+    return results, next((result["killed"] for result in results if result.get("killed")), None)
 
 
 def kill_one_rank(args: argparse.Namespace) -> dict:
@@ -364,10 +411,7 @@ def main(argv: list[str]) -> None:
     if args.kill and not args.resume:
         killed = kill_one_rank(args)
     if killed:
-        print(f"one rank killed: the job ended after {killed['seconds_to_end']} s with exit code {killed['exit_code']}")
-    for run in resumed:
-        steps = f"{len(run['losses'])} steps, loss difference {run['loss_difference']:.2e}"
-        print(f"from {run['from']} to {run['gpus']} GPUs: {steps} ({run['said']})")
+        print(f"one rank killed: the job ended after {killed['seconds_to_end']} s with exit code {killed['exit_code']}", flush=True)
     device = "cpu" if args.cpu else torch.cuda.get_device_name()
     for run in [*results.values(), *resumed]:
         del run["flags"]

@@ -345,7 +345,7 @@ def test_the_rule_is_printed_line_by_line_and_all_runs_start_from_the_same_weigh
 
 def test_runs_that_go_on_and_runs_beside_each_other(monkeypatch):
     monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
-    from train_scaling import difference, pairs_of, save_steps, side_by_side, steady_steps
+    from train_scaling import difference, pairs_of, save_steps, side_by_side, steady_steps, steps_before_kill
 
     assert side_by_side([1, 2, 4, 8], True) == [[8], [4, 2, 1]] and side_by_side([1, 2, 4], True) == [[4], [2, 1]]
     assert side_by_side([1, 2, 4], False) == [[4], [2], [1]]
@@ -355,6 +355,7 @@ def test_runs_that_go_on_and_runs_beside_each_other(monkeypatch):
             pairs_of([word], 4)
     for steps in range(3, 40):  # two checkpoints, each with steps to go on with
         assert save_steps(steps) > 0 and 2 * save_steps(steps) < steps
+    assert [steps_before_kill(to_go) for to_go in (1, 2, 3, 4, 5, 9)] == [1, 1, 2, 2, 3, 7]
     assert difference({"3": 1.1, "4": 2.0}, {"1": 5.0, "3": 1.0, "4": 2.0}) == pytest.approx(0.1)
     for new, steady in (([4, 2, 0, 0], [2, 3]), ([4, 0, 1, 0], [3]), ([4, 2, 1, 1], [2, 3]), ([4, 1, 1, 1, 1, 0, 0, 1, 0], [5, 6, 8])):
         steps = [{"new_shapes": count, "step": i} for i, count in enumerate(new)]
