@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from aha.training.randomness import load_states, save_states, seed_states
+from aha.training.resize import KINDS, Parts
 from aha.training.trainer import AhaTrainer
 
 
@@ -88,7 +89,7 @@ def test_other_ranks_go_on_with_states_of_their_own(tmp_path, capfd):
         assert same[rank] == tuple(drawn())
     other = [going_on(rank, ranks, step) for ranks in (2, 8) for step in (5, 6) for rank in range(ranks)]
     assert other[:2] == [going_on(rank, 2) for rank in range(2)]  # the same again
-    assert len({values for values in other}) == 16  # by step and rank; 2 and 8 ranks have the first two in common
+    assert len(set(other)) == 16  # by step and rank; 2 and 8 ranks have the first two in common
     torch.manual_seed(42)
     start = float(torch.rand(()))
     assert all(values[2] != start for values in other)
@@ -102,3 +103,74 @@ def test_a_rank_writes_the_state_of_its_own_gpu(gpus, tmp_path):
     trainer.args.device = torch.device("cuda", 1)
     AhaTrainer._save_rng_state(trainer, str(tmp_path))
     assert torch.load(Path(tmp_path) / "rng_state_1.pth", weights_only=False)["cuda"].tolist() == [1] * 16
+
+
+# ---- the optimizer's parts of other ranks ----
+
+
+SIZES = {"a.weight": 7, "b.weight": 12, "c.weight": 1, "d.weight": 10}
+
+
+def whole_values() -> dict[str, dict[str, torch.Tensor]]:
+    """Values of each parameter by kind, no two equal."""
+    numbers = torch.arange(3.0 * sum(SIZES.values()))
+    return {
+        kind: dict(zip(SIZES, numbers[k * len(numbers) // 3 : (k + 1) * len(numbers) // 3].split(list(SIZES.values()))))
+        for k, kind in enumerate(KINDS)
+    }
+
+
+def write_parts(folder: Path, stage: int, ranks: int) -> None:
+    """A checkpoint's files of `ranks` ranks as DeepSpeed lays them out: one flat tensor cut anywhere (1, 2), or each parameter cut evenly (3)."""
+    values = whole_values()
+    for rank in range(ranks):
+        if stage < 3:
+            total = sum(SIZES.values())
+            share = -(-total // ranks)
+            mine = range(rank * share, min((rank + 1) * share, total))
+            slices, begin = {}, 0
+            for name, size in SIZES.items():
+                first, last = max(begin, mine.start), min(begin + size, mine.stop)
+                if first < last:
+                    slices[name] = SimpleNamespace(start=first - mine.start, numel=last - first)
+                begin += size
+            flat = {kind: torch.cat([*values[kind].values(), torch.zeros(ranks)])[mine.start : mine.start + share] for kind in KINDS}
+            moments = {kind: flat[kind].clone() for kind in KINDS[1:]}
+            state = {
+                "param_slice_mappings": [slices], "single_partition_of_fp32_groups": [flat["fp32"].clone()], "loss_scaler": None,
+                "base_optimizer_state": {"state": {0: {"step": torch.tensor(5.0), **moments}}, "param_groups": [{"lr": 0.1}]},
+            }  # fmt: skip
+        else:
+            cut = {
+                kind: torch.cat([padded(v, ranks)[rank * -(-len(v) // ranks) :][: -(-len(v) // ranks)] for v in values[kind].values()])
+                for kind in KINDS
+            }
+            moments = {kind: cut[kind] for kind in KINDS[1:]}
+            state = {
+                "fp32_flat_groups": [cut["fp32"]], "loss_scaler": None,
+                "optimizer_state_dict": {"state": {0: {"step": torch.tensor(5.0), **moments}}, "param_groups": [{"lr": 0.1}]},
+            }  # fmt: skip
+            shapes = [{name: torch.Size([size]) for name, size in SIZES.items()}]
+            torch.save({"param_shapes": shapes}, folder / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
+        torch.save({"optimizer_state_dict": state}, folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+
+
+def padded(values: torch.Tensor, ranks: int) -> torch.Tensor:
+    return torch.cat([values, torch.zeros(-len(values) % ranks)])
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("ranks", [1, 3, 4, 12])
+def test_any_range_is_put_together_from_the_parts_of_any_number_of_ranks(stage, ranks, tmp_path):
+    write_parts(tmp_path, stage, ranks)
+    parts, values = Parts(tmp_path, stage), whole_values()
+    for kind in KINDS:
+        for name, size in SIZES.items():
+            for begin in range(size + 1):
+                for length in range(size + 3):
+                    found = parts.read(name, kind, begin, length)
+                    assert torch.equal(found, values[kind][name][begin : begin + length]), (kind, name, begin, length)
+    assert parts.step == 5 and "loss_scaler" in parts.common
+    groups = parts.common["param_groups"] if stage < 3 else parts.common["optimizer_state_dict"]["param_groups"]
+    assert groups == [{"lr": 0.1}]
+    assert not any(kind in str(parts.common) for kind in KINDS)  # what all ranks read is small
