@@ -16,7 +16,7 @@ from aha.errors import UserError
 from aha.training.data import deal, work_of
 from aha.training.machine import GIB, OUTSIDE_GIB, Machine, choose, without_deepspeed
 from aha.training.optimizer import LowMemoryAdamW
-from aha.training.recompute import Cost, Recompute, trained_bytes, weight_bytes
+from aha.training.recompute import Cost, Recompute, same_for_all, trained_bytes, weight_bytes
 from aha.training.resize import place_state
 from aha.training.run import limit_memory
 from aha.training.speed import Sections, summary_line
@@ -37,12 +37,16 @@ def test_the_fast_path_needs_no_flag_and_every_choice_has_one():
     assert chosen(H100) == (True, False, "auto")
     assert chosen(SMALL) == (True, True, "auto")
     assert chosen(H100, max_memory=23.5) == (True, True, "auto")
-    assert chosen(H100, zero_stage=3) == (False, False, "all")
+    assert chosen(H100, zero_stage=3) == (False, False, "auto") and chosen(H100, zero_stage=3, compile_layers="True")[0]
     assert chosen(Machine("NVIDIA H100", 79.0, compiler=False)) == (False, False, "auto")
     assert chosen(Machine(), sixteen_bit=False) == (False, False, "all")
     assert chosen(H100, compile_layers="False", low_memory_optimizer="True", gradient_checkpointing="7") == (False, True, 7)
     assert chosen(H100, gradient_checkpointing="False")[2] == "none" and chosen(H100, gradient_checkpointing="True")[2] == "all"
     assert "compiled layers, attention sdpa, recomputing what memory forces, AdamW, ZeRO stage 2" in choose(H100, **AUTO).line()
+    assert (
+        "layers as they are, attention sdpa, recomputing nothing, AdamW, ZeRO stage 3"
+        in choose(H100, **{**AUTO, "zero_stage": 3, "gradient_checkpointing": "0"}).line()
+    )
 
 
 @pytest.mark.parametrize("flag, value", [("compile_layers", "perhaps"), ("gradient_checkpointing", "some"), ("max_memory", 1.5)])
@@ -185,6 +189,24 @@ def test_7b_with_120_frames_fits_a_card_of_24_gb(monkeypatch):
     assert plan.plan(tokens, resident) == 28 and plan.spill
     peak = resident + later + tokens * cost.moment
     assert peak < plan.cap < peak + tokens * 28 * cost.inputs
+
+
+def test_zero3_fixes_one_number_of_layers_for_all_ranks():
+    """7B on 4 GPUs, layers as they are: of a large card's memory all keep their activations, with the gathered weights that these hold; of
+    80 GB some; of 24 GB hardly one. Longer samples leave fewer."""
+    model = nn.Module()
+    model.lm_head = nn.Linear(3584, 152064, bias=False, device="meta", dtype=torch.bfloat16)
+    model.decoder_layers = nn.ModuleList(nn.Linear(3584, 65000, bias=False, device="meta", dtype=torch.bfloat16) for _ in range(28))
+    cost = Cost(kept=407e3, inputs=7e3, moment=532e3)
+
+    def count(memory: float, tokens: int = 6100) -> int:
+        return same_for_all(model, cost, memory * GIB, 3.6e9, tokens, 4)
+
+    assert count(139.8) == 0 and count(23.5) >= 26 and count(16) == 28
+    assert 0 < count(79) < 28 and count(79) < count(50) < count(79, 19_700)
+    kept = (28 - count(79)) * (6100 * 400e3 + 3584 * 65000 * 2)
+    assert kept < 79 * GIB and cost.kept == 407e3
+    assert same_for_all(model, cost, None, 0.0, 6100, 4) == 28  # nothing to plan with
 
 
 # ---- equal work ----

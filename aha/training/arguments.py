@@ -132,8 +132,8 @@ class RunArguments(TrainingArguments):
     compile_layers: str = field(
         default="auto",
         metadata={
-            "help": "torch.compile for decoder and vision layers, faster after a minute or two: True, False, or auto (on a GPU in 16 "
-            "bits). Not with ZeRO-3."
+            "help": "torch.compile for decoder layers, faster after a minute or two: True, False, or auto (on a GPU in 16 bits, not with "
+            "ZeRO-3)."
         },
     )
     group_by_length: bool = field(
@@ -236,10 +236,8 @@ def check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None
     for name, value in positive.items():
         if value is not None and value <= 0:
             raise UserError(f"--{name} is {value}; it must be above 0.")
-    if run.deepspeed_plugin is not None and run.deepspeed_plugin.zero_stage == 3:
-        for name, wanted in {"load_in_4bit": model.load_in_4bit, "compile_layers": run.compile_layers}.items():
-            if wanted:
-                raise UserError(f"--{name} cannot be used with ZeRO-3, which takes weights apart; use configs/deepspeed/zero2.json.")
+    if run.deepspeed_plugin is not None and run.deepspeed_plugin.zero_stage == 3 and model.load_in_4bit:
+        raise UserError("--load_in_4bit cannot be used with ZeRO-3, which takes weights apart; use configs/deepspeed/zero2.json.")
     checked_system_prompt(data.system_prompt)
     if model.lora_targets and model.lora_pretrained:
         raise UserError("--lora_targets is for a new adapter; the one of --lora_pretrained keeps its layers, leave one of the two out.")

@@ -69,12 +69,16 @@ def draw(seeds: Tensor) -> None:
     seeds.random_(-(2**31), 2**31 - 1)
 
 
-def compile_layers(model: AhaModel) -> None:
+def compile_layers(model: AhaModel, whole: bool = True) -> None:
     """Compile the layers of `model` in place, which must be where it will stay. A decoder layer whose `recomputed` is true (see
     recompute.py) keeps only its input for the backward pass; it takes the place of the model's own gradient checkpointing. The vision
-    tower is not compiled: it would take 3% longer (benchmarks/train_kernels.py)."""
+    tower is not compiled: it would take 3% longer (benchmarks/train_kernels.py).
+
+    whole: False where ZeRO-3 takes the weights apart. It gathers a layer's around its call, which the compiled function is inside of; the
+    fused vision tower has copies of weights and calls parts of layers.
+    """
     seed_dropout(model)
-    if model.decoder_device.type == "cuda":
+    if whole and model.decoder_device.type == "cuda":
         model.fuse_vision()
     functions = {False: torch.compile(run_layer, dynamic=True), True: torch.compile(run_and_recompute, dynamic=True)}
     layers: Sequence[nn.Module] = model.decoder_layers

@@ -69,7 +69,7 @@ class Choices:
         parts = (
             "compiled layers" if self.compile_layers else "layers as they are",
             f"attention {self.attention}",
-            recompute.get(str(self.recompute), f"recomputing {self.recompute} layers"),
+            recompute.get(str(self.recompute or "none"), f"recomputing {self.recompute} layers"),
             "AdamW with 16-bit state" if self.low_memory_optimizer else "AdamW",
             "no DeepSpeed" if self.zero_stage is None else f"ZeRO stage {self.zero_stage}",
         )
@@ -100,8 +100,8 @@ def choose(
     machine: Machine, *, compile_layers: str, low_memory_optimizer: str, gradient_checkpointing: str, max_memory: float | None,
     sixteen_bit: bool, zero_stage: int | None, attention: str,
 ) -> Choices:  # fmt: skip
-    """Flags and machine -> what the run does. ZeRO-3 takes weights apart: nothing is compiled, and all layers are recomputed unless the
-    flag says otherwise. Raises UserError for flags that are wrong."""
+    """Flags and machine -> what the run does. With ZeRO-3 nothing is compiled unless the flag says so. Raises UserError for flags that are
+    wrong."""
     compiled, low = switch("compile_layers", compile_layers), switch("low_memory_optimizer", low_memory_optimizer)
     recompute = recomputation(gradient_checkpointing)
     limit = None if machine.gpu is None else min(machine.memory_gib, max_memory or machine.memory_gib)
@@ -112,7 +112,7 @@ def choose(
         compiled = fast and machine.compiler
     if low is None:
         low = fast and limit is not None and limit < AMPLE_GIB
-    if recompute == "auto" and (machine.gpu is None or zero_stage == 3):
+    if recompute == "auto" and machine.gpu is None:
         recompute = "all"
     return Choices(machine.gpu or "the CPU", compiled, low, recompute, zero_stage, attention, limit)
 

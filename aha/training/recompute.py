@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -166,6 +166,27 @@ class Recompute:
         return True
 
 
+# weights that ZeRO-3 has gathered at a time, of configs/deepspeed/zero3.json: those in use and about as many ahead
+LIVE_WEIGHTS = 2e9
+# of the vision tower, through which all frames of a sample go at once with ZeRO-3: bytes a token (7 GB for 400 frames of 49 tokens)
+TOWER = 360e3
+
+
+def same_for_all(model: AhaModel, cost: Cost, limit: float | None, later: float, tokens: int, world_size: int) -> int:
+    """How many layers ZeRO-3 recomputes in a run whose longest batch has `tokens`: one number for all ranks and batches, because a layer
+    that is recomputed gathers its weights at other moments, and a rank that did so alone would wait for the others for ever.
+
+    A layer that keeps its activations keeps its gathered weights with them: autograd holds views of them.
+    """
+    if limit is None:
+        return len(model.decoder_layers)
+    width = model.lm_head.weight.element_size()
+    layer = float(sum(p.numel() * width for p in model.decoder_layers[0].parameters()))
+    cost = replace(cost, kept=cost.kept + layer / tokens)
+    resident = weight_bytes(model) / world_size + LIVE_WEIGHTS * width + TOWER * tokens
+    return Recompute(model, "auto", cost, limit, later).plan(tokens, resident)
+
+
 def allocator_cap(limit: float) -> float:
     """Bytes that torch's allocator may reserve of a card of which the process may take `limit`."""
     return limit - OUTSIDE_GIB * GIB
@@ -185,4 +206,4 @@ def trained_bytes(model: AhaModel, *, zero: bool, low_memory: bool, world_size: 
     return count * (2 + 6 if low_memory else 4 + 8)
 
 
-__all__ = ["Cost", "Recompute", "allocator_cap", "trained_bytes", "weight_bytes"]
+__all__ = ["Cost", "Recompute", "allocator_cap", "same_for_all", "trained_bytes", "weight_bytes"]

@@ -37,10 +37,10 @@ from aha.training.features import VisionCache
 from aha.training.logs import LogFile, Start
 from aha.training.machine import GIB
 from aha.training.model import build_model, content, fingerprint
-from aha.training.recompute import Cost, Recompute, allocator_cap, trained_bytes, weight_bytes
+from aha.training.recompute import Cost, Recompute, allocator_cap, same_for_all, trained_bytes, weight_bytes
 from aha.training.spare import embeddings_on_host
 from aha.training.speed import summary_line
-from aha.training.trainer import AhaTrainer
+from aha.training.trainer import PAD_ON_GPU, AhaTrainer
 from aha.training.validation import Validation
 
 FINISHED = "finished.json"
@@ -122,7 +122,7 @@ def train(argv: list[str]) -> None:
         for parameter in model.parameters():  # steps of 2e-5 would be rounded away in 16 bits; DeepSpeed keeps its own float32 copy
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    recompute = prepare_layers(model, run)
+    recompute = prepare_layers(model, run, max(mixture.lengths))
     if main:
         print(run.chosen.line(), flush=True)
     weights = loss_weights(model_args.objective, model_args.loss_weights)
@@ -168,13 +168,20 @@ def limit_memory(run: RunArguments) -> None:
         torch.cuda.set_per_process_memory_fraction(allocator_cap(run.chosen.memory_gib * GIB) / whole, run.device)
 
 
-def prepare_layers(model: AhaModel, run: RunArguments) -> Recompute:
-    """Compile the layers if chosen, and say which of them are recomputed. Without compiling, transformers does the recomputing."""
+def prepare_layers(model: AhaModel, run: RunArguments, longest: int) -> Recompute:
+    """Compile the layers if chosen, and say which of them are recomputed. Without compiling, transformers does the recomputing.
+    longest: tokens of the longest sample."""
     chosen = run.chosen
     limit = None if chosen.memory_gib is None else chosen.memory_gib * GIB
     cost = Cost.estimate(model.config, chosen.compile_layers, model.lm_head.weight.element_size())
     zero = chosen.zero_stage is not None
     later = trained_bytes(model, zero=zero, low_memory=chosen.low_memory_optimizer, world_size=run.world_size)
+    if chosen.zero_stage == 3 and chosen.recompute == "auto":
+        tokens = run.per_device_train_batch_size * (longest + PAD_ON_GPU)
+        counts = [same_for_all(model, cost, limit, later, tokens, run.world_size)] * run.world_size
+        if run.world_size > 1:
+            dist.all_gather_object(counts, counts[0])
+        chosen = run.chosen = replace(chosen, recompute=max(counts))
     if (
         limit is not None
         and chosen.recompute == "auto"
@@ -182,7 +189,7 @@ def prepare_layers(model: AhaModel, run: RunArguments) -> Recompute:
     ):
         embeddings_on_host(model)
     if chosen.compile_layers:
-        compile_layers(model)
+        compile_layers(model, whole=chosen.zero_stage != 3)
     else:
         run.activation_checkpointing = chosen.recompute != "none"
         run.gradient_checkpointing = run.activation_checkpointing  # type: ignore[assignment]  # see RunArguments

@@ -247,7 +247,7 @@ class AhaTrainer(Trainer):
     def _forward_within_memory(self, model: torch.nn.Module, inputs: dict[str, Any]):
         """`forward`; where memory runs out, again with more layers recomputed. Raises UserError where none is left to recompute.
 
-        No other rank waits for this one in a forward pass (ZeRO-3, where they do, recomputes all layers anyway).
+        No other rank waits for this one in a forward pass (with ZeRO-3, where they do, the number of layers is fixed: nothing is repeated).
         """
         while True:
             self.recompute.begin(inputs["input_ids_BT"].numel(), self.args.device)
