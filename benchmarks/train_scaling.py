@@ -328,12 +328,16 @@ def resume(args: argparse.Namespace, reference: dict) -> tuple[list[dict], dict 
                 time.sleep(0.1)
         try:
             return go_on(run, before, args.kill and pair == killed, reference)
+        except UserError as error:
+            print(f"from {before} to {after} GPUs: {error}", flush=True)
+            raise
         finally:
             if run is halved:
                 halved_ended.set()
 
     with ThreadPoolExecutor(len(wanted) if args.together else 1) as threads:
-        results = list(threads.map(run_pair, wanted))
+        futures = [threads.submit(run_pair, pair) for pair in wanted]
+    results = [future.result() for future in futures]  # a run that failed ends the command when the others have been measured
     return results, next((result["killed"] for result in results if result.get("killed")), None)
 
 

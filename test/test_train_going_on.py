@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: the random states of the ranks, with as many GPUs and with another number."""
+"""Going on from a checkpoint with as many GPUs and with another number: random states, the optimizer's parts, the benchmark of it."""
 
 import json
 import random
@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from paths import REPO
 
+from aha.errors import UserError
 from aha.training.randomness import load_states, save_states, seed_states
 from aha.training.resize import KINDS, Parts
 from aha.training.trainer import AhaTrainer
@@ -174,3 +176,48 @@ def test_any_range_is_put_together_from_the_parts_of_any_number_of_ranks(stage, 
     groups = parts.common["param_groups"] if stage < 3 else parts.common["optimizer_state_dict"]["param_groups"]
     assert groups == [{"lr": 0.1}]
     assert not any(kind in str(parts.common) for kind in KINDS)  # what all ranks read is small
+
+
+# ---- the benchmark of going on ----
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_was_measured_is_printed_at_once_and_a_failure_stops_nothing_else(together, tmp_path, monkeypatch, capsys):
+    """Runs that end at once: from 4 to 4 GPUs fails, the others are measured; from 2 to 4 goes on from what 4 to 2 saved."""
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    import train_scaling
+
+    def launch(run, first_gpu=0):
+        begin = int(run.start.name.rpartition("-")[2])
+        assert run.start.parent.name.startswith("run-4x1" if begin == 3 else "run-going-4-2")
+        run.output.mkdir(parents=True)
+        lines = [json.dumps({"step": step, "loss": 2.0 + (step == 8) * 0.02}) for step in range(begin + 1, 9)]
+        (run.output / "loss_history.jsonl").write_text("\n".join(lines) + "\n")
+        run.log.write_text(f"resuming from {run.start}\n")
+        if run.save_steps:
+            (run.output / "checkpoint-6").mkdir()
+            (run.output / "checkpoint-6" / "complete.json").touch()
+
+    def finish(run):
+        if run.name == "going-4-4":
+            raise UserError("the run on 4 GPUs failed")
+
+    monkeypatch.setattr(train_scaling.Run, "launch", launch)
+    monkeypatch.setattr(train_scaling.Run, "finish", finish)
+    args = SimpleNamespace(
+        gpus=[4], accumulation=1, steps=8, save_steps=3, resume=[(2, 4), (4, 4), (4, 2)], kill=False, together=together, folder=tmp_path,
+        deepspeed="zero2.json", label="", cpu=True, nodes=1, flags=[], mixture=tmp_path / "m.json",
+    )  # fmt: skip
+    reference = {"losses": {str(step): 2.0 for step in range(1, 9)}}
+    with pytest.raises(UserError, match="the run on 4 GPUs failed"):
+        train_scaling.resume(args, reference)
+    said = sorted(capsys.readouterr().out.splitlines())
+    assert [line.partition(" (")[0] for line in said] == [
+        "from 2 to 4 GPUs: 2 steps, loss difference 1.00e-02",
+        "from 4 to 2 GPUs: 5 steps, loss difference 1.00e-02",
+        "from 4 to 4 GPUs: the run on 4 GPUs failed",
+    ]
+    assert said[0].endswith("losses 7:2.00000 8:2.02000") and "resuming from" in said[0]
+    args.resume = [(2, 4)]  # what is there is not run again
+    results, killed = train_scaling.resume(args, reference)
+    assert killed is None and [result["from"] for result in results] == [2]
