@@ -11,8 +11,8 @@ a quarter of the frames and at the end, the difference of the first stream's sco
 --check_frames frames, and one JSON line last.
 
 --host_only WIDTH leaves the model out: scores and mean tokens (of that width, 3584 in the 7B model) are random, everything else is the path
-of a GPU (one step at a time). Prints what a frame costs in CPU time of the loop's thread, and for how much of it a GPU has nothing to do: from the moment the
-scores are there to the next launch.
+of a GPU, one step at a time. Prints what a frame costs in CPU time of the loop's thread, and for how much of it a GPU has nothing to do: from
+the moment the scores are there to the next launch.
 """
 
 from __future__ import annotations
