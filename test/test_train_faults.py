@@ -124,7 +124,7 @@ def fp16_trainer(monkeypatch, tmp_path, norm, fp16=True):
     monkeypatch.setattr(Trainer, "_get_grad_norm", lambda self, model, grad_norm=None: torch.tensor(norm))
     trainer = AhaTrainer.__new__(AhaTrainer)
     trainer.events = []
-    trainer.args = SimpleNamespace(world_size=1, fp16=fp16)
+    trainer.args = SimpleNamespace(world_size=1, process_index=0, fp16=fp16)
     trainer.state = SimpleNamespace(global_step=6)
     trainer.speed = SimpleNamespace(worked=lambda **counts: None)
     trainer.history = SimpleNamespace(
