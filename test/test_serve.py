@@ -130,17 +130,18 @@ def test_a_source_is_read_by_the_server(client, tmp_path):
     assert status_of(lambda: client.session("red", source=str(tmp_path / "nothing.ts"))) == 422
 
 
-def test_a_suspended_session_goes_on_as_if_nothing_had_been(client):
+@pytest.mark.parametrize("sent", (0, 3))
+def test_a_suspended_session_goes_on_as_if_nothing_had_been(client, sent):
     def watched(suspends: bool) -> list[tuple[float, float]]:
         with client.session("red things", live=False) as session:
             for k in range(6):
-                session.send(picture(k))
-                if suspends and k == 2:
-                    wait_for(lambda: session.about()["frames"] == 3)
+                if suspends and k == sent:
+                    wait_for(lambda: session.about()["frames"] == sent)
                     assert session.suspend()["state"] == "suspended"
                     with pytest.raises(UserError, match="suspended"):
                         session.ask("what?")
                     assert session.resume()["state"] == "open"
+                session.send(picture(k))
             return scores(list(session.finish()))
 
     assert watched(True) == watched(False)

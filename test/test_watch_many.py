@@ -37,6 +37,7 @@ from aha.watch.levels import MIN_SEGMENTS, Candidate, Judge, JudgeSettings
 from aha.watch.lines import clock, line_of
 from aha.watch.processes import Dealer
 from aha.watch.sources import Lost, Reconnected, SourceFrame
+from aha.watch.state import Store
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,57 @@ def test_events_are_the_same_where_the_next_frames_are_launched_before_the_last_
             for run in (events, plain)
         )
         assert len(mine) == len(expected) > 4 and all(close_to(without(a), without(b)) for a, b in zip(mine, expected))
+
+
+def test_a_stream_that_leaves_before_its_first_frame_still_sees_it(model, videos):
+    """A file, and a stream whose state has not one frame: nothing was seen, so nothing may be skipped."""
+    args = flags(videos[0], "--query", "red things", "--information_threshold", "1")
+    cameras = cameras_of(args.source, args.query, 2.0)
+    gone = []
+
+    def control(watch, events, stopped):
+        if not gone:
+            gone.append(watch.scored)
+            watch.open(cameras[0], saved=watch.take_out(cameras[0].name))
+        return False
+
+    events = watched(model, args, cameras, control)
+    assert gone == [0]
+    assert all(close_to(without(a), without(b)) for a, b in zip(events, watched(model, args, cameras), strict=True))
+
+
+@pytest.mark.parametrize("lost", ("one saw nothing", "one is behind", "one begins anew"))
+def test_of_two_queries_of_a_camera_none_misses_a_frame_that_the_other_has_seen(model, videos, tmp_path, lost):
+    """A kill may come between their snapshots, and a query may be new: the file is read from where the one that is furthest behind stands."""
+    camera = Camera("door", str(videos[0]), ("red things", "a blue door"), 2.0)
+    args = flags(videos[0], "--information_threshold", "1", "--state", tmp_path, "--state_seconds", "3600")
+
+    def watched_until(frames: int) -> list[dict]:
+        """Stopped when so many frames were scored: both streams are saved there."""
+        store, events, stopped = Store(tmp_path), [], threading.Event()
+        watch = Watch(
+            model, args, settings_from(args), lambda event, _: events.append(event), max_streams=2, named=False, run_id="run", store=store
+        )  # fmt: skip
+        watch.open(camera)
+        watch.run(stopped, lambda: stopped.set() if watch.sources and watch.sources["door"].frames >= frames else False)
+        store.close()
+        return events
+
+    state = tmp_path / "streams" / f"{slug('door#2')}.state"
+    saved = watched_until(0 if lost == "one saw nothing" else 3)[-1]["time"]
+    behind = state.read_bytes()
+    watched_until(7)
+    state.unlink() if lost == "one begins anew" else state.write_bytes(behind)
+    events = watched_until(1000)
+
+    assert [event["frames"] for event in events if event["event"] == "end"] == [16, 16]
+    assert [event["query"] for event in events if event["event"] == "start"] == ([] if lost == "one is behind" else ["a blue door"])
+    since = saved if lost == "one is behind" else -1.0
+    mine, expected = (
+        [without(e) for e in run if e["query"] == "a blue door" and e["event"] in ("segment", "highlight") and e["time"] > since]
+        for run in (events, watched(model, args, [camera]))
+    )
+    assert len(mine) > 2 and all(close_to(a, b) for a, b in zip(mine, expected, strict=True))
 
 
 def test_the_first_frames_of_many_streams_wait_for_no_words(model, monkeypatch):

@@ -59,20 +59,20 @@ class Allowance:
 
 class ClientFeed(Feed):
     """fps: pictures a second as the client means to send them. size: pictures that may wait. raw_size: (width, height) of bare RGB, None:
-    JPEG or PNG. told: is called with a sentence for each picture that cannot be read. resumed_at: seconds of the last frame of a session
-    that goes on."""
+    JPEG or PNG. told: is called with a sentence for each picture that cannot be read. resumed: the session goes on; last:
+    seconds of its last frame, None where it has seen none."""
 
     def __init__(
         self, fps: float, side: int, size: int, limits: Limits, raw_size: tuple[int, int] | None, told: Callable[[str], None],
-        wake: Callable[[], None], resumed_at: float | None = None,
+        wake: Callable[[], None], resumed: bool = False, last: float | None = None,
     ):  # fmt: skip
         self.fps, self.side, self.limits, self.raw_size, self.told = fps, side, limits, raw_size, told
         self._inbox: Waiting[_Sent] = Waiting(size)
         self._arrived = threading.Condition()
         self._allowance = Allowance(limits.max_fps)
         self._over = False
-        self._last = resumed_at  # seconds of the last picture that was sent
-        super().__init__(self._frames(resumed_at is not None), DECODED, live=True, wake=wake)
+        self._last = last  # seconds of the last picture that was sent
+        super().__init__(self._frames(resumed), DECODED, live=True, wake=wake)
 
     @property
     def waits(self) -> bool:

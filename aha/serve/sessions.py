@@ -43,7 +43,7 @@ from aha.serve.pictures import Allowance, ClientFeed
 from aha.watch.cameras import Camera
 from aha.watch.engine import Source, Stream, Watch
 from aha.watch.feed import Feed
-from aha.watch.opening import Place, check_source, open_feed
+from aha.watch.opening import check_source, open_feed, place_of
 
 FEWEST_WAITING = 4  # pictures of a client that may wait, also where it sends one in many seconds
 CLIENT = "client"  # stands for the address where the client sends the pictures
@@ -295,21 +295,19 @@ class Sessions:
         await self._call(session, work)
 
     def _feed(self, session: Session, watch: Watch, saved: dict[str, Any] | None) -> Feed:
-        camera, side, place = session.camera, watch.model.model.config.frame.side, None
-        if saved is not None and saved["watcher"]["counters"]["frames"]:
-            place = Place(saved["watcher"]["counters"]["time"], saved["wall"])
+        camera, side, place = session.camera, watch.model.model.config.frame.side, place_of(saved) if saved else None
         if not session.from_client:
             check_source(camera.address)
             args = argparse.Namespace(**{**vars(self.args), "live": session.live})
             return open_feed(camera, args, side, False, place, watch.changed.set)
         size = max(FEWEST_WAITING, round(self.args.buffer_seconds * camera.frame_fps))
-        resumed = place.time if place is not None else 0.0 if saved is not None else None
+        last = None if place is None else place.time
 
         def told(sentence: str) -> None:
             self.metrics.wrong_pictures += 1
             session.outbox.put({"event": "error", "time": session.now()["time"], "text": sentence})
 
-        return ClientFeed(camera.frame_fps, side, size, self.limits, session.raw_size, told, watch.changed.set, resumed)
+        return ClientFeed(camera.frame_fps, side, size, self.limits, session.raw_size, told, watch.changed.set, saved is not None, last)
 
     def _seen(self, stream: Stream, seconds: float, score: float, image_CHW: np.ndarray) -> None:
         """A frame was scored; in the engine's thread."""

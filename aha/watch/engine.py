@@ -38,7 +38,7 @@ from aha.streaming.session import make_cache
 from aha.watch.cameras import Camera, slug
 from aha.watch.clips import PacketRing, cut_file
 from aha.watch.feed import Feed, Item
-from aha.watch.opening import Place, is_file, open_feed
+from aha.watch.opening import Place, is_file, open_feed, place_of, place_of_all
 from aha.watch.sources import Lost, Reconnected, Resumed, SourceFrame
 from aha.watch.state import Store
 from aha.watch.watcher import Watcher, WatchSettings
@@ -186,13 +186,12 @@ class Watch:
             self.by_session[id(session)] = stream
             places.append(self._take_up(stream, saved[number - 1]) if saved else self._go_on(stream))
             session.feed_ahead()  # else the first frames of many streams would wait for each other's words
-        place = min((place for place in places if place is not None), key=lambda place: place.time, default=None)
-        for stream in source.streams:
-            if place is None:
+        for stream, place in zip(source.streams, places):
+            if place is None and not saved:  # else it was told
                 about = {"source": shown_address(camera.address), "query": stream.query, "model": self.model.name}
                 self._tell(stream, {"event": "start", "time": 0.0, **about, "frame_fps": camera.frame_fps})
         side = self.model.model.config.frame.side
-        source.feed = feed or open_feed(camera, self.args, side, self.named, place, self.changed.set, source.ring)
+        source.feed = feed or open_feed(camera, self.args, side, self.named, place_of_all(places), self.changed.set, source.ring)
         self.sources[camera.name] = source
 
     def take_out(self, name: str) -> list[dict[str, Any]]:
@@ -396,12 +395,12 @@ class Watch:
 
     # ---- suspend and resume ----
 
-    def _save(self, stream: Stream, wall: float | None = None) -> None:
-        """A snapshot; wall: when its last frame was scored (time.time), if that was not just now."""
+    def _save(self, stream: Stream) -> None:
         if self.store is not None:
-            self.store.snapshot(stream.key, self._state_of(stream, wall))
+            self.store.snapshot(stream.key, self._state_of(stream))
 
     def _state_of(self, stream: Stream, wall: float | None = None) -> dict[str, Any]:
+        """wall: when its last frame was scored (time.time), if that was not just now."""
         source, camera = stream.source, stream.source.camera
         return {
             "life": stream.life, "watcher": stream.watcher.state_dict(), "wall": wall or time.time() - (time.monotonic() - source.heard),
@@ -409,11 +408,11 @@ class Watch:
             "frame_fps": camera.frame_fps, "model": self.model.name, "worst": source.worst,
         }  # fmt: skip
 
-    def _take_up(self, stream: Stream, state: dict[str, Any]) -> Place:
+    def _take_up(self, stream: Stream, state: dict[str, Any]) -> Place | None:
         stream.watcher.load_state_dict(state["watcher"])
         stream.life = state.get("life", "")  # a state of before streams had one
         stream.source.lost_before, stream.source.worst = state["dropped"], state["worst"]
-        return Place(stream.watcher.time, state["wall"])
+        return place_of(state)
 
     def _go_on(self, stream: Stream) -> Place | None:
         """Take up what --state holds of a stream; None: nothing. Frames that were scored after the snapshot are scored again."""
@@ -424,15 +423,17 @@ class Watch:
             self.store.forget(stream.key)
             self._save(stream)
             return None
-        watcher, wall = stream.watcher, self._take_up(stream, saved.state).wall
+        self._take_up(stream, saved.state)
+        watcher, wall = stream.watcher, saved.state["wall"]
         for frame in saved.frames:
             if frame.time > watcher.time or not watcher.frames:
                 scores = watcher.session.push(np.array(frame.image_CHW))
                 for event in watcher.hear(frame.time, scores, self.engine.features_BH[0]):
                     self._tell(stream, event)
                 wall = frame.wall
-        self._save(stream, wall)
-        return Place(watcher.time, wall) if watcher.frames else None
+        state = self._state_of(stream, wall)
+        self.store.snapshot(stream.key, state)
+        return place_of(state)
 
     def _fits(self, stream: Stream, state: dict[str, Any]) -> bool:
         camera = stream.source.camera

@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from aha.errors import UserError
 from aha.watch.cameras import Camera
@@ -32,10 +33,27 @@ ENDLESS = 10**9  # attempts
 
 @dataclass(frozen=True)
 class Place:
-    """Where a watch that goes on had got to. time: seconds of the last frame; wall: when that was (time.time)."""
+    """Where a camera that goes on had got to. time: seconds of the last frame; wall: when that was (time.time). seen: the seconds up to
+    which each of its streams has seen everything; None: one of them has seen nothing."""
 
     time: float
     wall: float
+    seen: float | None
+
+
+def place_of(state: dict[str, Any]) -> Place | None:
+    """Of what was saved of a stream (Watch.take_out); None: it had seen no frame, so it begins where another would."""
+    counters = state["watcher"]["counters"]
+    return Place(counters["time"], state["wall"], counters["time"]) if counters["frames"] else None
+
+
+def place_of_all(places: Sequence[Place | None]) -> Place | None:
+    """Of a camera, from those of its streams: what can be read again is read from where the one that is furthest behind stands."""
+    known = [place for place in places if place is not None]
+    if not known:
+        return None
+    first = min(known, key=lambda place: place.time)
+    return first if len(known) == len(places) else replace(first, seen=None)
 
 
 def is_file(address: str) -> bool:
@@ -73,13 +91,13 @@ def _file(camera: Camera, args: argparse.Namespace, side: int, place: Place | No
         yield from read_file(camera.address, camera.frame_fps, side, args.video_backend)
         return
     yield Resumed(0.0)
-    start = (round(place.time * camera.frame_fps) + 1) / camera.frame_fps
+    start = None if place.seen is None else (round(place.seen * camera.frame_fps) + 1) / camera.frame_fps
     try:
         yield from read_file(camera.address, camera.frame_fps, side, args.video_backend, start=start)
     except UserError:
         from aha.video.reader import probe
 
-        if start < probe(camera.address).duration:  # else it was killed after the last frame
+        if start is None or start < probe(camera.address).duration:  # else it was killed after the last frame
             raise
 
 
@@ -104,7 +122,7 @@ def _network(
         return
     if place is not None:
         yield Resumed(0.0)
-    seen = -math.inf if place is None else place.time + 1e-6
+    seen = -math.inf if place is None or place.seen is None else place.seen + 1e-6
     yield from (item for item in items if not isinstance(item, SourceFrame) or item.time > seen)
 
 
