@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aha.core.content import content_hash
 from aha.core.environment import die_with_parent, git_commit
 from aha.core.files import read_json, write_json
 from aha.core.prediction import has_uncertainty
@@ -62,13 +63,13 @@ def digest(*parts: Any) -> str:
 
 
 def data_key(dataset: str, run: Run) -> str:
-    """Changes with the content of the annotation files, and with names and sizes of the videos that are there."""
+    """Changes with the content of the annotation files, and with names and content of the videos that are there."""
     task, folder = load_task(dataset), Path(run.folder(dataset))
     videos = video_folder(folder, task.data.videos)
     named = [folder / file.path for file in task.data.files] + ([find_tvsum(folder)] if dataset == "tvsum" else [])
     files = [path for one in named for path in (sorted(one.iterdir()) if one.is_dir() else [one]) if path.is_file()]
     annotations = [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
-    return digest(annotations, [(name, (videos / name).stat().st_size) for name in list_videos(videos)])
+    return digest(annotations, [(name, content_hash(videos / name)) for name in list_videos(videos)])
 
 
 def execute(words: Sequence[str], log: Path, beat: Callable[[float], None]) -> int:

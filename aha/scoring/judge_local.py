@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aha.core.content import local_identity
 from aha.errors import UserError
 from aha.eval.judge import JudgeFailure
 
@@ -35,7 +36,7 @@ class LocalJudge:
         self.torch = torch
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval()
-        self.identity = f"local {path}"
+        self.identity = local_identity(path)
 
     def ask(self, system: str, user: str) -> str:
         """The model's greedy reply to one prompt."""

@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from aha.core.content import content_hash, local_identity
 from aha.core.flags import flag
 from aha.core.prediction import Prediction, score_rows
 from aha.errors import UserError
@@ -115,7 +116,7 @@ class LocalVlm:
             ) from error
         if not getattr(self.processor, "chat_template", None):
             raise UserError(f"--model {path} has no chat template; choose an instruction-tuned model.")
-        self.torch, self.identity = torch, f"local {path}"
+        self.torch, self.identity = torch, local_identity(path)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device)
 
@@ -184,11 +185,11 @@ class Call:
 
 
 def calls_of(item: Item, identity: str, fps: float, settings: VlmSettings, speaks: bool) -> list[Call]:
-    """One call a second from when the question is asked; the key covers the prompt, the model, the video file and which frames are seen."""
-    duration, size = probe(item.path).duration, Path(item.path).stat().st_size
-    count = max(int(np.ceil(duration * fps - 1e-9)), 1)
+    """One call a second from when the question is asked; the key covers the prompt, the model, the content of the video and which frames
+    are seen."""
+    count = max(int(np.ceil(probe(item.path).duration * fps - 1e-9)), 1)
     every, start = max(round(fps), 1), item.queries[0].time if item.queries else 0.0
-    prompt = [PROMPT_VERSION, SYSTEM, SPEAK if speaks else "", USER, identity, task_of(item), Path(item.path).name, size, fps]
+    prompt = [PROMPT_VERSION, SYSTEM, SPEAK if speaks else "", USER, identity, task_of(item), content_hash(item.path), fps]
     calls = []
     for frame in range(0, count, every):
         if frame / fps >= start:
@@ -218,7 +219,7 @@ def vlm_predictions(
 ) -> tuple[list[Prediction], dict[str, str]]:  # fmt: skip
     """(predictions, {key: why it has none}). new_clock: of each stream; a call is its frame, and costs what the reply took. Raises
     UserError where calls are left; what was answered is in the cache by then."""
-    identity = EndpointVlm(settings.endpoint, model, settings.timeout).identity if settings.endpoint else f"local {model}"
+    identity = EndpointVlm(settings.endpoint, model, settings.timeout).identity if settings.endpoint else local_identity(model)
     cache = ReplyCache(Path(settings.reply_cache))
     calls, failed = {}, {}
     for item in items:

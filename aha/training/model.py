@@ -11,6 +11,7 @@ from llava_next import list_shards, pick_attention, read_json, resolve_folder
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from aha.core.content import sampled_bytes
 from aha.core.heads import HEADS, MODULES
 from aha.errors import UserError
 from aha.models import AhaModel
@@ -30,22 +31,13 @@ def fingerprint(base: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-STRIDE, PIECE = 4 << 20, 4 << 10
-
-
 def content(folder: Path) -> str:
-    """A short hash of the weights in a folder: of every file its size, and 4 KiB of every 4 MiB (all of a small file). Retraining moves
-    every tensor, so that no change of a model is missed; a 7B model is hashed in a second."""
+    """A short hash of the weights in a folder (aha.core.content)."""
     digest = hashlib.sha256()
     for path in sorted(p for pattern in ("*.safetensors", "adapter_model.bin") for p in folder.glob(pattern)):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            if size <= 16 * STRIDE:
-                digest.update(file.read())
-            for start in range(0, size, STRIDE) if size > 16 * STRIDE else ():
-                file.seek(start)
-                digest.update(file.read(PIECE))
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+        for piece in sampled_bytes(path):
+            digest.update(piece)
     return digest.hexdigest()[:16]
 
 
