@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "WANDB_MODE": "offline",
     "PYTHONPATH": f"{REPO}:{REPO / 'LLaVA_NeXT'}",
 }
+RANKS = pytest.mark.slow  # .ci/run ranks runs them
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_killed_run_resumes_with_the_same_losses(data, deepspeed_flags, finished
         assert (out / name).read_bytes() == (finished / "out" / name).read_bytes()
 
 
-@pytest.mark.parametrize("stage, counts", [(1, (2, 1)), (2, (2, 1, 2)), (3, (2, 1))])
+@pytest.mark.parametrize("stage, counts", [(1, (2, 1)), pytest.param(2, (2, 1, 2), marks=RANKS), pytest.param(3, (2, 1), marks=RANKS)])
 def test_another_number_of_ranks_goes_on(data, stage, counts, tmp_path):
     """2 ranks train; from their second checkpoint 1 rank with twice the accumulation goes on; from its own, 2 ranks again. Without dropout
     the losses are those of the uninterrupted run."""
@@ -174,6 +175,7 @@ def test_another_number_of_ranks_goes_on(data, stage, counts, tmp_path):
     assert not list(out.glob("universal-*"))
 
 
+@RANKS
 @pytest.mark.parametrize("cached", [False, True])
 def test_zero3_does_not_hang_where_ranks_differ(cached, tmp_path):
     """One rank has more frames than the tower takes at a time, one an unreadable video, one replies to learn and the other none: under
@@ -215,6 +217,7 @@ def test_zero3_does_not_hang_where_ranks_differ(cached, tmp_path):
     assert [step["new_shapes"] for step in steps] == [1, 1, 1]
 
 
+@RANKS
 def test_zero3_computes_what_zero2_computes_in_bfloat16(data, tmp_path):
     """DeepSpeed's own linear layer for ZeRO-3 (memory_efficient_linear) rounds once more where there is a bias; the configs do without."""
     losses = {}
@@ -228,6 +231,7 @@ def test_zero3_computes_what_zero2_computes_in_bfloat16(data, tmp_path):
     assert np.allclose(losses["zero2"], losses["zero3"], rtol=1e-6), losses
 
 
+@RANKS
 def test_zero3_keeps_activations_and_compiles_as_it_recomputes(data, tmp_path):
     """The weights that a layer's activations refer to are taken away after its forward pass and gathered again: losses and norms of all
     gradients over several steps are the same to the last bit whether layers are recomputed or not, and compiled ones, of which one is

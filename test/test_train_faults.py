@@ -107,8 +107,8 @@ def test_the_hash_of_weights_sees_one_tensor_that_changed(tmp_path, monkeypatch)
     tensors = {name: tensor.clone() for name, tensor in load_file(BASE / "model.safetensors").items()}
     save_file(tensors, tmp_path / "model.safetensors")
     whole = content(tmp_path)
-    monkeypatch.setattr("aha.training.model.STRIDE", 4096)  # a large file is looked at here and there
-    monkeypatch.setattr("aha.training.model.PIECE", 64)
+    for name, value in {"STRIDE": 4096, "PIECE": 64, "WHOLE": 16 * 4096}.items():  # a large file is looked at here and there
+        monkeypatch.setattr(f"aha.core.content.{name}", value)
     sampled = content(tmp_path)
     tensors["model.layers.1.mlp.up_proj.weight"] *= 3
     save_file(tensors, tmp_path / "model.safetensors")

@@ -76,10 +76,10 @@ class Stream:
 
 
 class Source:
-    """One camera: its feed and its streams. room: frames of a stream that the engine may hold."""
+    """One camera: its feed and its streams."""
 
-    def __init__(self, camera: Camera, room: int):
-        self.camera, self.room = camera, room
+    def __init__(self, camera: Camera):
+        self.camera = camera
         self.streams: list[Stream] = []
         self._feed: Feed | None = None
         self.ring = PacketRing() if camera.on_event else None  # for the clips of highlights
@@ -116,10 +116,11 @@ class Source:
             return data
         return cut_file(self.camera.address, start, end) if is_file(self.camera.address) else None
 
-    def may_take(self) -> tuple[bool, bool]:
-        """Whether the engine has room for a frame of all its streams, and whether all were heard (then a notice is in order)."""
+    def may_take(self, room: int) -> tuple[bool, bool]:
+        """Whether the engine, which holds at most `room` frames of a stream, can take one more of each, and whether all were heard (then a
+        notice is in order)."""
         held = max(len(stream.pending) - stream.unheard for stream in self.streams)
-        return held < self.room, not any(stream.pending for stream in self.streams)
+        return held < room, not any(stream.pending for stream in self.streams)
 
 
 class Watch:
@@ -164,7 +165,7 @@ class Watch:
                 f"camera {camera.name!r} is one stream too many: memory was taken for {self.max_streams}; start again with --max_streams."
             )
         self._settle()
-        source = Source(camera, self.room)
+        source = Source(camera)
         try:
             self._begin(source, feed, saved)
         except BaseException:
@@ -274,7 +275,7 @@ class Watch:
     def _pump(self, source: Source) -> bool:
         """Hand what has arrived to the engine. True: something was."""
         moved = False
-        while (item := source.feed.take(*source.may_take())) is not None:
+        while (item := source.feed.take(*source.may_take(self.room))) is not None:
             moved = True
             if not isinstance(item, Lost):
                 self._heard(source)
