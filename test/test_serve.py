@@ -401,6 +401,28 @@ def test_a_session_that_nobody_cares_for_is_closed(model, monkeypatch):
             pass
 
 
+def test_who_leaves_while_it_connects_hangs_up(model, monkeypatch):
+    """The server has accepted the connection, the client does not know it yet."""
+    made, go_on = threading.Event(), threading.Event()
+
+    def slow_connect(*given, **named):
+        socket = connect(*given, **named)
+        made.set()
+        go_on.wait(LONG)
+        return socket
+
+    monkeypatch.setattr("aha.serve.client.connect", slow_connect)
+    with serving(model) as running:
+        session = Client(running.address).session("red")
+        assert made.wait(LONG)
+        mine = running.sessions.all[session.id]
+        wait_for(lambda: mine.connections, what="the server has a listener")
+        session.leave()
+        go_on.set()
+        wait_for(lambda: not mine.connections, what="the client has hung up")
+        assert list(session) == [] and mine.state == "open"
+
+
 def test_hosts_origins_headers_and_no_token_for_the_page(model, server, monkeypatch):
     assert raw_request(server, "/sessions", Host="evil.example")[0] == 421
     assert raw_request(server, "/sessions", Origin="http://evil.example")[0] == 403

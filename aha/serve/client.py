@@ -97,6 +97,7 @@ class RemoteSession:
         self._connected = threading.Event()
         self._ended = threading.Event()
         self._left = self._raw = False
+        self._leaving = threading.Lock()  # so that no connection is opened behind one that leaves
 
     def __enter__(self) -> RemoteSession:
         return self
@@ -154,9 +155,10 @@ class RemoteSession:
 
     def leave(self) -> None:
         """Hang up; the session goes on."""
-        self._left = True
-        if self._socket is not None:
-            self._socket.close()
+        with self._leaving:
+            self._left, socket = True, self._socket
+        if socket is not None:
+            socket.close()
 
     # ---- the connection ----
 
@@ -187,7 +189,10 @@ class RemoteSession:
         while not self._left:
             try:
                 with connect(f"{address}?after={self.last}", additional_headers=headers, compression=None, max_size=None) as socket:
-                    self._socket = socket
+                    with self._leaving:
+                        if self._left:  # while it connected
+                            break
+                        self._socket = socket
                     self._connected.set()
                     for text in socket:
                         failures = 0
