@@ -117,7 +117,7 @@ class Run:
             "--resume_from_checkpoint", str(self.start or "none"), *args.flags,
         ]  # fmt: skip
         flags += ["--save_steps", str(self.save_steps), "--save_total_limit", "9"] if self.save_steps else ["--save_strategy", "no"]
-        return flags + (["--use_cpu", "True", "--bf16", "False"] if args.cpu else [])
+        return [*flags[:2], *(["--use_cpu", "True", "--bf16", "False"] if args.cpu else []), *flags[2:]]
 
     def launch(self, first_gpu: int = 0) -> None:
         """Start it on the GPUs from `first_gpu` on (of those that CUDA_VISIBLE_DEVICES leaves)."""
@@ -411,7 +411,7 @@ def main(argv: list[str]) -> None:
                    run["efficiency"] * (1 + run["imbalance"]), run["new_shapes"], run.get("mfu", nan), run.get("memory_gib", nan),
                    run.get("memory_reserved_gib", nan))  # fmt: skip
         print(f"{count:4d} " + " ".join(f"{x:10.3f}" for x in numbers) + f" {run['loss_difference']:10.2e}", flush=True)
-    resumed, killed = resume(args, reference)
+    resumed, killed = resume(args, reference) if args.resume else ([], None)
     if args.kill and not args.resume:
         killed = kill_one_rank(args)
     if killed:

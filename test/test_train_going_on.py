@@ -221,3 +221,20 @@ def test_what_was_measured_is_printed_at_once_and_a_failure_stops_nothing_else(t
     args.resume = [(2, 4)]  # what is there is not run again
     results, killed = train_scaling.resume(args, reference)
     assert killed is None and [result["from"] for result in results] == [2]
+
+
+@pytest.mark.parametrize("more", ([], ["--kill"]))
+def test_the_benchmark_without_going_on_ends_with_its_json_line(more, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    import train_scaling
+
+    measured = {"sample_s": 1.0, "frames_per_s": 60.0, "imbalance": 0.0, "new_shapes": 0, "losses": {"1": 2.0}, "flags": []}
+    ended = {"seconds_to_end": 4.0, "exit_code": 1, "last_lines": []}
+    monkeypatch.setattr(train_scaling, "prepare_checkpoint", lambda args: None)
+    monkeypatch.setattr(train_scaling, "prepare_videos", lambda args: None)
+    monkeypatch.setattr(train_scaling, "train_all", lambda args: {count: {**measured} for count in args.gpus})
+    monkeypatch.setattr(train_scaling, "kill_one_rank", lambda args: ended)
+    train_scaling.main(["--size", "tiny", "--cpu", "--gpus", "1", "2", "--folder", str(tmp_path), *more])
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["resumed"] == [] and last["killed"] == (ended if more else None)
+    assert [run["efficiency"] for run in last["runs"]] == [1.0, 0.5]
