@@ -1,7 +1,9 @@
 """What tells a big file from another one, by its content: a name, a size or a date does not.
 
-content_hash("talk.mp4")            # "9f2c..."
-local_identity("models/judge")      # "local models/judge (3d0a61c25f7e)"
+    content_hash("talk.mp4")            # "9f2c..."
+    local_identity("models/judge")      # "local models/judge (3d0a61c25f7e)"
+
+A part of a large file is read, which is enough for what was trained or encoded again.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ where the number is 50 or more. A reply without a number counts 0 and is reporte
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -102,7 +103,7 @@ def data_url(frame_CHW: np.ndarray) -> str:
 class LocalVlm:
     """A transformers image-text-to-text model with a chat template: greedy replies."""
 
-    def __init__(self, path: str, device: str | None):
+    def __init__(self, path: str, device: str | None, identity: str):
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -116,7 +117,7 @@ class LocalVlm:
             ) from error
         if not getattr(self.processor, "chat_template", None):
             raise UserError(f"--model {path} has no chat template; choose an instruction-tuned model.")
-        self.torch, self.identity = torch, local_identity(path)
+        self.torch, self.identity = torch, identity
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device)
 
@@ -184,12 +185,14 @@ class Call:
     key: str
 
 
-def calls_of(item: Item, identity: str, fps: float, settings: VlmSettings, speaks: bool) -> list[Call]:
-    """One call a second from when the question is asked; the key covers the prompt, the model, the content of the video and which frames
-    are seen."""
+def calls_of(
+    item: Item, identity: str, fps: float, settings: VlmSettings, speaks: bool, hash_of: Callable[[str], str] = content_hash
+) -> list[Call]:
+    """One call a second from when the question is asked; the key covers the prompt, the model, the content of the video (`hash_of` its
+    path) and which frames are seen."""
     count = max(int(np.ceil(probe(item.path).duration * fps - 1e-9)), 1)
     every, start = max(round(fps), 1), item.queries[0].time if item.queries else 0.0
-    prompt = [PROMPT_VERSION, SYSTEM, SPEAK if speaks else "", USER, identity, task_of(item), content_hash(item.path), fps]
+    prompt = [PROMPT_VERSION, SYSTEM, SPEAK if speaks else "", USER, identity, task_of(item), hash_of(item.path), fps]
     calls = []
     for frame in range(0, count, every):
         if frame / fps >= start:
@@ -222,9 +225,10 @@ def vlm_predictions(
     identity = EndpointVlm(settings.endpoint, model, settings.timeout).identity if settings.endpoint else local_identity(model)
     cache = ReplyCache(Path(settings.reply_cache))
     calls, failed = {}, {}
+    hash_of = functools.cache(content_hash)  # many questions are asked of one video
     for item in items:
         try:
-            calls[item.key] = calls_of(item, identity, fps, settings, speaks)
+            calls[item.key] = calls_of(item, identity, fps, settings, speaks, hash_of)
             if not calls[item.key]:
                 failed[item.key] = "the question is asked after the video's end"
                 del calls[item.key]
@@ -242,7 +246,7 @@ def vlm_predictions(
         todo = [call for call in calls[item.key] if call.key not in cache.replies]
         if todo:
             if vlm is None:
-                vlm = EndpointVlm(settings.endpoint, model, settings.timeout) if settings.endpoint else LocalVlm(model, device)
+                vlm = EndpointVlm(settings.endpoint, model, settings.timeout) if settings.endpoint else LocalVlm(model, device, identity)
             try:
                 ask(vlm, item, todo, fps, settings, cache, speaks)
             except VideoFailure as error:

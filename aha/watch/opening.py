@@ -33,18 +33,18 @@ ENDLESS = 10**9  # attempts
 
 @dataclass(frozen=True)
 class Place:
-    """Where a camera that goes on had got to. time: seconds of the last frame; wall: when that was (time.time). seen: the seconds up to
-    which each of its streams has seen everything; None: one of them has seen nothing."""
+    """Where a camera that goes on had got to. time: seconds of the last frame; wall: when that was (time.time). one_is_new: one of its
+    streams has seen nothing, so that what can be read again is read from its beginning."""
 
     time: float
     wall: float
-    seen: float | None
+    one_is_new: bool = False
 
 
 def place_of(state: dict[str, Any]) -> Place | None:
     """Of what was saved of a stream (Watch.take_out); None: it had seen no frame, so it begins where another would."""
     counters = state["watcher"]["counters"]
-    return Place(counters["time"], state["wall"], counters["time"]) if counters["frames"] else None
+    return Place(counters["time"], state["wall"]) if counters["frames"] else None
 
 
 def place_of_all(places: Sequence[Place | None]) -> Place | None:
@@ -52,8 +52,7 @@ def place_of_all(places: Sequence[Place | None]) -> Place | None:
     known = [place for place in places if place is not None]
     if not known:
         return None
-    first = min(known, key=lambda place: place.time)
-    return first if len(known) == len(places) else replace(first, seen=None)
+    return replace(min(known, key=lambda place: place.time), one_is_new=len(known) < len(places))
 
 
 def is_file(address: str) -> bool:
@@ -91,7 +90,7 @@ def _file(camera: Camera, args: argparse.Namespace, side: int, place: Place | No
         yield from read_file(camera.address, camera.frame_fps, side, args.video_backend)
         return
     yield Resumed(0.0)
-    start = None if place.seen is None else (round(place.seen * camera.frame_fps) + 1) / camera.frame_fps
+    start = None if place.one_is_new else (round(place.time * camera.frame_fps) + 1) / camera.frame_fps
     try:
         yield from read_file(camera.address, camera.frame_fps, side, args.video_backend, start=start)
     except UserError:
@@ -122,7 +121,7 @@ def _network(
         return
     if place is not None:
         yield Resumed(0.0)
-    seen = -math.inf if place is None or place.seen is None else place.seen + 1e-6
+    seen = -math.inf if place is None or place.one_is_new else place.time + 1e-6
     yield from (item for item in items if not isinstance(item, SourceFrame) or item.time > seen)
 
 
