@@ -182,9 +182,25 @@ def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path):
         assert ended.value.code == 0
 
 
+# the command, which waits for its end in the middle of the reel
+STOPS_IN_THE_REEL = """
+import time
+from aha.cli import main
+from aha.highlights.reel import _PictureWriter
+
+def write(writer, *given, real=_PictureWriter.write):
+    real(writer, *given)
+    while writer._last_ticks > 60_000:
+        time.sleep(1)
+
+_PictureWriter.write = write
+main()
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_leaves_no_half_reel(tmp_path, number):
-    make_video(tmp_path / "clip.mp4", seconds=120, size=(256, 192), sound=False)
+    make_video(tmp_path / "clip.mp4", seconds=10, size=(64, 48), sound=False)
     base, adapter = (str(shared_fixture(f"reference/{part}")) for part in ("llava-onevision-qwen2-tiny-ov", "aha-adapter"))
     out = tmp_path / "out"
     arguments = [
@@ -195,13 +211,13 @@ def test_an_interrupted_command_leaves_no_half_reel(tmp_path, number):
         "--budget",
         "1",
         "--frame_fps",
-        "0.1",
+        "0.5",
         "--output",
         str(out),
         "--force",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "aha.cli", *arguments, "--llm_pretrained", base, "--lora_pretrained", adapter, "--device", "cpu"],
+        [sys.executable, "-c", STOPS_IN_THE_REEL, *arguments, "--llm_pretrained", base, "--lora_pretrained", adapter, "--device", "cpu"],
         stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what runs in the background
     )  # fmt: skip

@@ -214,7 +214,7 @@ def test_two_visitors_upload_seek_and_download(page, browsers, videos):
     wait_for(lambda: 720 < first.script(cursor) < 780)  # of 1000
     drawn = "const done = arguments[0]; let times = 0; const seen = new MutationObserver(found => { times += found.length });"
     drawn += "seen.observe(document.querySelector('#aha-curve .cursor'), {attributes: true}); setTimeout(() => done(times), 1000);"
-    assert first.browser.execute_async_script(drawn) == 0  # a video at rest has nothing drawn again
+    wait_for(lambda: first.browser.execute_async_script(drawn) == 0, what="a second without drawing: the video has come to rest")
 
     first.fill("#aha-question textarea", "what is it?")
     first.click("#aha-ask")
