@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -20,11 +19,6 @@ from aha.errors import UserError
 from aha.eval import hisum, tvsum
 from aha.eval.annotations import read_tvsum
 from aha.eval.grids import place
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("AHA_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -380,4 +374,3 @@ def test_output_that_cannot_be_written(demo):
     (folder / "file").write_text("x")
     with pytest.raises(UserError, match="is a file; name a folder"):
         tvsum.main(["--annotations", str(folder / "demo-anno.tsv"), "--protocols", "hd_top5", "--output", str(folder / "file" / "m.json")])
-    shutil.rmtree(folder / "cache", ignore_errors=True)

@@ -31,11 +31,6 @@ SECONDS, FPS = 240, 24
 FULL = {"protocols": ["corr_full"], "random_runs": 1}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("AHA_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def data(tmp_path):
     """Three videos of 4 minutes, annotated at 24 frames a second, lengths to the millisecond; own.json: scores of the annotated files."""

@@ -19,11 +19,6 @@ from aha.metrics.hisum import PROTOCOLS, machine_summary, score_video, segment_m
 from aha.results.report import wanted_curves
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("AHA_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def made(tmp_path):
     return tmp_path, write_hisum(tmp_path)

@@ -16,11 +16,6 @@ from aha.eval import MODULES, charades, hisum, load_task, magqa, qvhighlights, t
 from aha.results.layout import RANDOM
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("AHA_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def files(tmp_path):
     """benchmark -> (its command, prediction file, further arguments)."""

@@ -30,11 +30,6 @@ from aha.results.tree import leaf, protocols_tree
 PREDICTORS = ("sin300", "inv", "noisy", "coarse", "const")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("AHA_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture(scope="module")
 def benchmark() -> tvsum.TVSum:
     return tvsum.load(shared_fixture("eval/ydata-tvsum50-anno.tsv.gz"), shots=shared_fixture("eval/tvsum_shots_synthetic.json"))
@@ -241,7 +236,6 @@ def test_baselines_are_cached_and_keyed_by_content(demo, monkeypatch):
     monkeypatch.setattr(baselines, "video_baselines", lambda *_: pytest.fail("computed again"))
     assert rows_of() == first
     monkeypatch.undo()
-    monkeypatch.setenv("AHA_CACHE", str(folder / "cache"))
     changed = (folder / "demo-anno.tsv").read_text().replace("clip-0\tgarden\t", "clip-0\tgarden\t1,", 1)
     row, rest = changed.split("\n", 1)
     (folder / "demo-anno.tsv").write_text(row.rsplit(",", 1)[0] + "\n" + rest)  # one opinion moved by a frame
@@ -250,8 +244,11 @@ def test_baselines_are_cached_and_keyed_by_content(demo, monkeypatch):
 
 def test_a_damaged_or_unwritable_cache_costs_time_only(demo, monkeypatch):
     folder, _ = demo
+    monkeypatch.setenv("AHA_CACHE", str(folder / "cache"))
     expected = tvsum.evaluate(None, folder / "demo-anno.tsv", protocols=["corr_full"], random_runs=1)["baselines"]
-    for file in (folder / "cache").rglob("*.json"):
+    files = list((folder / "cache").rglob("*.json"))
+    assert files
+    for file in files:
         file.write_text('{"cut off')
     assert tvsum.evaluate(None, folder / "demo-anno.tsv", protocols=["corr_full"], random_runs=1)["baselines"] == expected
     monkeypatch.setenv("AHA_CACHE", "/dev/null/nowhere")

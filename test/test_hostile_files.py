@@ -36,11 +36,6 @@ from aha.scoring.parts import part_writer, read_parts
 SUMME = REPO / "test/data/published/eccv16_dataset_summe_synthetic.h5"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("AHA_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def tvsum_files(tmp_path):
     """(folder, entries of the prediction file)."""
