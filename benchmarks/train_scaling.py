@@ -110,14 +110,14 @@ class Run:
     def flags(self) -> list[str]:
         args, checkpoint = self.args, self.args.folder / "checkpoint"
         flags = [
-            "bash", str(ROOT / "scripts/train_on_tvsum.sh"), "--llm_pretrained", str(checkpoint / "llava-base"), "--lora_pretrained",
+            "bash", str(ROOT / "scripts/train_on_tvsum.sh"), *(["--use_cpu", "True", "--bf16", "False"] if args.cpu else []),
+            "--llm_pretrained", str(checkpoint / "llava-base"), "--lora_pretrained",
             str(checkpoint / "mmduet-adapter"), "--dataset_config", str(args.mixture), "--output_dir", str(self.output),
             "--deepspeed", args.deepspeed, "--max_steps", str(args.steps), "--num_train_epochs", "1000", "--gradient_accumulation_steps",
             str(self.accumulation), "--lora_dropout", "0", "--report_to", "none", "--disable_tqdm", "True",
             "--resume_from_checkpoint", str(self.start or "none"), *args.flags,
         ]  # fmt: skip
-        flags += ["--save_steps", str(self.save_steps), "--save_total_limit", "9"] if self.save_steps else ["--save_strategy", "no"]
-        return [*flags[:2], *(["--use_cpu", "True", "--bf16", "False"] if args.cpu else []), *flags[2:]]
+        return flags + (["--save_steps", str(self.save_steps), "--save_total_limit", "9"] if self.save_steps else ["--save_strategy", "no"])
 
     def launch(self, first_gpu: int = 0) -> None:
         """Start it on the GPUs from `first_gpu` on (of those that CUDA_VISIBLE_DEVICES leaves)."""

@@ -181,6 +181,7 @@ def test_curves_of_the_report_are_scores_over_gtscore_and_its_summary(made):
 
 def test_baselines_come_from_the_cache(made, monkeypatch):
     folder, _ = made
+    monkeypatch.setenv("AHA_CACHE", str(folder / "cache"))  # so that the first rows are computed here
     first = hisum.evaluate(None, folder / "mr_hisum.h5", random_runs=2)["baselines"]
     monkeypatch.setattr(hisum, "_video_baselines", lambda *_: pytest.fail("computed again"))
     assert hisum.evaluate(None, folder / "mr_hisum.h5", random_runs=2)["baselines"] == first

@@ -228,14 +228,15 @@ def test_evaluate_is_the_command(demo):
 
 def test_baselines_are_cached_and_keyed_by_content(demo, monkeypatch):
     folder, videos = demo
+    monkeypatch.setenv("AHA_CACHE", str(folder / "cache"))  # so that the first rows are computed here
 
     def rows_of() -> dict:
         return tvsum.evaluate(None, folder / "demo-anno.tsv", random_runs=2)["baselines"]
 
     first = rows_of()
-    monkeypatch.setattr(baselines, "video_baselines", lambda *_: pytest.fail("computed again"))
-    assert rows_of() == first
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(baselines, "video_baselines", lambda *_: pytest.fail("computed again"))
+        assert rows_of() == first
     changed = (folder / "demo-anno.tsv").read_text().replace("clip-0\tgarden\t", "clip-0\tgarden\t1,", 1)
     row, rest = changed.split("\n", 1)
     (folder / "demo-anno.tsv").write_text(row.rsplit(",", 1)[0] + "\n" + rest)  # one opinion moved by a frame

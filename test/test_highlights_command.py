@@ -190,7 +190,7 @@ from aha.highlights.reel import _PictureWriter
 
 def write(writer, *given, real=_PictureWriter.write):
     real(writer, *given)
-    while writer._last_ticks > 60_000:
+    while writer._last_ticks > 60_000:  # two thirds of a second of the reel
         time.sleep(1)
 
 _PictureWriter.write = write

@@ -52,7 +52,8 @@ def test_sessions_stay_in_their_replica():
                 session.send(image)
                 assert session.about()["id"] == session.id  # by HTTP, another connection
         for session in sessions:
-            assert beside(session) in together and session.id in beside(session)  # each still where it was opened
+            here = beside(session)
+            assert here in together and session.id in here  # each still where it was opened
         for session in sessions:
             messages = list(session.finish())
             assert [m["time"] for m in messages if m["event"] == "score"] == [0, 0.5, 1] and messages[-1]["event"] == "end"
