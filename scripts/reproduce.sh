@@ -13,7 +13,7 @@ by name, scores on all GPUs, evaluates, and writes outputs/reproduce/REPORT.md a
 intervals, what is comparable, hours, versions and the exact commands. A killed run goes on with the same command. Examples:
 
   bash scripts/reproduce.sh --check                       what is missing
-  bash scripts/reproduce.sh --estimate 301 88             hours by table at these frames a second, offline and where the model speaks
+  bash scripts/reproduce.sh --estimate 318 88             hours by table at these frames a second, offline and where the model speaks
   bash scripts/reproduce.sh --tables 1,9 --limit 2        a smoke run: no result, and the report says so
   bash scripts/reproduce.sh --model mmduet-7b --output outputs/reproduce_mmduet
 

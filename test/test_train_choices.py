@@ -37,7 +37,8 @@ def test_the_fast_path_needs_no_flag_and_every_choice_has_one():
     assert chosen(H100) == (True, False, "auto")
     assert chosen(SMALL) == (True, True, "auto")
     assert chosen(H100, max_memory=23.5) == (True, True, "auto")
-    assert chosen(H100, zero_stage=3) == (False, False, "auto") and chosen(H100, zero_stage=3, compile_layers="True")[0]
+    assert chosen(H100, zero_stage=3) == (True, False, "auto") and not chosen(H100, zero_stage=3, compile_layers="False")[0]
+    assert chosen(SMALL, zero_stage=3) == (True, False, "auto")  # AdamW with 16-bit state is not for ZeRO-3
     assert chosen(Machine("NVIDIA H100", 79.0, compiler=False)) == (False, False, "auto")
     assert chosen(Machine(), sixteen_bit=False) == (False, False, "all")
     assert chosen(H100, compile_layers="False", low_memory_optimizer="True", gradient_checkpointing="7") == (False, True, 7)
@@ -45,7 +46,7 @@ def test_the_fast_path_needs_no_flag_and_every_choice_has_one():
     assert "compiled layers, attention sdpa, recomputing what memory forces, AdamW, ZeRO stage 2" in choose(H100, **AUTO).line()
     assert (
         "layers as they are, attention sdpa, recomputing nothing, AdamW, ZeRO stage 3"
-        in choose(H100, **{**AUTO, "zero_stage": 3, "gradient_checkpointing": "0"}).line()
+        in choose(H100, **{**AUTO, "zero_stage": 3, "gradient_checkpointing": "0", "compile_layers": "False"}).line()
     )
 
 

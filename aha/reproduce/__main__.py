@@ -3,7 +3,7 @@
     python -m aha.reproduce                             all tables, with the published adapter
     python -m aha.reproduce --tables 1,9 --limit 2      a smoke run of two tables: no result, and the report says so
     python -m aha.reproduce --check                     what is missing on this machine
-    python -m aha.reproduce --estimate 301 88           hours by table at these frames a second, offline and where the model speaks
+    python -m aha.reproduce --estimate 318 88           hours by table at these frames a second, offline and where the model speaks
     python -m aha.reproduce --commands                  the commands of every table
 
 First everything that is missing is listed at once (exit code 2), before anything is downloaded. Then weights, scores and numbers; a killed

@@ -126,14 +126,13 @@ class RunArguments(TrainingArguments):
         default="auto",
         metadata={
             "help": "AdamW with 16-bit state, 4 to 6 bytes a trained parameter instead of 12: True, False, or auto (where a GPU has less "
-            "than 40 GiB)."
+            "than 40 GiB, not with ZeRO-3)."
         },
     )
     compile_layers: str = field(
         default="auto",
         metadata={
-            "help": "torch.compile for decoder layers, faster after a minute or two: True, False, or auto (on a GPU in 16 bits, not with "
-            "ZeRO-3)."
+            "help": "torch.compile for decoder layers, faster after a minute or two: True, False, or auto (on a GPU in 16 bits)."
         },
     )
     group_by_length: bool = field(

@@ -100,18 +100,17 @@ def choose(
     machine: Machine, *, compile_layers: str, low_memory_optimizer: str, gradient_checkpointing: str, max_memory: float | None,
     sixteen_bit: bool, zero_stage: int | None, attention: str,
 ) -> Choices:  # fmt: skip
-    """Flags and machine -> what the run does. With ZeRO-3 nothing is compiled unless the flag says so. Raises UserError for flags that are
-    wrong."""
+    """Flags and machine -> what the run does. Raises UserError for flags that are wrong."""
     compiled, low = switch("compile_layers", compile_layers), switch("low_memory_optimizer", low_memory_optimizer)
     recompute = recomputation(gradient_checkpointing)
     limit = None if machine.gpu is None else min(machine.memory_gib, max_memory or machine.memory_gib)
     if max_memory is not None and max_memory <= OUTSIDE_GIB:
         raise UserError(f"--max_memory is {max_memory}; it must be above {OUTSIDE_GIB} (GiB of one GPU, of which so much is CUDA's own).")
-    fast = machine.gpu is not None and sixteen_bit and zero_stage != 3
+    fast = machine.gpu is not None and sixteen_bit
     if compiled is None:
         compiled = fast and machine.compiler
     if low is None:
-        low = fast and limit is not None and limit < AMPLE_GIB
+        low = fast and limit is not None and limit < AMPLE_GIB and zero_stage != 3
     if recompute == "auto" and machine.gpu is None:
         recompute = "all"
     return Choices(machine.gpu or "the CPU", compiled, low, recompute, zero_stage, attention, limit)
