@@ -131,9 +131,7 @@ class RunArguments(TrainingArguments):
     )
     compile_layers: str = field(
         default="auto",
-        metadata={
-            "help": "torch.compile for decoder layers, faster after a minute or two: True, False, or auto (on a GPU in 16 bits)."
-        },
+        metadata={"help": "torch.compile for decoder layers, faster after a minute or two: True, False, or auto (on a GPU in 16 bits)."},
     )
     group_by_length: bool = field(
         default=True, metadata={"help": "Samples of similar length go to all GPUs at the same time (within an optimizer step)."}
