@@ -27,7 +27,7 @@ class Hub:
     def __init__(self, repositories: dict[str, Path]):
         self.repositories, self.cut, self.gated = repositories, {}, set()
         self.asked: list[tuple[str, str, str | None]] = []  # method, path, Range
-        self.sent: dict[str, int] = {}  # bytes of each file
+        self.sent: dict[str, int] = {}  # bytes of each "org/name/file"
         self.claimed: dict[str, int] = {}  # file name: bytes
         self.pushed: dict[str, dict[str, bytes]] = {}
 
@@ -111,9 +111,10 @@ class _Handler(BaseHTTPRequestHandler):
                      "siblings": [{"rfilename": entry["path"]} for entry in self.hub.listing(folder)]}  # fmt: skip
             self.send(200, json.dumps(about).encode(), {"Content-Type": "application/json"})
         else:
-            self.file(folder, rest.split("/", 3)[3])
+            self.file(name, rest.split("/", 3)[3])
 
-    def file(self, folder: Path, name: str) -> None:
+    def file(self, repository: str, name: str) -> None:
+        folder = self.hub.repositories[repository]
         entry = next((entry for entry in self.hub.listing(folder) if entry["path"] == name), None)
         if entry is None:
             self.send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
@@ -130,5 +131,6 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and (breaks := self.hub.cut.get(name)) and breaks[1] > 0:
             cut, breaks[1] = breaks[0], breaks[1] - 1
         if self.command == "GET":
-            self.hub.sent[name] = self.hub.sent.get(name, 0) + (len(body) if cut is None else min(cut, len(body)))
+            sent = len(body) if cut is None else min(cut, len(body))
+            self.hub.sent[f"{repository}/{name}"] = self.hub.sent.get(f"{repository}/{name}", 0) + sent
         self.send(206 if start else 200, body, headers, cut)

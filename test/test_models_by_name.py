@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from highlights_media import make_video
 from hub import Hub
-from huggingface_hub import constants
+from huggingface_hub import constants, scan_cache_dir
 from paths import REPO, shared_fixture
 
 from aha import cli, preflight
@@ -90,7 +90,7 @@ def test_a_cut_download_goes_on_where_it_was_cut(hub, capsys, monkeypatch):
     size = (TINY / weights).stat().st_size
     hub.cut[weights] = [size // 8, 3]  # three times; the client goes on by itself
     cli.run(["models", "get", BASE_7B])
-    assert size <= hub.sent[weights] < size + 3 * constants.DOWNLOAD_CHUNK_SIZE
+    assert size <= hub.sent[f"{BASE_7B}/{weights}"] < size + 3 * constants.DOWNLOAD_CHUNK_SIZE
     assert sum(part is not None for method, path, part in hub.asked if method == "GET" and path.endswith(weights)) == 3
     adapter = "adapter_model.safetensors"
     hub.cut[adapter] = [1000, 1000]  # for good
@@ -98,8 +98,9 @@ def test_a_cut_download_goes_on_where_it_was_cut(hub, capsys, monkeypatch):
         cli.run(["models", "get", "mmduet-7b"])
     assert listed(capsys)["mmduet-7b"] == "the base only" and not known_models.cached("wangyueqian/MMDuet")
     # eight files come at a time: which others were complete, or had begun, when the adapter broke off is chance
-    complete = {path.name for path in Path(constants.HF_HUB_CACHE).glob("models--wangyueqian--MMDuet/snapshots/*/*")}
-    assert complete and adapter not in complete
+    repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    complete = {f"{repo.repo_id}/{file.file_name}" for repo in repos for revision in repo.revisions for file in revision.files}
+    assert len(repos) == 2 and f"{BASE_7B}/{weights}" in complete and f"wangyueqian/MMDuet/{adapter}" not in complete
     sent = {name: hub.sent[name] for name in complete}
     hub.cut.clear()
     cli.run(["models", "get", "mmduet-7b"])
