@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from paths import shared_fixture
 from playlists import counting_server
 from waiting import LONG, wait_for
-from watch_server import broken_server
+from watch_server import broken_server, stalling_server
 
 from aha.api import Highlighter, load
 from aha.errors import UserError
@@ -343,6 +343,30 @@ def test_ctrl_c_ends_with_the_summary_and_questions_can_be_typed(tmp_path):
     assert process.returncode == 0, errors
     assert "question" in [line["event"] for line in lines]
     assert lines[-1]["event"] == "end" and lines[-1]["ended"] == "stopped" and 0 < lines[-1]["frames"] < 1200
+
+
+@pytest.mark.parametrize("kind", ["http", "pipe", "engines"])
+def test_ctrl_c_ends_in_good_order_while_a_source_is_silent(video, tmp_path, kind):
+    """The thread that reads it waits in FFmpeg or for standard input, and comes back to a Python that is gone: the process crashed after its
+    last event. (engines: each is a process, whose exit code the first one looks at.)"""
+    with stalling_server(video, 1.0, 0.5) as one, stalling_server(video, 1.0, 0.5) as two:
+        sources = {"http": [one], "pipe": ["-"], "engines": [one, two, "--engines", "2"]}[kind]
+        process = subprocess.Popen(
+            command(*sources, "--live", "--query", "a red star", "--silent_seconds", "1"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+        )  # fmt: skip
+        if kind == "pipe":
+            process.stdin.write(video.read_bytes()[: video.stat().st_size // 2])
+            process.stdin.flush()
+        lines: list[dict] = []
+        while sum(line["event"] == "silent" for line in lines) < (2 if kind == "engines" else 1):
+            lines.append(json.loads(process.stdout.readline()))
+        process.send_signal(signal.SIGINT)
+        lines += [json.loads(line) for line in process.stdout]
+        assert process.wait(LONG) == 0, process.stderr.read()
+        ends = [line for line in lines if line["event"] == "end"]
+        assert len(ends) == (2 if kind == "engines" else 1) and all(end["ended"] == "stopped" and end["frames"] for end in ends)
+        process.stdin.close()
 
 
 def test_frames_of_a_slow_pipe_come_when_they_are_there_and_not_when_a_buffer_is_full(video, monkeypatch):

@@ -15,8 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -24,44 +23,12 @@ import pytest
 from highlights_media import make_video
 from rtsp_server import python_with_gstreamer
 from waiting import LONG, free_port, wait_for
-from watch_server import broken_server
+from watch_server import broken_server, stalling_server
 
 SECONDS = 50
 KILLED_AT, AGAIN_AT, STALLED_AT = 12.0, 17.0, 20.0  # seconds of the run
 ALONE = ("door", "yard", "lift", "pipe")  # nothing happens to these
 LAST = (("reconnected", "camera"), ("silent", "gate"))  # events that come last, long before the others end on a quiet machine
-
-
-@contextmanager
-def stalling_server(path: Path, seconds: float):
-    """Sends a file at its own pace, and nothing more after STALLED_AT seconds; the connection stays open, and no other one gets anything."""
-    data, over, stalled = path.read_bytes(), threading.Event(), threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def do_GET(self):
-            if stalled.is_set():
-                over.wait()
-                return
-            self.send_response(200)
-            self.send_header("Content-Type", "video/mp2t")
-            self.end_headers()
-            for start in range(0, int(len(data) * STALLED_AT / seconds), 1880):
-                self.wfile.write(data[start : start + 1880])
-                time.sleep(1880 * seconds / len(data))
-            stalled.set()
-            over.wait()
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/live"
-    finally:
-        over.set()
-        server.shutdown()
 
 
 def rtsp_server(python: str, port: int) -> subprocess.Popen:
@@ -108,7 +75,7 @@ def test_six_sources_one_killed_and_restarted_one_stalled(tmp_path):
     with ExitStack() as stack:
         pace = videos["lift"].stat().st_size // SECONDS
         lift, _ = stack.enter_context(broken_server(videos["lift"], [], live_bytes_per_second=pace))
-        gate = stack.enter_context(stalling_server(videos["gate"], SECONDS))
+        gate = stack.enter_context(stalling_server(videos["gate"], SECONDS, STALLED_AT))
         server = [rtsp_server(python, port)]
         stack.callback(lambda: server[0].kill())
         addresses = {

@@ -1,4 +1,4 @@
-"""A local HTTP server whose connections break: a recording with ranges, or a live stream without a length."""
+"""A local HTTP server whose connections break: a recording with ranges, or a live stream without a length; and one that stalls."""
 
 from __future__ import annotations
 
@@ -71,3 +71,35 @@ def broken_server(path: Path, cut_after: list[int | None], live_bytes_per_second
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def stalling_server(path: Path, seconds: float, stalled_at: float):
+    """Sends a file of so many seconds at its own pace, and nothing more after `stalled_at`; the connection stays open, and no other one gets anything."""
+    data, over, stalled = path.read_bytes(), threading.Event(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            if stalled.is_set():
+                over.wait()
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp2t")
+            self.end_headers()
+            for start in range(0, int(len(data) * stalled_at / seconds), 1880):
+                self.wfile.write(data[start : start + 1880])
+                time.sleep(1880 * seconds / len(data))
+            stalled.set()
+            over.wait()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/live"
+    finally:
+        over.set()
+        server.shutdown()

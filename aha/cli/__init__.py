@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 
 import aha
+from aha.core.readers import leave_readers
 from aha.errors import UserError, run_command
 from aha.eval import MODULES
 
@@ -104,4 +105,7 @@ def main() -> None:
         return
     # By default SIGTERM ends Python at once, and a half-written reel would stay; as an exception it passes the clean-up.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    run_command(run)
+    try:
+        run_command(run)
+    finally:
+        leave_readers()

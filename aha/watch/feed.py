@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import av
 
+from aha.core.readers import Reader
 from aha.errors import UserError
 from aha.streaming.live import Waiting
 from aha.watch.sources import Lost, Reconnected, Resumed, SourceFrame
@@ -38,7 +39,7 @@ class Feed:
         self._queue: Waiting[Item] = Waiting(size)
         self._stop = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._read, name="aha-watch-reader", daemon=True)
+        self._thread = Reader(self._read, name="aha-watch-reader")
         self._thread.start()
 
     @property

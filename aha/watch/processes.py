@@ -21,6 +21,7 @@ from typing import Any
 from aha.api import DEMO_NOTE, load_choice
 from aha.core.flags import from_args
 from aha.core.fusion import Fusion
+from aha.core.readers import leave_readers
 from aha.errors import UserError
 from aha.highlights.online import OnlineSettings
 from aha.scoring.model_choice import ModelChoice
@@ -174,3 +175,5 @@ def engine_process(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        leave_readers()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import queue
 import sys
-import threading
 from collections.abc import Iterable
+
+from aha.core.readers import Reader
 
 
 class Questions:
     def __init__(self, stdin_is_video: bool):
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._read, args=(stdin_is_video,), name="aha-watch-questions", daemon=True).start()
+        Reader(self._read, stdin_is_video, name="aha-watch-questions").start()
 
     def _read(self, stdin_is_video: bool) -> None:
         try:
